@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from appliance.core import retry
 from appliance.core.cloud import identity, transport
 from appliance.core.cloud.hops import LoginDenied, LoginFailure
 from appliance.core.cloud.login import Access
@@ -38,6 +40,12 @@ PLACES = {
         start=1,
     )
 }
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let attempts follow each other, unless a service says when it wants to be asked again."""
+    monkeypatch.setattr(retry, "pauses", lambda **_: itertools.repeat(0.01))
 
 
 @pytest.fixture(autouse=True)

@@ -88,6 +88,12 @@ def sender_to(
     return made, names
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let connections follow each other; how long a receipt is waited for is left as it is."""
+    monkeypatch.setattr(retry, "pauses", lambda **_: itertools.repeat(0.01))
+
+
 @pytest.fixture(scope="module")
 def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
     made = Trust(tmp_path_factory.mktemp("trust"))
@@ -200,10 +206,7 @@ def test_elements_that_a_neighbour_took_are_no_reason_to_stop(tmp_path: Path, tr
     assert sender._record.failures == [f"{name}: another sender took it" for name in names]
 
 
-def test_a_service_that_stays_out_of_order_is_asked_six_times(
-    tmp_path: Path, trust: Trust, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retry, "pauses", lambda: itertools.repeat(0.01))
+def test_a_service_that_stays_out_of_order_is_asked_six_times(tmp_path: Path, trust: Trust) -> None:
     faults = [ams_service.Fault(ams_service.Kind.STATUS, times=99)]
     with AMS(trust.host("broker"), trust.grid.certificate, faults) as service:
         sender, names = sender_to(service, tmp_path, trust, 2)
