@@ -130,6 +130,22 @@ def test_cloudkeeper_has_all_that_mutual_tls_needs(site: ContainerSite) -> None:
     assert list((site.root / "run/fedcloud/keys").iterdir()) == []
 
 
+def test_verbs_of_cloudkeeper_run_in_its_container(site: ContainerSite) -> None:
+    """They name commands of the host, and leave the records as they are."""
+    site.edit("etc/cloudkeeper/image-lists.conf", text="https://lists.example.org/image.list\n")
+    before = {path: path.read_bytes() for path in site.root.glob("var/lib/fedcloud/runs/**/*.json")}
+    status, said = run(site, "cloudkeeper", "--", "trust")
+    assert (status, "nothing is pinned yet" in said) == (0, True), said
+    status, said = run(site, "cloudkeeper", "--", "status")
+    assert (status, "to start one: appliance run cloudkeeper -- sync" in said) == (3, True), said
+    assert "cannot be reached" in said
+    status, said = run(site, "cloudkeeper", "--", "plan")
+    assert (status, "cannot be reached" in said) == (3, True), said
+    assert before == {
+        path: path.read_bytes() for path in site.root.glob("var/lib/fedcloud/runs/**/*.json")
+    }
+
+
 @pytest.fixture
 def silence(site: ContainerSite) -> Iterator[socket.socket]:
     """Let caso ask a cloud that accepts and says nothing, on the gateway of its network."""

@@ -163,6 +163,29 @@ def watched(world: World, projects: Sequence[str]) -> Iterator[list[set[str]]]:
         thread.join()
 
 
+def test_plan_and_status_on_a_glance_that_the_catch_all_has_filled(world: World) -> None:
+    """What is present counts, with its holder; both verbs change nothing and move no data."""
+    world.push(ALMA, "two.qcow2")
+    world.uploaded()
+    before, stored = world.rows(), world.stored()
+    world.moved()
+    done = world.command("plan")
+    assert done.returncode == 0, done.stderr
+    host = world.front.host
+    present, added = f"  present  {host} {UBUNTU} ", f"  add      {host} {ALMA} "
+    rows = done.stdout.splitlines()
+    (line,) = [row for row in rows if row.startswith(present)]
+    assert line.endswith("atrope-catchall keeps it; it is not uploaded a second time")
+    assert [row for row in rows if row.startswith("  add")] == [
+        row for row in rows if row.startswith(added)
+    ]
+    found = json.loads(world.command("status", "--json").stdout)
+    assert [(one["vo"], one["image"], one["holder"]) for one in found["images"]] == [
+        ("ops", UBUNTU, "atrope-catchall")
+    ]
+    assert (world.rows(), world.stored(), world.moved()) == (before, stored, 0)
+
+
 def test_import_and_release_change_the_marks_and_nothing_else(world: World) -> None:
     """Two images of the catch-all, one shared: no byte moves, and both end as they were."""
     first = world.uploaded(members=["img-biomed"])
