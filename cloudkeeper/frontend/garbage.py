@@ -113,7 +113,8 @@ def memory(
 def _files(directory: Path) -> Iterator[Path]:
     """Yield the regular files of a directory; links and others are not ours."""
     try:
-        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        with os.scandir(directory) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
     except FileNotFoundError:
         return
     for entry in entries:
