@@ -14,7 +14,7 @@ import enum
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.core import files
@@ -53,8 +53,8 @@ class MisplacedImages:
     is_foreign: bool
 
     def __str__(self) -> str:
-        number = len(self.keys) + self.waiting
-        return f"project {self.images.name}: {number} images of VO {self.vo}, whose project it was"
+        number = _images(len(self.keys) + self.waiting)
+        return f"project {self.images.name}: was the project of VO {self.vo}, and keeps {number}"
 
 
 def find(
@@ -83,12 +83,9 @@ def _is_replaced(key: ApplianceKey, owner: ProjectImages | ApplianceError | None
 def settle(found: MisplacedImages, policy: FormerProjects, removals: RunRemovals) -> str:
     """Apply the policy to misplaced images; return what stays undone, empty if nothing does."""
     if found.is_foreign:
-        return f"{found}, are of another backend and stay as they are; ask who runs it"
+        return f"{found} of another backend; ask who runs it"
     if policy is FormerProjects.KEEP:
-        return (
-            f"{found}, stay as they are (former_projects: keep); correct the mapping, or set hide "
-            "or remove"
-        )
+        return f"{found} of it (former_projects: keep); correct the mapping, or set hide or remove"
     keys = found.keys
     if policy is FormerProjects.HIDE:
         hidden = {record.key for record in found.images.offered() if record.is_hidden}
@@ -99,10 +96,15 @@ def settle(found: MisplacedImages, policy: FormerProjects, removals: RunRemovals
         for key in keys:
             (found.images.withdraw if policy is FormerProjects.REMOVE else found.images.hide)(key)
     except ApplianceError as error:
-        return f"{found}, stay: {error}"
+        return f"{found} of it: {error}"
     if found.waiting:
-        return f"{found}: {found.waiting} stay until the VO's new project has them"
+        there = replace(found, keys=())
+        return f"{there} that the VO's new project does not have yet"
     return ""
+
+
+def _images(number: int) -> str:
+    return f"{number} image" if number == 1 else f"{number} images"
 
 
 class ProjectMemory:

@@ -126,9 +126,11 @@ class SyncReport:
         """Note how many images are in a format that the configuration no longer accepts."""
         if self.outdated:
             words = ", ".join(sorted({one.attributes[FORMAT_KEY] for one in self.outdated}))
+            number = _images(len(self.outdated))
+            again = command("sync", "--reconvert")
             self.note(
-                f"{len(self.outdated)} images are in a format that formats no longer accepts "
-                f"({words}); to convert them, run: {command('sync', '--reconvert')}"
+                f"kept in a format that formats no longer accepts ({words}): {number}; to convert "
+                f"them, run: {again}"
             )
 
     def refuse_list(self, line: str, *, fate: str = "its images stay as they are") -> None:
@@ -427,8 +429,8 @@ class Synchronisation:
         several = [f"{found} ({number}): {found.reason}" for found, number in kept.items()]
         more = f"; and {len(several) - _SHOWN} more lists" if len(several) > _SHOWN else ""
         report.note(
-            f"{total} images of lists that have ended stay in the cloud (ended-lists: "
-            f"{self.sources.configured.policy}): {'; '.join(several[:_SHOWN])}{more}"
+            f"kept in the cloud: {_images(total)} of lists that have ended "
+            f"(ended-lists: {self.sources.configured.policy}): {'; '.join(several[:_SHOWN])}{more}"
         )
 
     def _settable(self, wanted: ImageList, source: OfferSource, report: SyncReport) -> ImageList:
@@ -663,3 +665,7 @@ def describe(change: Change) -> str:
             return f"remove {name} ({reason})"
         case Hide(_, reason):
             return f"hide {name} ({reason})"
+
+
+def _images(number: int) -> str:
+    return f"{number} image" if number == 1 else f"{number} images"

@@ -411,7 +411,7 @@ def test_a_vo_that_moves_to_another_project(cloud: Cloud, backend: Backend, tmp_
         assert client.call("AddAppliance", offer.message()) == ("SUCCESS", "")
         client.call("PostAction")
         (line,) = moving.record()["failures"]
-    assert line.startswith("project img-ops: 1 images of VO ops, whose project it was, stay")
+    assert line.startswith("project img-ops: was the project of VO ops, and keeps 1 image of it")
     assert [len(cloud.rows(project)) for project in ("img-ops", "img-biomed")] == [1, 1]
 
 

@@ -817,7 +817,7 @@ def test_images_of_a_list_that_left_the_configuration_are_kept_and_counted(world
         done = world.sync()
         assert (done.returncode, _changes(world)) == (0, [])
         assert done.stdout == (
-            "5 images of lists that have ended stay in the cloud (ended-lists: keep): "
+            "kept in the cloud: 5 images of lists that have ended (ended-lists: keep): "
             f"image list {OTHER_LIST} (5): it is no longer configured\n"
         )
         assert world.record()["counts"]["images_of_ended_lists"] == 5
@@ -840,7 +840,9 @@ def test_images_of_a_list_that_left_the_configuration_are_hidden_and_shown_again
     assert world.record()["counts"]["images_hidden"] == 5
     again = world.sync()
     assert (again.returncode, _changes(world)) == (0, [])
-    assert "5 images of lists that have ended stay in the cloud (ended-lists: hide)" in again.stdout
+    assert (
+        "kept in the cloud: 5 images of lists that have ended (ended-lists: hide)" in again.stdout
+    )
     asked = world.web.asked("/images/one.qcow2")
     world.configure(world.web.url("/ops/image.list"), world.web.url("/other/image.list"))
     assert world.sync().returncode == 0
@@ -910,7 +912,7 @@ def test_a_change_of_formats_is_reported_and_done_when_asked_for(world: World) -
         done = world.sync()
         assert (done.returncode, _changes(world)) == (0, [])
         assert done.stdout == (
-            "1 images are in a format that formats no longer accepts (qcow2); to convert them, "
+            "kept in a format that formats no longer accepts (qcow2): 1 image; to convert them, "
             "run: cloudkeeper sync --reconvert\n"
         )
     assert world.sync("--reconvert").returncode == 0

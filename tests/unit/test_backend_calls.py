@@ -286,7 +286,7 @@ def test_images_in_a_former_project_are_kept_and_counted(site: BackendSite) -> N
             client.run()
         (line,) = site.record()["failures"]
         assert line == (
-            "project one: 2 images of VO ops, whose project it was, stay as they are "
+            "project one: was the project of VO ops, and keeps 2 images of it "
             "(former_projects: keep); correct the mapping, or set hide or remove"
         )
     assert len(site.glance.images) == 2
@@ -305,7 +305,7 @@ def test_images_in_a_former_project_go_after_the_new_one_has_them(
     with site.running() as client:
         client.run(("AddAppliance", one.message(identifier=NAMES[0])))
         (line,) = site.record()["failures"]
-        assert line.endswith("whose project it was: 1 stay until the VO's new project has them")
+        assert line.endswith("keeps 1 image that the VO's new project does not have yet")
         assert len(site.glance.shown()) == 2
         client.run(("AddAppliance", one.message(identifier=NAMES[1])))
         assert site.record()["failures"] == []
@@ -355,5 +355,5 @@ def test_images_of_another_backend_in_a_shared_project_stay(site: BackendSite) -
     with site.running() as client:
         client.run()
     (line,) = site.record()["failures"]
-    assert "2 images of VO ops, whose project it was, are of another backend" in line
+    assert "was the project of VO ops, and keeps 2 images of another backend" in line
     assert len(site.glance.images) == 2
