@@ -15,7 +15,7 @@ from pathlib import Path
 from appliance.core.run.errors import ApplianceError
 from deploy import images as built
 from deploy.dockerd import DaemonError, DockerDaemon
-from tests.demo import accounting, images, information, report
+from tests.demo import accounting, images, information, registry, report
 from tests.demo.accounting_site import AccountingSite
 from tests.demo.container_site import ContainerSite
 from tests.demo.introduction import FLOWS
@@ -108,6 +108,13 @@ def tell_of_images(
         ):
             with story.chapter(title):
                 rows += act()
+        with registry.Acts.open(stage) as acts:
+            for title, act in (
+                ("Images: a registry beside the signed list", acts.beside_the_list),
+                ("Images: the registry replaces one", acts.replaced),
+            ):
+                with story.chapter(title):
+                    rows += act()
     return rows
 
 

@@ -31,6 +31,8 @@ from tests.testbed.pki import AUTHORITY_DN, HOST_DN
 from tests.testbed.seeding.identity import People
 
 VO, PROJECT = "ops", "vo-ops"
+VOS = {VO: PROJECT, "biomed": "vo-biomed"}
+"""The project of each VO; the lists are for the first one."""
 _BIG = 192 * 2**20
 
 _FRONTEND = """\
@@ -88,7 +90,8 @@ class Stage:
         )
         self.site.write("etc/cloudkeeper-os/cloudkeeper-os.conf", backend, mode=0o600)
         self.site.write(
-            "etc/cloudkeeper-os/mapping.json", json.dumps({VO: {"project": self._project}})
+            "etc/cloudkeeper-os/mapping.json",
+            json.dumps({vo: {"project": self.project(vo)} for vo in VOS}),
         )
         with image_server.serve(self.testbed.host_credential("lists")) as self.web:
             self.site.write(
@@ -166,7 +169,7 @@ class Stage:
             act, is_running=is_running, is_half_done=half > 0, counted_by="Glance's database"
         )
         return struck, [
-            self._row("images from a signed list", str(len(self.disks)), act=act),
+            self.listed(act),
             Row(
                 act,
                 "leftovers",
@@ -190,11 +193,12 @@ class Stage:
         raise SystemExit(f"cloudkeeper-os does not listen: see {log}")
 
     def _clear(self) -> None:
-        """Remove what an earlier demo left in the project."""
-        for (image_id,) in self._query(
-            "SELECT id FROM images WHERE owner = ? AND deleted = 0", self._project
-        ):
-            self.testbed.admin().call("DELETE", GLANCE, f"/v2/images/{image_id}")
+        """Remove what an earlier demo left in the projects."""
+        for vo in VOS:
+            for (image_id,) in self.query(
+                "SELECT id FROM images WHERE owner = ? AND deleted = 0", self.project(vo)
+            ):
+                self.testbed.admin().call("DELETE", GLANCE, f"/v2/images/{image_id}")
 
     # ----------------------------------------------------------------------------------------------
     # the endorser
@@ -214,15 +218,7 @@ class Stage:
         )
 
     def _disk(self, title: str, path: Path, *, size: int = 2**20) -> None:
-        raw = path.with_suffix(".content")
-        boot_sector = (
-            bytes(446) + b"\x80\0\2\0\x83\0\3\0\1\0\0\0\xff\7\0\0" + bytes(48) + b"\x55\xaa"
-        )
-        with raw.open("wb") as file, Path("/dev/urandom").open("rb") as noise:
-            file.write(boot_sector)
-            file.write(noise.read(size - len(boot_sector)))
-        _qemu_img("convert", "-f", "raw", "-O", path.suffix[1:], raw, path)
-        raw.unlink()
+        make_disk(path, size=size)
         self.disks[title] = path
 
     def _publish(self) -> None:
@@ -245,25 +241,32 @@ class Stage:
 
     @property
     def _project(self) -> str:
-        return self.people.projects[PROJECT].id
+        return self.project(VO)
 
-    def _query(self, query: str, *values: str) -> list[Any]:
+    def project(self, vo: str) -> str:
+        """Return the id of a VO's project."""
+        return self.people.projects[VOS[vo]].id
+
+    def query(self, query: str, *values: str) -> list[Any]:
+        """Return the rows that Glance's database has for a query."""
         database = self.testbed.layout.database("glance")
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
             return connection.execute(query, values).fetchall()
 
     def _active(self) -> Mapping[str, str]:
-        """Return ids and titles of the images that the VO can boot, by Glance's database."""
+        """Return ids and titles of the list's images that the VO can boot, by Glance's database."""
         query = """
             SELECT images.id, images.name FROM images JOIN image_properties ON image_id = images.id
             WHERE images.owner = ? AND images.status = 'active' AND images.deleted = 0
               AND image_properties.deleted = 0
               AND image_properties.name = 'APPLIANCE_STATUS'
-              AND image_properties.value = 'ACTIVE'"""
-        return dict(self._query(query, self._project))
+              AND image_properties.value = 'ACTIVE'
+              AND images.id NOT IN (
+                SELECT image_id FROM image_properties WHERE name = 'image_list' AND deleted = 0)"""
+        return dict(self.query(query, self._project))
 
     def _states(self, status: str) -> list[Any]:
-        return self._query(
+        return self.query(
             "SELECT id FROM images WHERE owner = ? AND status = ? AND deleted = 0",
             self._project,
             status,
@@ -274,23 +277,27 @@ class Stage:
 
     def _strangers(self) -> int:
         """Count files in Glance's store that belong to no image."""
-        known = {row[0] for row in self._query("SELECT id FROM images WHERE deleted = 0")}
+        known = {row[0] for row in self.query("SELECT id FROM images WHERE deleted = 0")}
         return len(
             {path.name for path in (self.testbed.layout.data("glance") / "images").iterdir()}
             - known
         )
 
-    def _identical(self) -> int:
-        """Count images that a user of the VO downloads exactly as they were offered."""
-        user = next(user for user in self.people.users.values() if user.project == PROJECT)
+    def user(self, vo: str) -> Api:
+        """Return the cloud as a user of a VO sees it."""
+        user = next(user for user in self.people.users.values() if user.project == VOS[vo])
         auth = password_auth(
             self.testbed.keystone_url,
             user.name,
             user.password,
             domain=user.domain,
-            project_id=self._project,
+            project_id=self.project(vo),
         )
-        session = Api(auth, ca_file=self.testbed.ca_file).session
+        return Api(auth, ca_file=self.testbed.ca_file)
+
+    def _identical(self) -> int:
+        """Count images that a user of the VO downloads exactly as they were offered."""
+        session = self.user(VO).session
         where = {"service_type": GLANCE, "interface": "public", "region_name": REGION}
         found = 0
         for image_id, title in self._active().items():
@@ -301,6 +308,10 @@ class Stage:
             found += _is_same(copy, self.disks[title], is_converted=title == "OVA")
         return found
 
+    def listed(self, act: str) -> Row:
+        """Return the row of all images of the list, as they are now."""
+        return self._row("images from a signed list", str(len(self.disks)), act=act)
+
     def _row(self, flow: str, done: str, *, act: str = "images, undisturbed") -> Row:
         return Row(act, flow, done, str(len(self._active())), str(self._identical()), _COUNTED_BY)
 
@@ -309,6 +320,17 @@ class Stage:
 
 
 _COUNTED_BY = "sha512sum and qemu-img, on downloads"
+
+
+def make_disk(path: Path, *, size: int = 2**20) -> None:
+    """Write a disk of random content in the format of the path's suffix."""
+    raw = path.with_suffix(".content")
+    boot_sector = bytes(446) + b"\x80\0\2\0\x83\0\3\0\1\0\0\0\xff\7\0\0" + bytes(48) + b"\x55\xaa"
+    with raw.open("wb") as file, Path("/dev/urandom").open("rb") as noise:
+        file.write(boot_sector)
+        file.write(noise.read(size - len(boot_sector)))
+    _qemu_img("convert", "-f", "raw", "-O", path.suffix[1:], raw, path)
+    raw.unlink()
 
 
 def _qemu_img(*arguments: str | Path) -> None:

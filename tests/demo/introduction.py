@@ -10,9 +10,9 @@ FLOWS = ("images", "information", "accounting")
 HELP = """\
 usage: scripts/demo [--containers] [--keep] [--clean] [--state DIR] [FLOW ...]
 
-Turns signed image lists into images of a real OpenStack, reads by LDAP at site level what that
-cloud offers, and accounts for its servers in signed messages over a real broker. An independent
-count checks every number.
+Turns signed image lists and a registry into images of a real OpenStack, reads by LDAP at site level
+what that cloud offers, and accounts for its servers in signed messages over a real broker. An
+independent count checks every number.
 
   FLOW          images, information or accounting; several, or all when none is named
   --containers  run the programs in the shipped images by the shipped compose file, in a Docker
@@ -35,11 +35,12 @@ report.json beside it. It starts and touches no service of yours.
               certificates made for this run; our programs
               {programs}
   stand-in    the hypervisor (Nova's fake driver: servers exist, nothing boots), the network
-              agents, the volume backend; the publisher of image lists is a web server of the demo;
-              the accounting repository is our own ssmreceive
+              agents, the volume backend; the publisher of image lists is a web server of the
+              demo, Harbor's API before docker-registry a simulator; the accounting repository is
+              our own ssmreceive
   needs       Python 3.11 with its venv (Debian's python3, python3-venv), about {disk} of disk,
-              2 GB of memory; Debian packages activemq, glue-schema, ldap-utils, openssl,
-              qemu-utils, slapd{packages};
+              2 GB of memory; Debian packages activemq, docker-registry, glue-schema,
+              ldap-utils, openssl, qemu-utils, slapd{packages};
               packages from the Python package index
   takes       {time}
 """

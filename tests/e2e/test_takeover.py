@@ -23,15 +23,11 @@ from tests.e2e.catch_all import CatchAll
 from tests.e2e.images_backend import Backend, started
 from tests.e2e.images_cloud import VOS, Cloud, Row
 from tests.e2e.images_frontend import Done, make_disks, run
-from tests.simulators import harbor
-from tests.simulators.harbor import Harbor
-from tests.testbed import oci_registry
+from tests.e2e.egi_registry import PROJECT, EGIRegistry, with_authority
 from tests.testbed.api import GLANCE
-from tests.testbed.oci_registry import TokenLogin, described_as
 from tests.testbed.pki import Authority
 
 pytestmark = pytest.mark.cloud
-PROJECT = "egi_vm_images"
 UBUNTU, ALMA = f"{PROJECT}/ubuntu:24.04", f"{PROJECT}/linux/alma:9"
 LONG_AGO = timedelta(hours=7)
 
@@ -42,7 +38,7 @@ class World:
 
     cloud: Cloud
     backend: Backend
-    front: Harbor
+    egi: EGIRegistry
     disks: dict[str, bytes]
     catch_all: CatchAll
     digests: dict[str, str] = field(default_factory=dict)
@@ -52,19 +48,10 @@ class World:
         return self.backend.root
 
     def push(self, reference: str, disk: str, **changes: str) -> None:
-        repository, _, tag = reference.rpartition(":")
-        registry = self.front.registry
-        assert registry is not None
-        registry.headers = self.front.push_headers(repository)
-        self.digests[reference] = registry.push(
-            repository, tag, self.disks[disk], annotations=described_as(tag, **changes)
-        )
+        self.digests[reference] = self.egi.push(reference, self.disks[disk], **changes)
 
     def configure(self, *vos: str) -> None:
-        (self.root / "etc/cloudkeeper/sources.yaml").write_text(
-            f"egi:\n  type: harbor\n  registry_host: {self.front.host}\n"
-            f"  project: {PROJECT}\n  vos: [{', '.join(vos)}]\n"
-        )
+        (self.root / "etc/cloudkeeper/sources.yaml").write_text(self.egi.source(*vos))
 
     def uploaded(self, reference: str = UBUNTU, disk: str = "one.qcow2", **changes: Any) -> str:
         """Have the catch-all upload an image of the registry; return its id."""
@@ -79,8 +66,8 @@ class World:
 
     def moved(self) -> int:
         """Return how often data of images were asked for since the last call."""
-        number = self.front.asked("/blobs/")
-        self.front.paths.clear()
+        number = self.egi.front.asked("/blobs/")
+        self.egi.front.paths.clear()
         return number
 
     def rows(self, vo: str = "ops") -> dict[str, Row]:
@@ -96,27 +83,9 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    made = Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
-    made.issue("localhost", key="ec")
-    made.issue("tokens.example.org", key="rsa")
-    return made
-
-
-@pytest.fixture(scope="module")
-def front(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harbor]:
-    host, signer = authority.find("localhost"), authority.find("tokens.example.org")
-    assert host is not None
-    assert signer is not None
-    with harbor.serve(host, signer=signer) as made:
-        made.public.add(PROJECT)
-        login = TokenLogin(made.realm, authority.certificate)
-        directory = tmp_path_factory.mktemp("registry")
-        with oci_registry.serve(
-            directory, credential=host, authority=authority.certificate, login=login
-        ) as registry:
-            made.registry = registry
-            yield made
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EGIRegistry, Authority]]:
+    with with_authority(tmp_path_factory.mktemp("egi")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -126,17 +95,18 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 @pytest.fixture
 def world(
-    cloud: Cloud, authority: Authority, front: Harbor, disks: dict[str, bytes], tmp_path: Path
+    cloud: Cloud, served: tuple[EGIRegistry, Authority], disks: dict[str, bytes], tmp_path: Path
 ) -> Iterator[World]:
     root = tmp_path / "root"
+    egi, authority = served
     authority.publish(root / "etc/grid-security/certificates")
     cloud.empty()
-    assert front.registry is not None
-    front.registry.clear()
+    egi.registry.clear()
+    egi.front.paths.clear()
     backend = Backend.create(root, cloud)
     (root / "etc/cloudkeeper").mkdir(parents=True)
     (root / "etc/cloudkeeper/cloudkeeper.yml").write_text("cloudkeeper:\n  formats: [qcow2, raw]\n")
-    made = World(cloud, backend, front, disks, CatchAll(cloud, front.host))
+    made = World(cloud, backend, egi, disks, CatchAll(cloud, egi.host))
     made.push(UBUNTU, "one.qcow2")
     made.push(ALMA, "one.qcow2")
     made.configure("ops", "biomed")
@@ -171,7 +141,7 @@ def test_plan_and_status_on_a_glance_that_the_catch_all_has_filled(world: World)
     world.moved()
     done = world.command("plan")
     assert done.returncode == 0, done.stderr
-    host = world.front.host
+    host = world.egi.host
     present, added = f"  present  {host} {UBUNTU} ", f"  add      {host} {ALMA} "
     rows = done.stdout.splitlines()
     (line,) = [row for row in rows if row.startswith(present)]
@@ -226,7 +196,7 @@ def test_import_and_release_change_the_marks_and_nothing_else(world: World) -> N
     again = world.command("import", PROJECT, "--yes")
     assert again.stdout.splitlines() == ["no image", "0 images, 0 changed, 0 left as they are"]
 
-    done = world.command("release", UBUNTU, f"{world.front.host}/{ALMA}", "--yes")
+    done = world.command("release", UBUNTU, f"{world.egi.host}/{ALMA}", "--yes")
     assert done.returncode == 0, done.stderr
     assert {image: world.catch_all.shown(image) for image in before} == before
     assert (world.stored(), world.moved()) == (stored, 0)
@@ -251,7 +221,7 @@ def test_after_an_import_syncs_keep_the_images_and_move_nothing(world: World) ->
     assert world.moved() == 0
     assert (set(world.rows()), world.rows("biomed")) == ({image, other}, {})
     shown = world.catch_all.shown(image)
-    assert shown["name"] == f"{world.front.host} {UBUNTU}"
+    assert shown["name"] == f"{world.egi.host} {UBUNTU}"
     assert json.loads(shown["APPLIANCE_ATTRIBUTES"])["eu.egi.cloud.image_ref"] == UBUNTU
     notes = world.backend.record()["notes"]["images_held_by_others"]
     assert notes == [f"VO biomed: {name}: cloudkeeper for VO ops" for name in (ALMA, UBUNTU)]
@@ -273,7 +243,7 @@ def test_an_update_after_an_import_reaches_all_projects_without_a_gap(world: Wor
     assert world.command("import", UBUNTU, "--yes").returncode == 0
     assert world.command("sync").returncode == 0
     world.push(UBUNTU, "two.qcow2")
-    wanted = f"{world.front.host} {UBUNTU}"
+    wanted = f"{world.egi.host} {UBUNTU}"
     with watched(world, ["img-ops", "img-biomed"]) as seen:
         done = world.command("sync")
     assert done.returncode == 0, done.stderr
@@ -288,13 +258,13 @@ def test_an_update_after_an_import_reaches_all_projects_without_a_gap(world: Wor
     assert world.stored()[new.id] == digest.decode()
     for project in ("img-ops", "img-biomed"):
         assert world.catch_all.names(project).count(wanted) == 1
-    assert [row.name for row in world.rows("biomed").values()] == [f"{world.front.host} {ALMA}"]
+    assert [row.name for row in world.rows("biomed").values()] == [f"{world.egi.host} {ALMA}"]
 
     # The new version can be given back as well: with its tag, atrope finds it by its identity.
     assert world.command("release", UBUNTU, "--yes").returncode == 0
     shown = world.catch_all.shown(new.id)
     assert shown["tags"] == ["atrope-catchall"]
-    assert shown["appdb_id"] == f"{world.front.host}/{UBUNTU}-{world.digests[UBUNTU]}"
+    assert shown["appdb_id"] == f"{world.egi.host}/{UBUNTU}-{world.digests[UBUNTU]}"
     assert [name for name in shown if name.startswith(("APPLIANCE", "cloudkeeper"))] == [
         "APPLIANCE_ATTRIBUTES"
     ]
@@ -316,7 +286,7 @@ def test_a_new_description_after_an_import_stays_after_a_release(world: World) -
     assert world.command("release", UBUNTU, "--yes").returncode == 0
     shown = world.catch_all.shown(image)
     assert shown["vmcatcher_event_dc_description"] == "Better words"
-    assert shown["appdb_id"] == f"{world.front.host}/{UBUNTU}-{world.digests[UBUNTU]}"
+    assert shown["appdb_id"] == f"{world.egi.host}/{UBUNTU}-{world.digests[UBUNTU]}"
     attributes = json.loads(shown["APPLIANCE_ATTRIBUTES"])
     assert attributes["eu.egi.cloud.description"] == "Better words"
     assert shown["tags"] == ["atrope-catchall"]
@@ -334,12 +304,8 @@ def test_removals_of_imported_images_are_guarded(world: World) -> None:
     world.configure("ops")
     assert world.command("import", *names, "--yes").returncode == 0
     assert world.command("sync").returncode == 0
-    registry = world.front.registry
-    assert registry is not None
     for name in (*names, UBUNTU):
-        repository = name.rpartition(":")[0]
-        registry.headers = world.front.push_headers(repository)
-        registry.delete(repository, world.digests[name])
+        world.egi.delete(name, world.digests[name])
     done = world.command("sync")
     assert done.returncode == 1
     assert "5 of 6 images would be removed, so none is removed" in done.stderr
@@ -436,7 +402,7 @@ def test_names_that_mean_no_image(world: World) -> None:
 
 def test_a_stranger_with_the_name_of_an_image_is_reported(world: World) -> None:
     """Users select by name: what worked goes on to work, until a person decides."""
-    name = f"{world.front.host} {UBUNTU}"
+    name = f"{world.egi.host} {UBUNTU}"
     world.configure("ops")
     theirs = world.cloud.put_image("img-ops", world.disks["one.raw"], name=name)
     world.moved()

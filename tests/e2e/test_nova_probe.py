@@ -1,0 +1,232 @@
+"""The steps of EGI's probe of Nova, which decides whether a site is up, on images of a registry.
+
+Keystone, Glance, Nova and Neutron are real; Nova's hypervisor is its fake driver, so that a server
+becomes ACTIVE without running. The probe's steps are those of argo-probe-fedcloud, written again
+here on the services' APIs.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.images_backend import Backend, started
+from tests.e2e.images_cloud import ACCOUNT, PASSWORD, Cloud
+from tests.e2e.images_frontend import Done, make_disks, run
+from tests.e2e.egi_registry import PROJECT, EGIRegistry, with_authority
+from tests.testbed import Seed, Testbed
+from tests.testbed.api import GLANCE, NEUTRON, NOVA, Api, ApiError, password_auth
+from tests.testbed.pki import Authority
+
+pytestmark = pytest.mark.cloud
+REFERENCE = f"{PROJECT}/ubuntu:24.04"
+VOS = {
+    "ops": {"project": "vo-ops", "domain": "Default"},
+    "biomed": {"project": "vo-biomed", "domain": "egi"},
+}
+_HOST = "argo-mon.example.org"
+_SECONDS = 60
+_NOT_FOUND = 404
+
+
+@dataclass
+class Probe:
+    """The probe of one monitoring host, with a user of the VO ops."""
+
+    door: Api
+    image_ref: str
+
+    def image(self) -> dict[str, Any]:
+        """Return the first active image with the wanted reference."""
+        path: str | None = "/v2/images?limit=100"
+        while path:
+            page = self.door.get(GLANCE, path)
+            for image in page["images"]:
+                attributes = json.loads(image.get("APPLIANCE_ATTRIBUTES") or "{}")
+                is_wanted = attributes.get("eu.egi.cloud.image_ref") == self.image_ref
+                if image["status"] == "active" and is_wanted:
+                    return dict(image)
+            path = page.get("next")
+        raise LookupError(self.image_ref)
+
+    def flavor(self) -> str:
+        """Return the smallest flavor with a disk of 8 GB: by vCPUs, then by memory."""
+        found = self.door.get(NOVA, "/flavors/detail")["flavors"]
+        fit = [flavor for flavor in found if flavor["disk"] >= 8]
+        return str(min(fit, key=lambda flavor: (flavor["vcpus"], flavor["ram"]))["id"])
+
+    def network(self) -> str:
+        found = self.door.get(NEUTRON, "/v2.0/networks")["networks"]
+        return str(next(net["id"] for net in found if net["project_id"] == self.door.project_id))
+
+    def clean(self) -> None:
+        """Delete the servers that an earlier probe of this host has left."""
+        for server in self.door.get(NOVA, "/servers/detail")["servers"]:
+            if server["metadata"].get("argo-mon-host") == _HOST:
+                self.delete(server["id"])
+
+    def boot(self, image_id: str) -> str:
+        """Start a server, and return its id when it is ACTIVE."""
+        wanted = {
+            "name": "argo-probe",
+            "imageRef": image_id,
+            "flavorRef": self.flavor(),
+            "networks": [{"uuid": self.network()}],
+            "metadata": {"argo-mon-host": _HOST},
+        }
+        server = str(self.door.post(NOVA, "/servers", {"server": wanted})["server"]["id"])
+        assert until(lambda: self._status(server) != "BUILD")
+        assert self._status(server) == "ACTIVE"
+        return server
+
+    def delete(self, server: str) -> None:
+        self.door.call("DELETE", NOVA, f"/servers/{server}")
+        assert until(lambda: self._status(server) == "gone")
+
+    def _status(self, server: str) -> str:
+        try:
+            return str(self.door.get(NOVA, f"/servers/{server}")["server"]["status"])
+        except ApiError as error:
+            if error.status_code != _NOT_FOUND:
+                raise
+            return "gone"
+
+
+def until(is_reached: Any) -> bool:
+    deadline = time.monotonic() + _SECONDS
+    while not (reached := is_reached()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return bool(reached)
+
+
+@dataclass
+class Site:
+    """Both programs of a site, a registry, and the projects of two VOs."""
+
+    bed: Testbed
+    seed: Seed
+    backend: Backend
+    egi: EGIRegistry
+
+    def user(self, vo: str) -> Api:
+        """Return the cloud as a user of the VO sees it, without any role of the tools."""
+        project = self.seed.projects[VOS[vo]["project"]]
+        user = self.seed.users[f"{project.name}-user1"]
+        auth = password_auth(
+            self.bed.keystone_url,
+            user.name,
+            user.password,
+            domain=user.domain,
+            project_id=project.id,
+        )
+        return Api(auth, ca_file=self.bed.ca_file)
+
+    def sync(self, *flags: str) -> Done:
+        root = ["--root", str(self.backend.root), "--backend-endpoint", self.backend.endpoint]
+        return run("sync", *root, *flags)
+
+    def images(self, vo: str) -> dict[str, dict[str, Any]]:
+        """Return the images that a user of the VO finds under the registry's names."""
+        prefix = f"{self.egi.host} "
+        found = self.user(vo).get(GLANCE, "/v2/images?limit=200")["images"]
+        return {image["name"]: image for image in found if image["name"].startswith(prefix)}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EGIRegistry, Authority]]:
+    with with_authority(tmp_path_factory.mktemp("egi")) as made:
+        yield made
+
+
+@pytest.fixture
+def site(
+    testbed: Testbed, served: tuple[EGIRegistry, Authority], tmp_path: Path
+) -> Iterator[Site]:
+    root, seed = tmp_path / "root", testbed.seed()
+    egi, authority = served
+    authority.publish(root / "etc/grid-security/certificates")
+    egi.registry.clear()
+    backend = Backend.create(root, Cloud(testbed, testbed.admin(), {}), mapping=VOS)
+    account = seed.accounts["images"]
+    text = backend.config.read_text().replace(f"username = {ACCOUNT}", f"username = {account.name}")
+    backend.config.write_text(text.replace(f"= {PASSWORD}", f"= {account.password}"))
+    (root / "etc/cloudkeeper").mkdir(parents=True)
+    (root / "etc/cloudkeeper/cloudkeeper.yml").write_text("cloudkeeper:\n  formats: [qcow2]\n")
+    (root / "etc/cloudkeeper/sources.yaml").write_text(egi.source(*VOS))
+    with started(backend):
+        made = Site(testbed, seed, backend, egi)
+        yield made
+        for vo in VOS:
+            for image in made.images(vo).values():
+                testbed.admin().call("DELETE", GLANCE, f"/v2/images/{image['id']}")
+
+
+def test_the_probe_finds_and_boots_what_sync_has_uploaded(site: Site, tmp_path: Path) -> None:
+    """A second VO sees an image of its own; snapshots of the server are never taken for ours."""
+    probe = Probe(site.user("ops"), REFERENCE)
+    with pytest.raises(LookupError):
+        probe.image()
+    (tmp_path / "disks").mkdir()
+    disks = make_disks(tmp_path / "disks")
+    digest = site.egi.push(REFERENCE, disks["one.qcow2"])
+    done = site.sync()
+    assert done.returncode == 0, done.stderr
+    name = f"{site.egi.host} {REFERENCE}"
+    ours = {vo: site.images(vo)[name]["id"] for vo in VOS}
+    assert ours["ops"] != ours["biomed"]
+    assert {vo: list(site.images(vo)) for vo in VOS} == {vo: [name] for vo in VOS}
+
+    image = probe.image()
+    assert image["id"] == ours["ops"]
+    layer = subprocess.run(["sha256sum"], input=disks["one.qcow2"], capture_output=True, check=True)
+    assert image["image_hash"] == f"sha256:{layer.stdout.split()[0].decode()}"
+    assert site.seed.flavors["m1.small"].id == probe.flavor()
+    left_behind = probe.boot(image["id"])
+    probe.clean()
+    with pytest.raises(ApiError):
+        probe.door.get(NOVA, f"/servers/{left_behind}")
+    server = probe.boot(image["id"])
+
+    # A user makes a snapshot of the server: Nova copies the properties, the fake driver no data.
+    snapshot = {"createImage": {"name": name, "metadata": {}}}
+    probe.door.call("POST", NOVA, f"/servers/{server}/action", snapshot)
+    found = [
+        image["id"]
+        for image in probe.door.get(GLANCE, "/v2/images?limit=200")["images"]
+        if image["name"] == name and image["id"] != ours["ops"]
+    ]
+    (copy,) = found
+    formats = {"disk_format": "qcow2", "container_format": "bare"}
+    probe.door.call(
+        "PATCH",
+        GLANCE,
+        f"/v2/images/{copy}",
+        json.dumps(
+            [{"op": "add", "path": f"/{key}", "value": value} for key, value in formats.items()]
+        ).encode(),
+        headers={"Content-Type": "application/openstack-images-v2.1-json-patch"},
+    )
+    probe.door.put(GLANCE, f"/v2/images/{copy}/file", disks["one.qcow2"])
+    shown = probe.door.get(GLANCE, f"/v2/images/{copy}")
+    assert (shown["status"], shown["APPLIANCE_ID"]) == ("active", REFERENCE)
+    probe.delete(server)
+
+    digest = site.egi.push(REFERENCE, disks["two.qcow2"])
+    done = site.sync()
+    assert done.returncode == 0, done.stderr
+    remaining = {image["id"] for image in probe.door.get(GLANCE, "/v2/images?limit=200")["images"]}
+    assert (copy in remaining, ours["ops"] in remaining) == (True, False)
+    site.egi.delete(REFERENCE, digest)
+    done = site.sync()
+    assert done.returncode == 0, done.stderr
+    assert [image["id"] for image in site.images("ops").values()] == [copy]
+    assert site.images("biomed") == {}
+    with pytest.raises(LookupError):
+        Probe(site.user("biomed"), REFERENCE).image()
