@@ -265,7 +265,7 @@ class ProjectImages:
                 inherited = handover.inherited(older.image) if older else {}
                 self.glance.create({**self._new_record(appliance, image_id, data), **inherited})
                 image = self._fill(image_id, file)
-                visibility = "shared" if members else self.visibility
+                visibility = sharing.visibility(older, default=self.visibility)
                 sharing.share(self.glance, image_id, members)
                 patch = properties.activation(image, visibility=visibility)
                 offered = self.glance.change(image_id, patch, is_new=True)

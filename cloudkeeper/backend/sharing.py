@@ -48,6 +48,13 @@ def inherited(older: ImageRecord, door: Glance, doors: Mapping[str, Glance]) -> 
     return {project: doors[project] for project in members}
 
 
+def visibility(older: ImageRecord | None, *, default: str) -> str:
+    """Return the visibility of a new version: that of an older one that was taken over."""
+    if older is None or not older.image.get(TAKEN_OVER):
+        return default
+    return str(older.image.get("visibility") or default)
+
+
 def share(door: Glance, image_id: str, members: Mapping[str, Glance]) -> None:
     """Share a hidden image that has its data: the members find it as soon as it is not hidden."""
     if not members:

@@ -182,7 +182,7 @@ class Hour:
             seed.accounts[flow].password for flow in ("accounting", "information", "images")
         ]
         return {
-            "flows": "",
+            "flows": "accounting information images",
             "site": "TEST-SITE",
             "keystone": self.testbed.keystone_url,
             "authorities": _CA_BUNDLE,

@@ -379,3 +379,19 @@ def test_the_configuration_is_shown(world: World) -> None:
     assert done.returncode == 0, done.stderr
     shown = f"registries:    {world.harbor.host}/{PROJECT} for ops vo.example.org"
     assert shown in done.stdout
+
+
+@pytest.mark.parametrize("verb", ["import", "release"])
+def test_a_backend_that_cannot_hand_over_images_is_asked_for_nothing(
+    world: World, verb: str
+) -> None:
+    """One of cloudkeeper-os 0.9 would lose the image by an update without data."""
+    world.push(f"{PROJECT}/ubuntu:24.04")
+    assert world.sync().returncode == 0
+    world.cloud.calls.clear()
+    config = ["--root", str(world.root), "--config", str(world.root / "cloudkeeper.yml")]
+    where = ["--backend-endpoint", world.cloud.endpoint]
+    done = run(verb, f"{PROJECT}/ubuntu:24.04", "--yes", *config, *where)
+    words = "this backend cannot take images over; use cloudkeeper-os of the same release"
+    assert (done.returncode, done.stderr) == (2, f"cloudkeeper: {verb}: {words}\n")
+    assert world.cloud.calls == ["ImageLists"]

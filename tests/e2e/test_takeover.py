@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -21,14 +22,15 @@ import pytest
 
 from tests.e2e.catch_all import CatchAll
 from tests.e2e.images_backend import Backend, started
-from tests.e2e.images_cloud import VOS, Cloud, Row
-from tests.e2e.images_frontend import Done, make_disks, run
+from tests.e2e.images_cloud import ACCOUNT, VOS, Cloud, Row
+from tests.e2e.images_frontend import PROGRAM, Done, make_disks, run
 from tests.e2e.egi_registry import PROJECT, EGIRegistry, with_authority
-from tests.testbed.api import GLANCE
+from tests.testbed.api import GLANCE, KEYSTONE
 from tests.testbed.pki import Authority
 
 pytestmark = pytest.mark.cloud
 UBUNTU, ALMA = f"{PROJECT}/ubuntu:24.04", f"{PROJECT}/linux/alma:9"
+DEBIAN = f"{PROJECT}/debian:12"
 LONG_AGO = timedelta(hours=7)
 
 
@@ -390,6 +392,64 @@ def test_an_image_that_is_ours_already_is_not_taken_over_twice(world: World) -> 
     assert {ours, theirs} < world.rows().keys()
     line = failure(world.command("release", UBUNTU, "--yes"))
     assert f"{UBUNTU}: was not taken over in the projects of its VOs" in line
+
+
+@contextlib.contextmanager
+def administrator(cloud: Cloud) -> Iterator[None]:
+    """Give the account of the tests the role admin in both projects during the block."""
+    users = cloud.admin.get(KEYSTONE, f"/users?name={ACCOUNT}")["users"]
+    roles = cloud.admin.get(KEYSTONE, "/roles?name=admin")["roles"]
+    places = [
+        f"/projects/{cloud.projects[name]}/users/{users[0]['id']}/roles/{roles[0]['id']}"
+        for name in VOS.values()
+    ]
+    for place in places:
+        cloud.admin.put(KEYSTONE, place)
+    try:
+        yield
+    finally:
+        for place in places:
+            cloud.admin.call("DELETE", KEYSTONE, place)
+
+
+def test_an_administrator_s_account_counts_what_users_of_the_project_find(world: World) -> None:
+    """Glance shows it the images of all projects, also those that this project cannot use."""
+    world.configure("ops")
+    world.push(DEBIAN, "one.qcow2")
+    world.uploaded(UBUNTU, project="img-biomed", members=["img-ops"])
+    world.uploaded(ALMA, project="img-biomed")
+    world.cloud.put_image("img-biomed", world.disks["one.raw"], name=f"{world.egi.host} {DEBIAN}")
+    with administrator(world.cloud):
+        world.backend.stop()
+        world.backend.start()
+        done = world.command("sync")
+    assert done.returncode == 0, done.stderr
+    names = {row.name.partition(" ")[2] for row in world.rows().values()}
+    assert names == {ALMA, DEBIAN}
+
+
+@pytest.mark.parametrize(("answer", "status"), [("yes", 0), ("y", 2), ("", 2)])
+def test_a_person_is_asked_on_a_terminal(world: World, answer: str, status: int) -> None:
+    image = world.uploaded()
+    world.catch_all.age(LONG_AGO, image)
+    ours, theirs = os.openpty()
+    command = [str(PROGRAM), "import", UBUNTU, "--root", str(world.root)]
+    with subprocess.Popen(
+        [*command, "--backend-endpoint", world.backend.endpoint],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.write(ours, f"{answer}\n".encode())
+        output, errors = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == status, errors
+    assert "1 images: type yes to go on: " in output
+    assert "images: {sync: false}\nmerged and deployed" in errors
+    tags = world.catch_all.shown(image)["tags"]
+    assert tags == ([] if status == 0 else ["atrope-catchall"])
 
 
 def test_names_that_mean_no_image(world: World) -> None:

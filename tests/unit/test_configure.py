@@ -173,6 +173,21 @@ def test_a_flow_that_is_off_is_asked_nothing_and_leaves_its_files(
     assert flows == {"accounting": True, "information": False, "images": False}
 
 
+def test_a_new_site_manages_images_only_when_asked(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Enter accepts the offered flows; EGI's catch-all brings the images of most sites."""
+    names = [name for name in ANSWERS if "images" not in name and name != "lists"]
+    images = root / "etc/cloudkeeper/cloudkeeper-os.conf"
+    before = images.read_text()
+    assert (
+        configure(root, monkeypatch, {name: ANSWERS[name] for name in names} | {"flows": ""}) == 0
+    )
+    flows = yaml.safe_load((root / "etc/fedcloud/appliance.yaml").read_text())["flows"]
+    assert flows == {"accounting": True, "information": True, "images": False}
+    assert images.read_text() == before
+
+
 @pytest.mark.parametrize("key", ["hostkey.pem", ""])
 def test_the_host_certificate_is_put_in_its_place(
     root: Path, monkeypatch: pytest.MonkeyPatch, key: str

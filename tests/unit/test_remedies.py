@@ -76,7 +76,7 @@ FILLED = {
         "#password =": "password = geheimes",
         "#auth_url =": "auth_url = https://keystone.example.net:5000/v3",
     },
-    "etc/cloudkeeper/image-lists.conf": {"# https://APPDB_TOKEN:x-oauth-basic@": "https://"},
+    "etc/cloudkeeper/image-lists.conf": {"# https://TOKEN:x-oauth-basic@": "https://"},
     # a tenth of a second for each run
     "etc/apel/sender.cfg": {"#system_cas: true": "system_cas: false"},
     "etc/sitebdii/site.cfg": {"SITE-NAME": "SITE", "@example.com": "@example.net"},
