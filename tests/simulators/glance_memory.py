@@ -1,8 +1,8 @@
 """Keystone and a Glance that keeps images in memory, for faults that a real Glance has rarely.
 
-It answers as Glance 33 does, as far as `cloudkeeper-os` asks: list by owner and ``os_hidden`` or by
-tag, create, upload, read, JSON patch on the first level, delete. A fault looks at each request and
-may answer in Glance's stead; `stale` makes changes visible late, as a cloud of several nodes does.
+It answers as Glance 33 does, as far as `cloudkeeper-os` asks: list by owner, ``os_hidden`` or tag,
+create, upload, read, JSON patch on the first level, delete. A fault looks at each request and may
+answer in Glance's stead; `stale` makes changes visible late, as a cloud of several nodes does.
 """
 
 from __future__ import annotations
@@ -61,20 +61,22 @@ class MemoryGlance:
             if found := self.fault(method, path.removeprefix("/image")):
                 return found
             if path == "/image/v2/images":
-                return self._create(body, project) if method == "POST" else self._list(query)
+                return self._create(body, project) if method == "POST" else self._list(query, project)
             named = _IMAGE.fullmatch(path)
             if not named or named[1] not in self.images:
                 return Answer(404, "404 Not Found: No image found")
             return self._one(method, named[1], body, is_file=bool(named[2]))
 
-    def _list(self, query: dict[str, list[str]]) -> Answer:
+    def _list(self, query: dict[str, list[str]], project: str) -> Answer:
         def is_wanted(image: dict[str, Any]) -> bool:
             hidden = query.get("os_hidden", ["false"]) == ["true"]
             tag = query.get("tag", [""])[0]
             owner = query.get("owner", [image["owner"]])[0]
+            is_found = image["owner"] == project or image["visibility"] == "public"
             return (
                 image["os_hidden"] is hidden
                 and image["owner"] == owner
+                and is_found
                 and (not tag or tag in image["tags"])
             )
 
