@@ -7,6 +7,7 @@ changed for the VO whose project owns it, and comes with it for all others.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ def plan(
         seen = _plan(registry, references, backend, found, wanted=wanted)
         missing -= {name for name in missing if _reference(registry, name) in seen}
     found.images.sort(key=lambda image: (image.vo, image.identifier))
-    for name in sorted(missing):
+    for name in sorted(missing - _done(registries, missing, backend, wanted=wanted)):
         words = "no other manager keeps it" if wanted is Takeover.IMPORT else "was not taken over"
         found.fail(f"{name}: {words} in the projects of its VOs")
     return found
@@ -133,6 +134,26 @@ def _plan(
             words = f"belongs to the project of VO {owner}; add {owner} to the vos of the source"
             found.fail(f"{subject}: {words} {registry}")
     return {image.identifier for image in listed}
+
+
+def _done(
+    registries: Sequence[RegistrySettings],
+    names: Collection[str],
+    backend: BackendClient,
+    *,
+    wanted: Takeover,
+) -> set[str]:
+    """Return the names of images that were handed over before; a repeated command is harmless."""
+    opposite = Takeover.RELEASE if wanted is Takeover.IMPORT else Takeover.IMPORT
+    found: set[str] = set()
+    for registry in registries:
+        by_reference = {_reference(registry, name): name for name in names}
+        for vo in registry.vos if names else ():
+            with contextlib.suppress(ApplianceError):  # reported above
+                list_id = ListId(f"{registry}/{vo}")
+                images = backend.to_hand_over(list_id, vo=vo, wanted=opposite)
+                found |= {by_reference.get(image.identifier, "") for image in images}
+    return found
 
 
 def _chosen(images: Iterable[Appliance], references: Collection[str]) -> Iterator[Appliance]:

@@ -61,7 +61,9 @@ class MemoryGlance:
             if found := self.fault(method, path.removeprefix("/image")):
                 return found
             if path == "/image/v2/images":
-                return self._create(body, project) if method == "POST" else self._list(query, project)
+                return (
+                    self._create(body, project) if method == "POST" else self._list(query, project)
+                )
             named = _IMAGE.fullmatch(path)
             if not named or named[1] not in self.images:
                 return Answer(404, "404 Not Found: No image found")
