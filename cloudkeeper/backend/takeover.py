@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from appliance.core.cloud.glance import Image
-from appliance.core.run.errors import ApplianceError
+from appliance.core.run.errors import ApplianceError, Unavailable
 from cloudkeeper.backend import handover, others, properties, sharing
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.images import ProjectImages
@@ -110,7 +110,13 @@ def _hand_over(images: ProjectImages, one: HeldImage, key: ApplianceKey, wanted:
         patch = handover.taking(image, key, tags=tags, backend_id=images.ownership.id)
     else:
         patch = handover.giving_back(image)
-    images.note(images.glance.change(image_id, patch))
+    try:
+        changed = images.glance.change(image_id, patch)
+    except Unavailable:  # only the answer may be lost, and a repeated patch cannot be applied
+        changed = images.glance.get(image_id)
+        if (properties.TAKEN_OVER in changed) is not (wanted is Takeover.IMPORT):
+            raise
+    images.note(changed)
     words = "took %s over" if wanted is Takeover.IMPORT else "gave %s back"
     logger.info(f"project %s: {words}, image %s", images.name, key, image_id)
 
