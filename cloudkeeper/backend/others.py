@@ -89,7 +89,7 @@ def held(
         return
     found = [one for image in images if (one := _held(image, prefix, owners))]
     order = list(Holding)
-    yield from sorted(found, key=lambda one: order.index(one.holding))
+    yield from sorted(found, key=lambda one: (order.index(one.holding), one.reference))
 
 
 def _held(image: Image, prefix: str, owners: Mapping[str, str]) -> HeldImage | None:
