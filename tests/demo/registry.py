@@ -49,7 +49,7 @@ class Acts:
         testbed = stage.testbed
         host, signer = testbed.host_credential("registry"), testbed.host_credential("tokens")
         with egi_registry(
-            stage.site.root.with_name("registry"),
+            stage.site.root.with_name("site-registry"),
             authority=testbed.trust.grid,
             host=host,
             signer=signer,

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.egi_registry import PROJECT, EGIRegistry, with_authority
 from tests.e2e.images_backend import Backend, started
 from tests.e2e.images_cloud import ACCOUNT, PASSWORD, Cloud
 from tests.e2e.images_frontend import Done, make_disks, run
-from tests.e2e.egi_registry import PROJECT, EGIRegistry, with_authority
 from tests.testbed import Seed, Testbed
 from tests.testbed.api import GLANCE, NEUTRON, NOVA, Api, ApiError, password_auth
 from tests.testbed.pki import Authority
@@ -146,9 +146,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EGIRegist
 
 
 @pytest.fixture
-def site(
-    testbed: Testbed, served: tuple[EGIRegistry, Authority], tmp_path: Path
-) -> Iterator[Site]:
+def site(testbed: Testbed, served: tuple[EGIRegistry, Authority], tmp_path: Path) -> Iterator[Site]:
     root, seed = tmp_path / "root", testbed.seed()
     egi, authority = served
     authority.publish(root / "etc/grid-security/certificates")

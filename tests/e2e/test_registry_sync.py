@@ -389,9 +389,7 @@ def test_a_backend_that_cannot_hand_over_images_is_asked_for_nothing(
     world.push(f"{PROJECT}/ubuntu:24.04")
     assert world.sync().returncode == 0
     world.cloud.calls.clear()
-    config = ["--root", str(world.root), "--config", str(world.root / "cloudkeeper.yml")]
-    where = ["--backend-endpoint", world.cloud.endpoint]
-    done = run(verb, f"{PROJECT}/ubuntu:24.04", "--yes", *config, *where)
+    done = world.call(verb, f"{PROJECT}/ubuntu:24.04", "--yes")
     words = "this backend cannot take images over; use cloudkeeper-os of the same release"
     assert (done.returncode, done.stderr) == (2, f"cloudkeeper: {verb}: {words}\n")
     assert world.cloud.calls == ["ImageLists"]

@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.catch_all import CatchAll
+from tests.e2e.egi_registry import PROJECT, EGIRegistry, with_authority
 from tests.e2e.images_backend import Backend, started
 from tests.e2e.images_cloud import ACCOUNT, VOS, Cloud, Row
 from tests.e2e.images_frontend import PROGRAM, Done, make_disks, run
-from tests.e2e.egi_registry import PROJECT, EGIRegistry, with_authority
 from tests.testbed.api import GLANCE, KEYSTONE
 from tests.testbed.pki import Authority
 
