@@ -82,6 +82,7 @@ def test_images_are_converted_without_any_credential_of_the_cloud() -> None:
     assert {target for target in seen if target.startswith("/etc/cloud")} == {
         "/etc/cloudkeeper/cloudkeeper.yml",
         "/etc/cloudkeeper/image-lists.conf",
+        "/etc/cloudkeeper/keys",  # of those who sign; public
         "/etc/cloudkeeper/registry.auth",
         "/etc/cloudkeeper/sources.yaml",
     }
