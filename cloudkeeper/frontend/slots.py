@@ -18,7 +18,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from appliance.core.run.errors import Unavailable
+
+if TYPE_CHECKING:
+    from cloudkeeper.frontend.download import Timeouts
+    from cloudkeeper.frontend.sources import ImageOpener, Stream
+    from cloudkeeper.model import ImageSource
 
 _Result = TypeVar("_Result")
 # For running transfers to end after an interrupt: to remove their files.
@@ -28,6 +35,7 @@ _END = timedelta(seconds=15)
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job(Generic[_Result]):
     host: str
+    image: str
     size: int
     action: Callable[[], _Result]
     future: Future[_Result] = field(default_factory=Future)
@@ -62,15 +70,16 @@ class Slots:
         self._is_closed = False
 
     def submit(
-        self, action: Callable[[], _Result], *, host: str, size: int
+        self, action: Callable[[], _Result], *, host: str, image: str, size: int
     ) -> Callable[[], _Result]:
         """Run an action in a slot; return a function that waits for its result.
 
+        ``image`` stands for the file: one that runs already is not begun again while others wait.
         Without slots, that function is the action itself.
         """
         if not self._number:
             return action
-        job = _Job(host, size, action)
+        job = _Job(host, image, size, action)
         with self._changed:
             self._waiting.append(job)
             self._changed.notify_all()
@@ -123,10 +132,28 @@ class Slots:
     def _chosen(self) -> _Job[Any] | None:
         busy = Counter(job.host for job in self._running)
         half = max(self._number // 2, 1)
-        # The order of submission, but first those of hosts that have fewer than half of the slots.
-        in_turn = sorted(self._waiting, key=lambda job: busy[job.host] >= half)
+        images = {job.image for job in self._running}
+        # The order of submission, but first other images than those that run, because those share
+        # one file, and of these first those of hosts that have fewer than half of the slots.
+        in_turn = sorted(
+            self._waiting, key=lambda job: (job.image in images, busy[job.host] >= half)
+        )
         room = self._free() - sum(job.size for job in self._running)
         for job in in_turn:
             if not self._running or job.size <= room:
                 return job
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class StoppableSource:
+    """A source that opens nothing more when a run is stopped, whoever still waits for it."""
+
+    source: ImageOpener
+    stopping: threading.Event
+
+    def open(self, source: ImageSource, *, name: str, timeouts: Timeouts) -> Stream:
+        """Open the data of an image; see `ImageOpener`."""
+        if self.stopping.is_set():
+            raise Unavailable(name, "is not fetched, because the run is stopped")
+        return self.source.open(source, name=name, timeouts=timeouts)

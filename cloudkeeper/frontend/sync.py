@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -38,7 +39,7 @@ from cloudkeeper.frontend.imagelist import ListExpired
 from cloudkeeper.frontend.plan import AcceptedFormats
 from cloudkeeper.frontend.progress import Progress
 from cloudkeeper.frontend.remedies import command
-from cloudkeeper.frontend.slots import Slots
+from cloudkeeper.frontend.slots import Slots, StoppableSource
 from cloudkeeper.frontend.sources import ImageOpener, OfferSource
 from cloudkeeper.frontend.stream import NeedsFile
 from cloudkeeper.frontend.transfer import Workshop
@@ -257,6 +258,7 @@ class Synchronisation:
     formats: AcceptedFormats = field(default_factory=AcceptedFormats)
     parallel: int = 1
     progress: Progress = field(default_factory=Progress)
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def run(self, report: SyncReport, *, at: datetime) -> None:
         """Make the cloud equal to the lists as they are valid at ``at``, or only plan it.
@@ -487,6 +489,7 @@ class Synchronisation:
 
     def _abort(self) -> None:
         """Make the transfers of all threads fail, after an interrupt."""
+        self.stopping.set()
         retry.interrupt()
         deadline.end_all()
         conversion.end_all()
@@ -508,9 +511,13 @@ class Synchronisation:
         for change in wanted.changes:
             attempt: Callable[[], Attempted] = functools.partial(self._attempt, change, source)
             if isinstance(change, Create | Update):
-                host = hosts.of_url(change.offer.source.uri)
-                size = self.workshop.disk_bytes(change.offer, may_stream=self.backend.can_stream)
-                attempt = slots.submit(attempt, host=host, size=size)
+                data = change.offer.source
+                attempt = slots.submit(
+                    attempt,
+                    host=hosts.of_url(data.uri),
+                    image=data.digest,
+                    size=self.workshop.disk_bytes(change.offer, may_stream=self.backend.can_stream),
+                )
             begun.append((change, attempt))
         return begun
 
@@ -599,7 +606,7 @@ class Synchronisation:
         match change:
             case Create(offer) | Update(offer, _):
                 assert not isinstance(source, EndedList)  # noqa: S101  it offers nothing
-                followed = self.progress.followed(source, offer)
+                followed = self.progress.followed(StoppableSource(source, self.stopping), offer)
                 return self._transfer(offer, followed, is_new=isinstance(change, Create))
             case Hide(appliance, _):
                 self.backend.hide(appliance)

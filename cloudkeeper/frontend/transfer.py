@@ -151,7 +151,8 @@ class Workshop:
         """Return the bytes of a file that an image will become; 0 if it is probably a stream."""
         size = offer.source.size or 0
         declared = {offer.appliance.attributes.get(name, "").lower() for name in _DECLARED}
-        is_stream = may_stream and size and not offer.source.compression
+        is_alone = not self.shared.is_wanted(offer)
+        is_stream = may_stream and size and is_alone and not offer.source.compression
         return 0 if is_stream and declared & _STREAMED & set(self.accepted) else size
 
     def _stream(

@@ -1000,25 +1000,43 @@ def test_configuration_is_checked_without_doing_anything(world: World) -> None:
     assert (world.web.requests, world.cloud.calls) == ([], [])
 
 
-@pytest.mark.parametrize("parallel", [1, 2])
-def test_a_stopped_run_cleans_up(world: World, parallel: int) -> None:
-    """SIGTERM during downloads: no file stays, and the run ends with PostAction."""
-    world.publish([world.image(number, "one.qcow2") for number in (1, 2, 3)])
-    world.web.put("/images/one.qcow2", Slow(world.files["one.qcow2"], 1))
+@pytest.mark.parametrize(
+    ("parallel", "names"),
+    [
+        (1, ["one.qcow2", "two.qcow2", "one.raw"]),
+        (2, ["one.qcow2", "two.qcow2", "one.raw"]),
+        (2, ["one.qcow2", "one.qcow2", "one.qcow2"]),
+    ],
+    ids=["one", "two", "shared"],
+)
+def test_a_stopped_run_cleans_up(world: World, parallel: int, names: list[str]) -> None:
+    """SIGTERM during downloads: no file stays, and the run ends with PostAction.
+
+    Of a file that three images need, one is fetched, for which another one waits.
+    """
+    world.publish([world.image(number, name) for number, name in enumerate(names)])
+    for name in names:
+        world.web.put(f"/images/{name}", Slow(world.files[name], 1))
+    expected = min(parallel, len(set(names)))
+
+    def asked() -> int:
+        return sum(path.startswith("/images/") for _, path, _ in world.web.requests)
+
     command = [str(PROGRAM), *world.command("--parallel-transfers", str(parallel))]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
-        deadline = time.monotonic() + 60
-        while world.web.asked("/images/one.qcow2") < parallel:
-            assert time.monotonic() < deadline
+        deadline = time.monotonic() + 30
+        while asked() < expected and time.monotonic() < deadline:
             time.sleep(0.05)
         running.terminate()
+        began = time.monotonic()
         _, errors = running.communicate(timeout=30)
     assert running.returncode == 3
     assert errors.splitlines()[-1] == "cloudkeeper: interrupted; run it again to continue"
     assert list(world.spool.iterdir()) == []
-    assert world.web.asked("/images/one.qcow2") == parallel
+    assert asked() == expected
+    assert time.monotonic() - began < 10
     assert world.cloud.calls[-1] == "PostAction"
     assert not any(call.startswith("AddAppliance") for call in world.cloud.calls)
     assert world.record()["failures"] == ["interrupted"]
@@ -1052,14 +1070,18 @@ def test_a_backend_that_does_not_announce_it_gets_one_image_at_a_time(world: Wor
     world.cloud.features = ""
     both = threading.Barrier(2)
 
-    def alone(_: int) -> bytes:
-        with pytest.raises(threading.BrokenBarrierError):
-            both.wait(timeout=0.3)
-        both.reset()
-        return world.files["one.raw"]
+    def alone(name: str) -> Callable[[int], bytes]:
+        def content(_: int) -> bytes:
+            with pytest.raises(threading.BrokenBarrierError):
+                both.wait(timeout=0.3)
+            both.reset()
+            return world.files[name]
 
-    world.publish([world.image(1, "one.raw"), world.image(2, "one.raw")])
-    world.web.put("/images/one.raw", alone)
+        return content
+
+    world.publish([world.image(1, "one.raw"), world.image(2, "one.qcow2")])
+    for name in ("one.raw", "one.qcow2"):
+        world.web.put(f"/images/{name}", alone(name))
     assert world.sync("--parallel-transfers", "4").returncode == 0
     assert len(world.cloud.appliances) == 2
 

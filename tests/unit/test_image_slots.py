@@ -40,9 +40,11 @@ class Transfers:
 
         return run
 
-    def submit(self, slots: Slots, name: str, *, size: int = 0) -> Callable[[], str]:
+    def submit(
+        self, slots: Slots, name: str, *, size: int = 0, image: str = ""
+    ) -> Callable[[], str]:
         """Submit a transfer whose name begins with its host."""
-        return slots.submit(self.action(name), host=name[0], size=size)
+        return slots.submit(self.action(name), host=name[0], image=image or name, size=size)
 
     def end(self, *names: str) -> None:
         for name in names:
@@ -77,7 +79,7 @@ def test_an_error_is_raised_where_the_result_is_read(transfers: Transfers) -> No
         raise ValueError("wrong")
 
     with transfers.slots(1) as slots:
-        failed = slots.submit(fail, host="a", size=0)
+        failed = slots.submit(fail, host="a", image="x", size=0)
         following = transfers.submit(slots, "a1")
         transfers.end("a1")
         assert following() == "a1"
@@ -137,6 +139,23 @@ def test_the_bytes_of_running_transfers_are_taken_off_the_free_space(
         transfers.end("a1")
         assert transfers.wait_for(3)[2] == "b1"
         transfers.end("b1", "c1")
+        for result in results:
+            result()
+
+
+def test_an_image_that_runs_already_waits_for_others(transfers: Transfers) -> None:
+    """The same image for another VO shares the file, and would only keep a slot."""
+    with transfers.slots(2) as slots:
+        with slots._changed:
+            results = [
+                transfers.submit(slots, "a1", image="one"),
+                transfers.submit(slots, "a2", image="one"),
+                transfers.submit(slots, "a3", image="two"),
+            ]
+        assert sorted(transfers.wait_for(2)) == ["a1", "a3"]
+        transfers.end("a3")
+        assert transfers.wait_for(3)[2] == "a2"  # no other one waits
+        transfers.end("a1", "a2")
         for result in results:
             result()
 

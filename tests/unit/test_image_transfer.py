@@ -492,3 +492,9 @@ def test_only_an_image_that_becomes_a_file_needs_room(
     assert workshop.disk_bytes(wanted, may_stream=may_stream) == expected
     unknown = replace(made, source=replace(made.source, size=None))
     assert workshop.disk_bytes(unknown, may_stream=may_stream) == 0
+
+
+def test_an_image_for_several_vos_becomes_a_file(workshop: Workshop) -> None:
+    wanted = offer("https://x/one.raw")
+    workshop.shared.expect([wanted, wanted])
+    assert workshop.disk_bytes(wanted, may_stream=True) == len(RAW)
