@@ -17,13 +17,12 @@ from cloudkeeper.frontend import accepted_log
 from cloudkeeper.frontend.ended import project_of
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
+from cloudkeeper.frontend.registry.kept import key_of
+from cloudkeeper.frontend.registry.names import TaggedArtefact
 from cloudkeeper.frontend.registry.tags import TagHistory
 from cloudkeeper.frontend.settings import FrontendSettings
 from cloudkeeper.frontend.transfer import PREFIX
 from cloudkeeper.model import ListId
-
-CACHES = ("manifests", "sboms", "signatures")
-"""Directories of the state whose files are named by digests of artefacts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +48,35 @@ def caches(configured: FrontendSettings, state: Path) -> Iterator[Leftover]:
         LocalFailure: the history of the tags cannot be read.
 
     """
-    history = TagHistory(state / "tags.json")
-    needed = {
-        digest.removeprefix("sha256:")
-        for registry in configured.registries
-        for reference, digests in history.hosts.get(registry.host, {}).items()
-        if reference.startswith(f"{registry.project}/")
-        for digest in (digests[-1], history.held(registry.host, reference) or "")
-    }
-    for name in CACHES:
+    tagged = list(_tagged(configured, TagHistory(state / "tags.json")))
+    named = {each.digest for _, each in tagged}
+    about = {key_of(host, each) for host, each in tagged}
+    for name, needed in (("manifests", named), ("sboms", about), ("signatures", about)):
         for path in _files(state / name):
-            if path.name not in needed:
+            if f"sha256:{path.name}" not in needed:
                 yield _file(path, "about an artefact that no tag names")
     lists = ListCache(state / "lists", 0)
     kept = {lists.path(address.place) for address in configured.lists}
     for path in _files(lists.directory):
         if path not in kept:
             yield _file(path, "a list that is not configured")
+
+
+def _tagged(
+    configured: FrontendSettings, history: TagHistory
+) -> Iterator[tuple[str, TaggedArtefact]]:
+    """Yield what the tags of the configured projects name, with the host of each."""
+    for registry in configured.registries:
+        for reference, digests in history.hosts.get(registry.host, {}).items():
+            repository, _, tag = reference.rpartition(":")
+            if _is_in(reference, registry.project):
+                held = history.held(registry.host, reference)
+                for digest in filter(None, (digests[-1], held)):
+                    yield registry.host, TaggedArtefact(repository, tag, digest)
+
+
+def _is_in(reference: str, project: str) -> bool:
+    return reference.startswith(f"{project}/")
 
 
 def memory(
@@ -86,14 +97,16 @@ def memory(
     history = TagHistory(state / "tags.json")
     for host, references in history.hosts.items():
         projects = [each.project for each in configured.registries if each.host == host]
+        projects += [project for other, project in map(project_of, in_cloud) if other == host]
         projects += [found[1] for each in in_cloud if (found := project_of(each))[0] == host]
         gone = [
             reference
             for reference in references
-            if not any(reference.startswith(f"{project}/") for project in projects)
+            if not any(_is_in(reference, project) for project in projects)
         ]
         if gone:
-            words = f"{host}: memory of {len(gone)} tags, {gone[0]} and so on"
+            more = f"{len(gone)} tags, {gone[0]} and others" if gone[1:] else f"1 tag, {gone[0]}"
+            words = f"{host}: memory of {more}"
 
             def forget(host: str = host, gone: list[str] = gone) -> None:
                 history.forget(host, gone)

@@ -393,7 +393,7 @@ def test_the_images_that_the_sources_offer(world: World) -> None:
     done = call(world, "list")
     assert done.returncode == 1
     head, _, first, second = done.stdout.splitlines()
-    assert head == f"{world.web.url('/ops/image.list')} for ops: 2 images"
+    assert head == f"{world.web.url('/ops/image.list')} for ops: 2 images, all signed"
     digests = [f"sha512:{sha512(world.files[name])}" for name in ("one.qcow2", "two.raw")]
     size = f"{len(world.files['one.qcow2']) / 1024:.1f} KiB"
     start = [image_id(1), "2026.11.01", "qcow2", *size.split(), soon[:10], digests[0][:19]]

@@ -122,8 +122,12 @@ def test_a_signed_artefact_is_offered_and_no_other(
     world: World, key: KeyPair, foreign: KeyPair, sign: Sign
 ) -> None:
     """Then a version that is unsigned, signed by a stranger, at last by us; it costs no bytes."""
+    digest = world.push(REFERENCE)
+    assert "signed" not in world.call("list").stdout
     trust(world, key)
-    sign(world, world.push(REFERENCE), key)
+    assert REFERENCE not in world.call("list").stdout
+    sign(world, digest, key)
+    assert "for ops, vo.example.org: 1 image, all signed\n" in world.call("list").stdout
     done = world.sync()
     assert done.returncode == 0, done.stderr
     first, second = sha512(world.disks["one.qcow2"]), sha512(world.disks["two.qcow2"])

@@ -142,6 +142,39 @@ def test_a_tag_that_goes_back_waits_for_a_person(world: World) -> None:
     assert world.cloud.received[world.key(reference)] == sha512(world.disks["two.qcow2"])
 
 
+def test_gc_keeps_what_the_tags_name(world: World) -> None:
+    """A replaced manifest goes; tags are forgotten when project and images are gone."""
+    reference = f"{PROJECT}/ubuntu:24.04"
+    first = world.push(reference)
+    assert world.sync().returncode == 0
+    second = world.push(reference, "two.qcow2")
+    assert world.sync().returncode == 0
+    kept = world.root / STATE / "manifests"
+    before = files_of(world.root / STATE)
+    names = {digest.removeprefix("sha256:") for digest in (first, second)}
+    assert {path.name for path in kept.iterdir()} == names
+    assert world.call("gc").returncode == 0
+    after = files_of(world.root / STATE)
+    removed = before.keys() - after.keys()
+    assert f"manifests/{first.removeprefix('sha256:')}" in removed
+    assert [path.name for path in kept.iterdir()] == [second.removeprefix("sha256:")]
+    assert len([name for name in after if name.startswith("sboms/")]) == 1
+    world.harbor.paths.clear()
+    assert world.sync().returncode == 0
+    assert world.harbor.asked("/manifests/") == world.harbor.asked("/referrers/") == 0
+
+    world.configure(
+        "other:", "  type: harbor", "  registry_host: {host}", "  project: p", "  vos: [v]"
+    )
+    history = world.root / STATE / "tags.json"
+    assert world.call("gc").returncode == 0
+    assert list(json.loads(history.read_text())) == [world.harbor.host]
+    world.cloud.appliances.clear()
+    done = world.call("gc")
+    assert f"removed {world.harbor.host}: memory of 1 tag, {reference}" in done.stdout
+    assert json.loads(history.read_text()) == {}
+
+
 def test_an_image_is_removed_when_the_registry_says_that_it_is_gone(world: World) -> None:
     kept, gone = f"{PROJECT}/ubuntu:24.04", f"{PROJECT}/debian:12"
     world.push(kept)

@@ -60,10 +60,18 @@ def _print(source: OfferSource, lists: Sequence[ImageList]) -> None:
         by_images.setdefault(key, []).append(found)
     for same in by_images.values():
         vos, offers = ", ".join(found.vo for found in same), same[0].offers
-        output.line(f"{source} for {vos}: {output.count(len(offers), 'image')}")
+        signed = ", all signed" if _is_signed(source) else ""
+        output.line(f"{source} for {vos}: {output.count(len(offers), 'image')}{signed}")
         if offers:
             heads = ("image", "version", "format", "size", "expires", "digest", "")
             output.table([heads, *map(_row, offers)], indent="  ")
+
+
+def _is_signed(source: OfferSource) -> bool:
+    """Check whether each image was signed: by its list's endorser, or with a configured key."""
+    from cloudkeeper.frontend.registry.project import RegistryProject  # noqa: PLC0415
+
+    return not isinstance(source, RegistryProject) or source.signatures is not None
 
 
 def _row(offer: Offer) -> tuple[str, ...]:
@@ -110,6 +118,7 @@ def _as_json(source: OfferSource, found: ImageList, offer: Offer) -> dict[str, o
         "size": offer.source.size,
         "format": _format(offer),
         "expires": appliance.expires,
+        "is_signed": _is_signed(source),
         "sboms": appliance.attributes.get(SBOM_KEY, "").split(),
     }
 
