@@ -24,7 +24,7 @@ def read(path: Path) -> Mapping[str, datetime]:
     try:
         found = json.loads(files.read_regular(path, limit=_LARGEST))
         return {str(name): datetime.fromisoformat(date) for name, date in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 

@@ -203,7 +203,7 @@ def _read(path: Path) -> list[AcceptedList]:
         return []
     except OSError as error:
         raise LocalFailure.from_os(error, subject=path) from error
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise LocalFailure(
             path,
             "has unreadable contents",

@@ -105,6 +105,6 @@ def _read(path: Path, rules: str) -> dict[str, str]:
         found = json.loads(files.read_regular(path, limit=_LARGEST))
         if found["rules"] == rules:
             return {str(key): str(reason) for key, reason in found["reasons"].items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
     return {}

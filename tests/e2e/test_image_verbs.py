@@ -457,8 +457,14 @@ def test_a_site_whose_last_complete_sync_is_too_long_ago(world: World) -> None:
     assert call(world, "status").returncode == 0
     path = world.root / "var/lib/fedcloud/runs/cloudkeeper.json"
     old = (datetime.now(UTC) - timedelta(hours=25)).isoformat()
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"last_success": old, "ended": old}))
+    good = path.read_text()
+    path.write_text(json.dumps(json.loads(good) | {"last_success": old, "ended": old}))
     assert call(world, "status").returncode == 1
+    path.write_text(good)
+    world.configure(world.web.url("/ops/image.list"), "htps://typo.example.org/list")
+    done = call(world, "status")
+    assert (done.returncode, done.stdout.count("held back: ")) == (1, 1)
+    assert "image-lists.conf:2: does not begin with https://" in done.stdout
 
 
 def test_what_nobody_needs_is_removed(world: World) -> None:

@@ -137,6 +137,7 @@ def test_a_tag_that_goes_back_waits_for_a_person(world: World) -> None:
 
     world.push(reference, "two.qcow2")
     assert world.sync().returncode == 1  # the second one was replaced by the first
+    assert "held: " in world.call("trust").stdout
     assert world.call("trust", "--forget", name, "--yes").returncode == 0
     assert world.sync().returncode == 0
     assert world.cloud.received[world.key(reference)] == sha512(world.disks["two.qcow2"])

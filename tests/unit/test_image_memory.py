@@ -166,7 +166,7 @@ def test_nothing_is_written_when_nothing_is_new(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[{]", "{}x", '[{"url": "x"}]', "[1]", "null", "7", '{"a": 1}', _NUMBERS]
+    "text", ["[{]", "{}x", '[{"url": "x"}]', "[1]", "null", "7", '{"a": 1}', _NUMBERS, "[" * 9999]
 )
 def test_a_damaged_file_accepts_nothing(path: Path, text: str) -> None:
     path.write_text(text)

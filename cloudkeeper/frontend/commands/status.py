@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from appliance.core import clock
-from appliance.core.run import cli, lock, record
+from appliance.core.run import cli, lock, log, record
 from appliance.core.run.errors import ApplianceError, ExitStatus
 from cloudkeeper.frontend import accepted_log
 from cloudkeeper.frontend.commands import output, startup
@@ -117,13 +117,17 @@ class _SiteStatus:
         self._accepted = accepted_log.read(state / "accepted.json")
         self._names = [*map(str, configured.registries), *map(str, configured.lists)]
         self._lists: list[_HeldList] = []
+        problems = map(log.redact, map(str, configured.list_problems))
+        # The last run has reported most of them.
+        self._problems = [line for line in problems if line not in last.failures]
         self.unreachable: ApplianceError | None = None
 
     @property
     def is_amiss(self) -> bool:
         """Whether something is held back, stale or unknown."""
         is_known = not any(held.failure for held in self._lists)
-        return bool(self._last.failures) or self._last.is_stale or not is_known
+        is_held = bool(self._last.failures or self._problems)
+        return is_held or self._last.is_stale or not is_known
 
     def ask_backend(self) -> None:
         """Read the images in the cloud, as a dry run does."""
@@ -166,7 +170,7 @@ class _SiteStatus:
             output.line(f"a sync is {running}")
         for line in self._last.lines():
             output.line(line)
-        rest = list(self._last.failures)
+        rest = [*self._last.failures, *self._problems]
         for name in self._names:
             accepted = self._accepted.get(name)
             output.line(f"{name}: {_since(accepted)}")
@@ -197,7 +201,7 @@ class _SiteStatus:
             "last_complete_sync": self._last.success,
             "is_stale": self._last.is_stale,
             "sources": {name: self._accepted.get(name) for name in self._names},
-            "held_back": list(self._last.failures),
+            "held_back": [*self._last.failures, *self._problems],
             "images": images,
             "failures": [held.failure for held in self._lists if held.failure],
             "backend": str(self.unreachable) if self.unreachable else "",

@@ -103,7 +103,9 @@ class RegistryProject:
 
     def accept(self, *, at: datetime) -> None:
         """Remember the digests of the tags; see `OfferSource`."""
-        self.history.note(self.client.host, self._found, at=at, held=self.went_back)
+        self.history.note(
+            self.client.host, self._found, at=at, held=self.went_back, project=self.project
+        )
         for kept in (self.manifests.kept, self.sboms.kept):
             kept.clean(at=at)
         if self.signatures:

@@ -95,16 +95,23 @@ class TagHistory:
         *,
         at: datetime,
         held: Mapping[str, Digest] = MappingProxyType({}),
+        project: str = "",
     ) -> None:
         """Add the digests that are acted on at ``at``, by reference; note those that are ``held``.
+
+        With ``project``, these are all that it has.
 
         Raises:
             LocalFailure: the file cannot be written.
 
         """
+
+        def below(reference: str) -> bool:
+            return bool(project) and reference.startswith(f"{project}/")
+
         known = dict(self._hosts.get(host, {}))
         notes = {
-            reference: replace(each, held=None) if reference in found else each
+            reference: replace(each, held=None) if reference in found or below(reference) else each
             for reference, each in self._notes.get(host, {}).items()
         }
         for reference, digest in found.items():
@@ -177,7 +184,7 @@ def _read_notes(path: Path) -> dict[str, dict[str, _TagNote]]:
             host: {reference: _read_note(each, reference) for reference, each in items.items()}
             for host, items in found.items()
         }
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, Malformed):
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, Malformed, RecursionError):
         return {}
 
 
@@ -197,7 +204,7 @@ def _read(path: Path) -> dict[str, dict[str, list[Digest]]]:
         return {}
     except OSError as error:
         raise LocalFailure.from_os(error, subject=path) from error
-    except (ValueError, AttributeError, TypeError, Malformed) as error:
+    except (ValueError, AttributeError, TypeError, Malformed, RecursionError) as error:
         raise LocalFailure(
             path,
             "has unreadable contents",
