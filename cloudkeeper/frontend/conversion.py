@@ -32,8 +32,6 @@ _ENVIRONMENT = {
 }
 # Bytes of disk a second: the slowest rate of a conversion, for the time beyond ``patience``.
 _SLOWEST = 10 * 2**20
-# Several requests at a time, written in any order: compressed clusters are read one by one.
-_PARALLEL = ("-W", "-m", "8")
 _FULL = os.strerror(errno.ENOSPC)
 # Bytes that a target may have beyond its disk, together with 2 % of the disk, for its tables.
 _OVERHEAD = 64 * 2**20
@@ -85,7 +83,7 @@ class QemuImg:
         limit = size + size // 50 + _OVERHEAD
         self._run(
             disk,
-            ["convert", *_PARALLEL, "-O", into.driver, *_source(disk), str(target)],
+            ["convert", "-O", into.driver, *_source(disk), str(target)],
             patience=patience,
             largest_file=limit,
         )
