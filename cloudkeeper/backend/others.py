@@ -104,7 +104,7 @@ def _held(image: Image, prefix: str, owners: Mapping[str, str]) -> HeldImage | N
     else:
         is_there = True  # clients that select by name find an incomplete image, too
         reference = _reference(_NAME.fullmatch(_name(image)), prefix)
-        kind, holder = Holding.NAMESAKE, f"image {image['id']}"
+        kind, holder = Holding.NAMESAKE, f"an unknown manager (image {image['id']})"
     return HeldImage(reference, kind, holder, image) if reference and is_there else None
 
 

@@ -481,7 +481,8 @@ def test_a_stranger_with_the_name_of_an_image_is_reported(world: World) -> None:
         f"project img-ops: image {theirs}: has the name of {UBUNTU} and no tag of a manager, so "
         f"{UBUNTU} is not uploaded for VO ops: "
     )
-    assert record["notes"]["images_held_by_others"] == [f"VO ops: {UBUNTU}: image {theirs}"]
+    holder = f"an unknown manager (image {theirs})"
+    assert record["notes"]["images_held_by_others"] == [f"VO ops: {UBUNTU}: {holder}"]
     world.cloud.patch(theirs, [{"op": "replace", "path": "/name", "value": "something else"}])
     assert world.command("sync").returncode == 0
     assert world.catch_all.names("img-ops").count(name) == 1

@@ -80,7 +80,7 @@ def test_a_stranger_with_the_name_of_an_image(more: dict[str, Any]) -> None:
     assert (found.reference, found.holding, found.holder) == (
         REFERENCE,
         Holding.NAMESAKE,
-        "image 7",
+        "an unknown manager (image 7)",
     )
     assert is_relevant(image)
 
