@@ -148,6 +148,6 @@ def _read(path: Path) -> dict[str, str]:
         return {str(key): str(name) for key, name in found.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         logger.warning("%s: cannot be read: %s; former projects are not looked at", path, error)
         return {}

@@ -149,8 +149,11 @@ def test_removals_that_cannot_be_noted_are_not_made(tmp_path: Path) -> None:
         asking.allow(LIST, images(1))
 
 
-def test_an_unreadable_memory_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "removals.json").write_text('{"x": [1]}')
+@pytest.mark.parametrize("content", ['{"x": [1]}', "[" * 100_000, "null"])
+def test_an_unreadable_memory_is_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    (tmp_path / "removals.json").write_text(content)
     run(tmp_path).allow(LIST, images(1))
     assert [one.getMessage() for one in caplog.records] == [
         f"{tmp_path}/removals.json: has unreadable contents; the removals of the last day are lost"
