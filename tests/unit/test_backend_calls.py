@@ -177,6 +177,24 @@ def test_glances_refusals_in_our_words(
     assert site.glance.images == {}
 
 
+def test_a_frontend_that_only_asks_hears_who_made_an_image(site: BackendSite) -> None:
+    """An image of cloudkeeper-os 0.9 has no mark; the next run gives it one, and says no more."""
+    with site.running() as client:
+        client.run(("AddAppliance", offer(site).message()))
+        (image,) = site.glance.images.values()
+        assert client.lists() == {LIST}
+        assert "unmarked" not in client.appliances()[ONE].attributes
+        del image["APPLIANCE_BACKEND"]
+        before = dict(image)
+        assert client.lists() == {LIST}
+        assert client.appliances()[ONE].attributes["unmarked"] == "cloudkeeper-os 0.9"
+        assert image == before
+        client.call("PreAction")
+        assert "APPLIANCE_BACKEND" in site.glance.images[image["id"]]
+        assert "unmarked" not in client.appliances()[ONE].attributes
+        client.call("PostAction")
+
+
 def test_a_hidden_image_is_shown_again_without_a_transfer(site: BackendSite) -> None:
     """F-M7."""
     one = offer(site)
