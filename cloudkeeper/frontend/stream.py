@@ -132,6 +132,7 @@ class OfferedStream:
                     password=self._password,
                 )
             except Exception as error:
+                server.shutdown()  # from here on there are no new clients
                 # A client's thread may have the reason.
                 server.end_clients(wait=_END)
                 if isinstance(self.failure, Unusable):
@@ -210,8 +211,8 @@ class _Server(socketserver.UnixStreamServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         thread = threading.Thread(target=self._answer, args=(request, client_address), daemon=True)
-        self._clients.append((thread, request))
         thread.start()
+        self._clients.append((thread, request))
 
     def _answer(self, request: Any, client_address: Any) -> None:
         try:
