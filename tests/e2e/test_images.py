@@ -6,9 +6,11 @@ sha512sum.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -159,6 +161,28 @@ def test_two_lists_over_several_runs(site: Site, tmp_path: Path) -> None:
     assert site.web.asked("/images/two.qcow2") == 1
 
 
+@contextlib.contextmanager
+def watched(site: Site) -> Iterator[set[frozenset[str]]]:
+    """Read every 50 ms which images of the project ops users see; yield what was seen."""
+    seen: set[frozenset[str]] = set()
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(0.05):
+            rows = site.cloud.rows("img-ops")
+            seen.add(
+                frozenset(row.id for row in rows if row.status == "active" and not row.os_hidden)
+            )
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        is_over.set()
+        thread.join()
+
+
 def test_a_wrong_checksum_leaves_the_old_version(site: Site) -> None:
     site.publish("ops", [site.image(1, "one.qcow2")])
     site.publish("biomed", [])
@@ -167,7 +191,9 @@ def test_a_wrong_checksum_leaves_the_old_version(site: Site) -> None:
     site.publish(
         "ops", [site.image(1, "two.qcow2", hv__version="2", sl__checksum__sha512="0" * 128)]
     )
-    done = site.sync()
+    with watched(site) as seen:
+        done = site.sync()
+    assert seen == {frozenset(row.id for row in before.values())}
     assert done.returncode == 1
     assert "the source says sha512:0000000000000000…" in done.stderr
     assert site.offered("ops") == before
@@ -208,6 +234,7 @@ def test_killed_in_mid_upload_and_run_again(site: Site, tmp_path: Path, victim: 
         [str(PROGRAM), *site.command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as running:
         until_it_uploads(site)
+        assert {path.suffix for path in site.backend.images.iterdir()} == {".sock"}
         if victim == "frontend":
             running.kill()
         else:
