@@ -252,7 +252,11 @@ class Servicer(pb_grpc.CommunicatorServicer):
             try:
                 digests.update(change(run) or {})
             except ApplianceError as error:
-                run.tally.fail(f"{error} ({title})" if title else error)
+                line = f"{error} ({title})" if title else str(error)
+                if isinstance(error, Failed) and error.wants_file:
+                    logger.warning("%s; the frontend sends a file next", line)
+                else:
+                    run.tally.fail(line)
                 raise
             except Exception as error:
                 run.tally.fail(f"bug in cloudkeeper-os: {type(error).__name__}: {error} ({title})")

@@ -27,6 +27,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from appliance.core import hosts
 from cloudkeeper.backend.digests import PENDING, Digests
+from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.image_data import (
     BLOCK,
     DataPlaces,
@@ -221,8 +222,13 @@ def open_stream(
         with response:
             received = BodyReader(response, sock, data, is_wanted)
             stream = FetchedStream(received, data, algorithm=algorithm)
-            stream.open()
-            yield stream
+            try:
+                stream.open()
+                yield stream
+            except Failed as error:
+                # Only a frontend that streams over a socket can send a file instead.
+                error.wants_file &= image_socket.socket_of(data.location) is not None
+                raise
 
 
 def _connection(data: ImageData, places: DataPlaces) -> http.client.HTTPConnection:

@@ -55,6 +55,7 @@ from cloudkeeper.model import (
     TransferMode,
 )
 from cloudkeeper.wire import image_socket
+from cloudkeeper.wire.status import CallStatus
 from tests.e2e.images_frontend import BOOT_SECTOR
 from tests.simulators import image_server
 from tests.simulators.image_server import Broken, Dripping, ImageServer, Ranged
@@ -383,6 +384,7 @@ def test_a_broken_upload_is_sent_again_as_a_file(
     assert flow.stored() == hashlib.sha512(RAW).hexdigest()
     assert "still answers 500" in caplog.text
     assert "the image is sent again as a file" in caplog.text
+    assert flow.site.record()["failures"] == []
 
 
 @pytest.mark.programs("qemu-img")
@@ -763,6 +765,21 @@ def test_the_remote_mode_of_1_7_1(tmp_path: Path, allowed: str) -> None:
     assert request.startswith(b"GET /one.raw HTTP/1.1\r\n")
     secret = base64.b64encode(b"user:s3cret")
     assert b"Authorization: Basic " + secret in request
+
+
+def test_a_failed_upload_from_another_host_asks_for_no_file(tmp_path: Path) -> None:
+    """1.7.1 would not send one, so the failure stays one of the run."""
+    server = socket.create_server(("127.0.0.1", 0))
+    data = described(f"http://127.0.0.1:{server.getsockname()[1]}/one.raw")
+    places = DataPlaces(tmp_path, frozenset({"127.0.0.1"}))
+
+    def fail() -> None:
+        with open_image(data, places=places, is_wanted=lambda: True):
+            raise Failed("x", "Glance is busy", status=CallStatus.ERROR, wants_file=True)
+
+    with peer(server, RAW), pytest.raises(Failed) as failure:
+        fail()
+    assert not failure.value.wants_file
 
 
 def test_redirections_are_not_followed(tmp_path: Path) -> None:
