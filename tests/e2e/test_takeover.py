@@ -137,6 +137,7 @@ def watched(world: World, projects: Sequence[str]) -> Iterator[list[set[str]]]:
 
 def test_plan_and_status_on_a_glance_that_the_catch_all_has_filled(world: World) -> None:
     """What is present counts, with its holder; both verbs change nothing and move no data."""
+    world.configure("ops")
     world.push(ALMA, "two.qcow2")
     world.uploaded()
     before, stored = world.rows(), world.stored()
@@ -280,6 +281,7 @@ def test_an_update_after_an_import_reaches_all_projects_without_a_gap(world: Wor
     assert (world.moved(), world.catch_all.shown(new.id)) == (0, shown)
 
 
+@pytest.mark.matrix
 def test_a_new_description_after_an_import_stays_after_a_release(world: World) -> None:
     """One patch; the identity by which atrope finds the image is that of the newer artefact."""
     image = world.uploaded()
@@ -373,7 +375,13 @@ def test_an_image_of_a_project_without_a_vo_stays(world: World) -> None:
     assert world.catch_all.shown(image)["tags"] == ["atrope-catchall"]
 
 
-@pytest.mark.parametrize("age", [timedelta(hours=5, minutes=50), timedelta(hours=-3)])
+@pytest.mark.parametrize(
+    "age",
+    [
+        timedelta(hours=5, minutes=50),
+        pytest.param(timedelta(hours=-3), marks=pytest.mark.matrix, id="ahead"),
+    ],
+)
 def test_nothing_is_taken_over_while_the_catch_all_writes(world: World, age: timedelta) -> None:
     """An image that is not asked for shows that it runs; a time ahead of Glance's clock as well."""
     image, written = world.uploaded(), world.uploaded(ALMA, project="img-biomed")
