@@ -175,6 +175,7 @@ class ProjectImages:
         assert appliance.data is not None  # noqa: S101  the caller has checked it
         key = properties.key_of(appliance)
         with self.ownership.claim((self.project_id, key)):
+            self._refresh(key)
             older = self._versions(key)
             if older and _has_these_data(older[0], appliance.data):
                 # Only the metadata may differ: a repeated call, or a list whose version alone rose.
@@ -434,6 +435,22 @@ class ProjectImages:
             if record:
                 self._records[image_id] = record
         return record
+
+    def _refresh(self, key: ApplianceKey) -> None:
+        """Read the images of an appliance again that were incomplete when the run began.
+
+        The call of a frontend that was killed may have completed one since; the claim shows that
+        it has ended.
+        """
+        for record in self._all():
+            if record.key == key and record.state is State.STAGING:
+                try:
+                    self._keep(record.id, self.glance.get(record.id))
+                except GlanceRefusal as error:
+                    if error.code != glance.NOT_FOUND:
+                        raise
+                    with self._lock:
+                        self._records.pop(record.id, None)
 
     def _attempt(self, change: Callable[[ImageRecord], None], record: ImageRecord) -> None:
         """Make a change that is not the purpose of the call.

@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -55,6 +56,7 @@ from cloudkeeper.model import (
     TransferMode,
 )
 from cloudkeeper.wire import image_socket
+from cloudkeeper.wire.messages import to_message
 from cloudkeeper.wire.status import CallStatus
 from tests.e2e.images_frontend import BOOT_SECTOR
 from tests.simulators import image_server
@@ -702,6 +704,43 @@ def test_an_upload_that_is_no_longer_wanted_ends_at_once(tmp_path: Path) -> None
         pytest.raises(Failed, match="is stopping; nothing was stored"),
     ):
         list(image)
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_an_upload_of_a_killed_frontend_is_not_repeated_beside_it(
+    flow: Flow, ends_well: bool
+) -> None:
+    """The next run begins while the backend is still at it, and finds one version or none."""
+    path = flow.workshop.directory / "one.sock"
+    server = at_socket(path)
+    flow.put()
+    (offer,) = flow.source.offers
+    data = described(image_socket.to_location(path))
+    first = to_message(replace(offer.appliance, data=data))
+    with flow.site.running() as client, server, ThreadPoolExecutor(1) as pool:
+        client.call("PreAction")
+        pending = pool.submit(client.call, "AddAppliance", first)
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
+            header = f"HTTP/1.1 200 OK\r\nContent-Length: {len(RAW)}\r\n\r\n"
+            connection.sendall(header.encode() + RAW[:-1])
+            while not flow.site.glance.images:
+                time.sleep(0.01)
+            client.call("PreAction")
+            connection.sendall(RAW[-1:] if ends_well else b"")
+        assert (pending.result()[0] == "SUCCESS") is ends_well
+        with peer(at_socket(path.with_name("two.sock")), RAW) as second:
+            again = replace(data, location=image_socket.to_location(path.with_name("two.sock")))
+            second.holds.set()
+            if ends_well:  # it is not asked
+                with socket.socket(socket.AF_UNIX) as nobody:
+                    nobody.connect(str(path.with_name("two.sock")))
+            message = to_message(replace(offer.appliance, data=again))
+            assert client.call("AddAppliance", message)[0] == "SUCCESS"
+        client.call("PostAction")
+    assert len(flow.site.glance.images) == 1
+    assert flow.stored() == hashlib.sha512(RAW).hexdigest()
 
 
 def test_a_stream_is_sent_once(tmp_path: Path) -> None:
