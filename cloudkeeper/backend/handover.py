@@ -104,7 +104,7 @@ def recall(image: Image) -> dict[str, Any]:
     """Return what a takeover has remembered, with empty values for what users have spoiled."""
     try:
         found = json.loads(str(image.get(TAKEN_OVER) or "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = {}
     found = found if isinstance(found, dict) else {}
     tags, was = found.get("tags"), found.get("was")
@@ -124,7 +124,7 @@ def attributes(image: Image) -> dict[str, Any]:
     """Return the attributes that another manager has written; none if they are not JSON."""
     try:
         found = json.loads(str(image.get(ATTRIBUTES) or "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

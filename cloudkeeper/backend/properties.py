@@ -403,7 +403,7 @@ def _described_attributes(image: Image) -> Mapping[str, str]:
     if blob:
         try:
             found = json.loads(blob)
-        except ValueError:
+        except (ValueError, TypeError, RecursionError):
             found = None
         return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
     return {name: str(value) for name, value in image.items() if name.startswith(_SPLIT)}

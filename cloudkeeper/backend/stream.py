@@ -17,10 +17,12 @@ import http.client
 import os
 import socket
 import ssl
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import SplitResult, urlsplit
@@ -150,7 +152,7 @@ class BodyReader:
         self._data, self._socket, self._is_wanted = data, sock, is_wanted
         # What http.client has read beyond the header; the rest is read into our buffers.
         self._buffered = response.fp
-        self._held = len(self._buffered.peek())
+        self._held = _held(self._buffered, sock)
         sock.settimeout(None)
         # Unlike Python's own timeout, the kernel's lets a buffer be filled in one call.
         timeval = struct.pack("@ll", _POLL.seconds, _POLL.microseconds)
@@ -202,6 +204,15 @@ class BodyReader:
         return transfer_failure(self._data, f"{words}; nothing was stored")
 
 
+def _held(buffered: BufferedReader, sock: socket.socket) -> int:
+    """Return the number of bytes that have been read into a buffer; wait for none."""
+    sock.settimeout(0)  # an empty buffer asks the socket, and the first block may take minutes
+    try:
+        return len(buffered.peek())
+    except ssl.SSLWantReadError:
+        return 0
+
+
 @contextlib.contextmanager
 def open_stream(
     data: ImageData, *, places: DataPlaces, is_wanted: Callable[[], bool], algorithm: str
@@ -238,13 +249,8 @@ def _connection(data: ImageData, places: DataPlaces) -> http.client.HTTPConnecti
         except (OSError, ValueError):  # a loop of links, or a NUL in the path
             is_inside = False
         if not is_inside:
-            raise transfer_failure(
-                data,
-                f"its socket is not below the image directory {places.directory}",
-                "set image_dir to the image-dir of the frontend",
-                wants_file=True,
-            )
-        return _SocketConnection(path)
+            raise _outside(data, places)
+        return _SocketConnection(path, data, places)
     try:
         parts = urlsplit(data.location)
         names = {parts.hostname, parts.netloc.rpartition("@")[2].lower()}
@@ -263,6 +269,15 @@ def _connection(data: ImageData, places: DataPlaces) -> http.client.HTTPConnecti
     return _web_connection(parts, port, places)
 
 
+def _outside(data: ImageData, places: DataPlaces) -> Failed:
+    return transfer_failure(
+        data,
+        f"its socket is not below the image directory {places.directory}",
+        "set image_dir to the image-dir of the frontend",
+        wants_file=True,
+    )
+
+
 def _web_connection(
     parts: SplitResult, port: int | None, places: DataPlaces
 ) -> http.client.HTTPConnection:
@@ -278,20 +293,30 @@ def _web_connection(
 class _SocketConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data: ImageData, places: DataPlaces) -> None:
         super().__init__("frontend", timeout=_CONNECT.total_seconds())
-        self._path = path
+        self._path, self._data, self._places = path, data, places
 
     def connect(self) -> None:
-        """Connect by way of the directory's descriptor: a socket's own path must be short."""
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        directory = os.open(self._path.parent, flags)
-        self.sock = socket.socket(socket.AF_UNIX)
+        """Connect by way of a descriptor: a socket's own path must be short.
+
+        It is checked once it is open, because a link may be exchanged at any time.
+
+        Raises:
+            Failed: the socket is not below the image directory, or is a link.
+
+        """
+        descriptor = os.open(self._path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
+            place = Path(f"/proc/self/fd/{descriptor}")
+            is_inside = place.readlink().is_relative_to(self._places.directory.resolve())
+            if not is_inside or not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                raise _outside(self._data, self._places)
+            self.sock = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(self.timeout)
-            self.sock.connect(f"/proc/self/fd/{directory}/{self._path.name}")
+            self.sock.connect(str(place))
         finally:
-            os.close(directory)
+            os.close(descriptor)
 
 
 def _ask(

@@ -8,9 +8,10 @@ from pathlib import Path
 from appliance.core.trust.ca_directory import CADirectory
 from cloudkeeper.frontend import imagelist
 from cloudkeeper.frontend.download import Downloader
-from cloudkeeper.frontend.ended import ConfiguredLists, EndedPolicy, FormerLists
+from cloudkeeper.frontend.ended import ConfiguredLists, EndedPolicy
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
+from cloudkeeper.frontend.registry import accepted_lists
 from cloudkeeper.frontend.registry.client import RegistryClient
 from cloudkeeper.frontend.registry.kept import KeptByDigest
 from cloudkeeper.frontend.registry.listing import DistributionListing, HarborListing
@@ -24,6 +25,9 @@ from cloudkeeper.frontend.registry.tags import TagHistory
 from cloudkeeper.frontend.settings import FrontendSettings
 from cloudkeeper.frontend.source_settings import RegistrySettings
 from cloudkeeper.frontend.sources import OfferSource, SignedListSource
+
+REGISTRY_LISTS = "registry-lists.json"
+"""The file of `accepted_lists`, in the state directory."""
 
 
 def build(
@@ -62,9 +66,7 @@ def configured_lists(configured: FrontendSettings, *, state: Path) -> Configured
     """
     known = ConfiguredLists(
         EndedPolicy(configured.ended_lists),
-        FormerLists(
-            Memory(state / "lists.json").all_lists(), TagHistory(state / "tags.json").hosts
-        ),
+        Memory(state / "lists.json").all_lists() | accepted_lists.read(state / REGISTRY_LISTS),
         is_whole=configured.has_all_sources,
     )
     known.unknown += [str(problem) for problem in configured.list_problems]

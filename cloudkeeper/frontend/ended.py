@@ -6,14 +6,15 @@ becomes of them (`EndedPolicy`); the default keeps them and reports their number
 Only a list that is certainly ours, and certainly ended, is acted on. It is ours if an earlier run
 of this frontend has accepted it: another one may use the same backend. A source that cannot be read
 in a run has not ended. Its list is known by what was accepted from its URL
-(`cloudkeeper.frontend.memory`), and the list of a registry names registry, project and VO itself.
+(`cloudkeeper.frontend.memory`), and the list of a registry names registry, project and VO itself
+(`cloudkeeper.frontend.registry.accepted_lists`).
 If a source is neither read nor known, any signed list may be its own.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from cloudkeeper.model import HIDDEN_KEY, Appliance, Hide, ListId, Plan, Remove
@@ -23,21 +24,6 @@ def project_of(list_id: ListId) -> tuple[str, str]:
     """Return host and project of a registry's list; the host is empty for a signed list."""
     host, slash, rest = list_id.partition("/")
     return (host, rest.rpartition("/")[0]) if slash else ("", "")
-
-
-@dataclass(frozen=True, slots=True)
-class FormerLists:
-    """The lists that earlier runs have accepted: signed ones, and of registries what tags name."""
-
-    signed: Container[ListId] = frozenset()
-    tags: Mapping[str, Collection[str]] = field(default_factory=dict)
-    """References of images (``PROJECT/REPOSITORY:TAG``) by the host of their registry."""
-
-    def __contains__(self, list_id: object) -> bool:
-        host, project = project_of(ListId(str(list_id)))
-        if not host:
-            return list_id in self.signed
-        return any(one.startswith(f"{project}/") for one in self.tags.get(host, ()))
 
 
 class EndedPolicy(enum.StrEnum):
@@ -72,12 +58,16 @@ class ConfiguredLists:
     former: Container[ListId] = frozenset()
     is_whole: bool = True
     identifiers: set[ListId] = field(default_factory=set)
+    offered: set[ListId] = field(default_factory=set)
+    """Lists that a source of this run has offered, and that were accepted."""
     expired: dict[ListId, str] = field(default_factory=dict)
     """Verified lists that have expired, with the words for that."""
     unread: list[str] = field(default_factory=list)
     """Sources that have not been read, but for expired lists."""
     unknown: list[str] = field(default_factory=list)
     """Sources that have not been read, and whose lists are not known either."""
+    incomplete: dict[str, str] = field(default_factory=dict)
+    """By VO, why images that a source offers to it are not in the cloud."""
 
     @property
     def fate(self) -> str:
@@ -100,6 +90,8 @@ class ConfiguredLists:
                 yield EndedList(identifier, words)
 
     def _is_ended(self, identifier: ListId) -> bool:
+        if identifier in self.offered:  # a mirror may be behind, and its copy have expired
+            return False
         return identifier in self.expired or identifier not in self.identifiers
 
     def doubt(self, identifier: ListId) -> str:

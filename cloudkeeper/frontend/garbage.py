@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloudkeeper.frontend import accepted_log
+from cloudkeeper.frontend.build_sources import REGISTRY_LISTS
 from cloudkeeper.frontend.ended import project_of
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
+from cloudkeeper.frontend.registry import accepted_lists
 from cloudkeeper.frontend.registry.kept import key_of
 from cloudkeeper.frontend.registry.names import TaggedArtefact
 from cloudkeeper.frontend.registry.tags import TagHistory
@@ -94,6 +96,7 @@ def memory(
         if entry.url not in places and entry.list_id and entry.list_id not in in_cloud:
             words = f"{entry.url}: memory of list {entry.list_id}"
             yield Leftover(words, 0, lambda url=entry.url: lists.forget(url))  # type: ignore[misc]
+    yield from _registry_lists(configured, state / REGISTRY_LISTS, in_cloud)
     history = TagHistory(state / "tags.json")
     for host, references in history.hosts.items():
         projects = [each.project for each in configured.registries if each.host == host]
@@ -121,6 +124,16 @@ def memory(
                 accepted_log.forget(log, [name])
 
             yield Leftover(f"{name}: date of its last acceptance", 0, drop)
+
+
+def _registry_lists(
+    configured: FrontendSettings, path: Path, in_cloud: Collection[ListId]
+) -> Iterator[Leftover]:
+    named = {f"{each}/{vo}" for each in configured.registries for vo in each.vos}
+    gone = sorted(accepted_lists.read(path) - named - set(in_cloud))
+    if gone:
+        words = ", ".join(gone)
+        yield Leftover(f"memory of lists: {words}", 0, lambda: accepted_lists.forget(path, gone))
 
 
 def _files(directory: Path) -> Iterator[Path]:

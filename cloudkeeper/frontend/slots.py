@@ -138,7 +138,10 @@ class Slots:
         in_turn = sorted(
             self._waiting, key=lambda job: (job.image in images, busy[job.host] >= half)
         )
-        room = self._free() - sum(job.size for job in self._running)
+        try:
+            room = self._free() - sum(job.size for job in self._running)
+        except OSError:  # each transfer reports it, one after the other
+            room = 0
         for job in in_turn:
             if not self._running or job.size <= room:
                 return job

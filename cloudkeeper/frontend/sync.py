@@ -34,10 +34,11 @@ from cloudkeeper.frontend.backend_client import (
     FileWanted,
     FinalRefusal,
 )
-from cloudkeeper.frontend.ended import ConfiguredLists, EndedList, EndedPolicy
+from cloudkeeper.frontend.ended import ConfiguredLists, EndedList, EndedPolicy, project_of
 from cloudkeeper.frontend.imagelist import ListExpired
 from cloudkeeper.frontend.plan import AcceptedFormats
 from cloudkeeper.frontend.progress import Progress
+from cloudkeeper.frontend.registry import accepted_lists
 from cloudkeeper.frontend.remedies import command
 from cloudkeeper.frontend.slots import Slots, StoppableSource
 from cloudkeeper.frontend.sources import ImageOpener, OfferSource
@@ -181,6 +182,8 @@ class OfferSources:
     """What the run learns of the lists that the sources have."""
     log: Path | None = None
     """The file that keeps when each source was accepted; None: none does."""
+    registry_lists: Path | None = None
+    """The file that keeps which lists of registries were accepted; None: none does."""
 
     def accepted(
         self, report: SyncReport, *, at: datetime
@@ -206,9 +209,13 @@ class OfferSources:
                 report.refuse_list(f"{source}: {_BUG}: {type(error).__name__}: {error}")
                 self._note_unread(source)
                 continue
-            self.configured.identifiers |= {found.identifier for found in lists}
+            self.configured.offered |= {found.identifier for found in lists}
+            self.configured.identifiers |= self.configured.offered
             report.lists += 1
             good.append(str(source))
+            for each in lists:
+                if each.refused:
+                    self.configured.incomplete[each.vo] = f"{source} has images that were refused"
             for refusal in dict.fromkeys(each for found in lists for each in found.refused):
                 name = refusal.identifier or "?"
                 report.fail(f"{source}: image {name} refused: {refusal.reason}")
@@ -237,6 +244,9 @@ class OfferSources:
             logger.info(words, source, found.identifier, found.vo, images)
         if self.keeps:
             source.accept(at=at)
+            if self.registry_lists:
+                of_registry = [each.identifier for each in lists if project_of(each.identifier)[0]]
+                accepted_lists.note(self.registry_lists, of_registry)
         for warning in warnings:
             logger.warning("%s: %s", source, warning)
         return lists
@@ -313,15 +323,21 @@ class Synchronisation:
                 try:
                     found = self._plan(source, wanted, known, report, at=at)
                 except ApplianceError as error:
-                    report.fail(f"{source}: {error}; its images stay as they are")
+                    self._leave(wanted, source, str(error), report)
                     continue
                 except Exception as error:  # one list must not affect the others
                     logger.exception("%s: %s", source, _BUG)
-                    words = f"{_BUG}: {type(error).__name__}: {error}"
-                    report.fail(f"{source}: {words}; its images stay as they are")
+                    self._leave(wanted, source, f"{_BUG}: {type(error).__name__}: {error}", report)
                     continue
                 plans.append((found, wanted.vo))
             yield source, plans
+
+    def _leave(
+        self, wanted: ImageList, source: OfferSource, words: str, report: SyncReport
+    ) -> None:
+        """Report a list that cannot be compared with the cloud."""
+        report.fail(f"{source}: {words}; its images stay as they are")
+        self.sources.configured.incomplete[wanted.vo] = f"{source} was not compared with the cloud"
 
     def _plan(
         self,
@@ -417,6 +433,9 @@ class Synchronisation:
         """
         if unread := self.sources.configured.unread:
             return f"{unread[0]} could not be read, and may replace them"
+        for vo, reason in self.sources.configured.incomplete.items():
+            if vo in vos:
+                return f"{reason}, and may replace one of them for VO {vo}"
         for outcome in report.outcomes:
             is_addition = isinstance(outcome.change, Create | Update)
             if outcome.failure and is_addition and outcome.vo in vos:

@@ -118,7 +118,7 @@ class Workshop:
         """
         if not self.shared.is_wanted(offer):
             data = self._prepared(offer, source, may_stream=may_stream)
-        elif may_stream and (offer.source.size or 0) > self.room():
+        elif may_stream and not self._has_room(offer.source.size or 0):
             data = self._prepared(offer, source, may_stream=True)
         else:
             data = self.shared.file(offer, lambda: self._prepared(offer, source))
@@ -250,6 +250,12 @@ class Workshop:
         """Return the bytes of free space that files may use."""
         return shutil.disk_usage(self.directory).free - _RESERVE
 
+    def _has_room(self, needed: int) -> bool:
+        try:
+            return needed <= self.room()
+        except OSError:  # whoever writes the file reports it
+            return True
+
     def _check_room(self, needed: int) -> None:
         room = self.room()
         if needed > room:
@@ -368,5 +374,6 @@ def _file_name(offer: Offer) -> str:
     References of registries contain slashes and colons.
     """
     key = f"{offer.appliance.list_id}/{offer.appliance.identifier}".encode()
-    stem = re.sub("[^A-Za-z0-9._-]", "_", offer.appliance.identifier)[:64]
+    # With 64 characters, the path of a socket would be longer than the 107 that Linux allows.
+    stem = re.sub("[^A-Za-z0-9._-]", "_", offer.appliance.identifier)[:48]
     return f"{PREFIX}{stem}-{hashlib.sha256(key).hexdigest()[:16]}"

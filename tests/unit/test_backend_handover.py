@@ -127,9 +127,16 @@ def test_a_new_version_inherits_the_tag_only() -> None:
     assert handover.inherited(IMAGE) == {}
 
 
-@pytest.mark.parametrize("spoiled", ["no JSON", "[]", '{"tags": "x"}', '{"tags": [1]}', ""])
+@pytest.mark.parametrize(
+    "spoiled", ["no JSON", "[]", '{"tags": "x"}', '{"tags": [1]}', "", "[" * 60_000]
+)
 def test_a_memory_that_users_have_spoiled_names_no_tag(spoiled: str) -> None:
     assert handover.recall({"cloudkeeper_taken_over": spoiled}) == {"tags": [], "was": {}}
+
+
+@pytest.mark.parametrize("spoiled", ["no JSON", "[]", "", "[" * 60_000])
+def test_attributes_that_users_have_spoiled_are_none(spoiled: str) -> None:
+    assert handover.attributes({"APPLIANCE_ATTRIBUTES": spoiled}) == {}
 
 
 def test_a_memory_too_long_for_glance_keeps_the_tag() -> None:

@@ -222,6 +222,13 @@ def test_a_list_of_own_properties_that_users_have_spoilt_holds_none(text: str) -
     assert properties.read(held).attributes == {"hv:version": "1"}
 
 
+@pytest.mark.parametrize("text", ["{", "7", "[" * 60_000])
+def test_attributes_that_users_have_spoilt_are_none(text: str) -> None:
+    """One property of one image must not cost the project."""
+    found = properties.read(record(**described(APPLIANCE_ATTRIBUTES=text)))
+    assert "hv:version" not in found.attributes
+
+
 def test_a_description_adopts_the_image_of_another_backend() -> None:
     stated = appliance()
     written = record(

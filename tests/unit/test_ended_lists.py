@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from cloudkeeper.frontend.ended import ConfiguredLists, EndedPolicy, FormerLists, plan
+from cloudkeeper.frontend.ended import ConfiguredLists, EndedPolicy, plan
 from cloudkeeper.model import Appliance, ApplianceId, Hide, ListId, Remove
 
 SIGNED, REGISTRY = ListId("uuid-1"), ListId("registry.example.org/images/ops")
 
 
-FORMER = FormerLists({SIGNED}, {"registry.example.org": ["images/debian:12", "other/x:1"]})
+FORMER = frozenset({SIGNED, REGISTRY})
 
 
 def lists(**more: object) -> ConfiguredLists:
@@ -29,11 +29,10 @@ def lists(**more: object) -> ConfiguredLists:
         # Another frontend's, perhaps.
         (ConfiguredLists(), [], [SIGNED, REGISTRY]),
         (ConfiguredLists(expired={SIGNED: "it expired"}), [], [SIGNED, REGISTRY]),
-        (
-            ConfiguredLists(former=FormerLists({SIGNED}, {"registry.example.org": ["image/a:1"]})),
-            [SIGNED],
-            [REGISTRY],
-        ),
+        # A mirror has an expired copy; another source of the same list has not.
+        (lists(offered={SIGNED}, expired={SIGNED: "it expired"}), [REGISTRY], []),
+        # Another frontend offers the project to a VO of its own.
+        (ConfiguredLists(former={SIGNED, ListId(f"{REGISTRY}-2")}), [SIGNED], [REGISTRY]),
         (lists(is_whole=False), [], []),
     ],
 )

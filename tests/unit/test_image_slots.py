@@ -167,6 +167,18 @@ def test_one_that_never_fits_begins_alone_and_reports_that_itself(transfers: Tra
         assert result() == "a1"
 
 
+def test_a_directory_that_is_gone_is_reported_by_the_transfers(transfers: Transfers) -> None:
+    """A thread that ended with the error would leave the run waiting for ever."""
+
+    def free() -> int:
+        raise FileNotFoundError
+
+    with Slots(2, free=free, abort=transfers.abort) as slots:
+        results = [transfers.submit(slots, name) for name in ("a1", "b1")]
+        transfers.end("a1", "b1")
+        assert [result() for result in results] == ["a1", "b1"]
+
+
 def test_an_interrupt_ends_the_running_ones_and_begins_no_other(transfers: Transfers) -> None:
     slots = transfers.slots(2)
 

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import http.client
+import itertools
 import logging
 import socket
 import struct
@@ -574,6 +575,9 @@ class Peer:
 
     server: socket.socket
     answer: bytes
+    late: bytes = b""
+    """Sent when `goes_on` is set."""
+    goes_on: threading.Event = field(default_factory=threading.Event)
     holds: threading.Event = field(default_factory=threading.Event)
     asked: list[bytes] = field(default_factory=list)
 
@@ -583,6 +587,8 @@ class Peer:
             self.asked.append(connection.recv(65536))
             with contextlib.suppress(OSError):
                 connection.sendall(self.answer)
+                if self.late and self.goes_on.wait(20):
+                    connection.sendall(self.late)
             self.holds.wait(20)
 
 
@@ -693,6 +699,27 @@ def test_a_frontend_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.Monke
         fetch(data, DataPlaces(tmp_path), [])
 
 
+def test_a_first_block_that_comes_late_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frontend has answered, and resumes a download that broke after its first MiB."""
+    monkeypatch.setattr(fetched, "_CONNECT", timedelta(seconds=0.1))
+    monkeypatch.setattr(fetched, "_POLL", timedelta(seconds=0.2))
+    data, sent = described(image_socket.to_location(tmp_path / "one.sock")), list[bytes]()
+    with peer(at_socket(tmp_path / "one.sock"), b"") as found:
+        found.late = RAW
+        asked = itertools.count()
+
+        def is_wanted() -> bool:
+            if next(asked):  # asked again, because nothing had come
+                found.goes_on.set()
+            return True
+
+        with open_image(data, places=DataPlaces(tmp_path), is_wanted=is_wanted) as image:
+            sent.extend(bytes(block) for block in image)
+    assert b"".join(sent) == RAW
+
+
 def test_an_upload_that_is_no_longer_wanted_ends_at_once(tmp_path: Path) -> None:
     data = described(image_socket.to_location(tmp_path / "one.sock"))
     answers = iter([True, True])
@@ -761,9 +788,12 @@ def test_a_socket_elsewhere_is_not_connected_to(tmp_path: Path) -> None:
     """§7.8: the place is the word of the backend's own configuration."""
     (tmp_path / "images").mkdir()
     (tmp_path / "images/link").symlink_to(tmp_path)
+    (tmp_path / "images/two.sock").symlink_to(tmp_path / "one.sock")
+    (tmp_path / "images/file.sock").touch()
+    inside = [tmp_path / "images" / name for name in ("link/one.sock", "two.sock", "file.sock")]
     with at_socket(tmp_path / "one.sock") as server:
         server.setblocking(False)
-        for path in (tmp_path / "one.sock", tmp_path / "images/link/one.sock", Path("/dev/log")):
+        for path in (tmp_path / "one.sock", *inside, Path("/dev/log")):
             data = described(image_socket.to_location(path))
             with pytest.raises(Failed, match="set image_dir to the image-dir of the frontend"):
                 fetch(data, DataPlaces(tmp_path / "images"), [])

@@ -92,7 +92,8 @@ def synchronisation(
     workshop = Workshop(configured.image_dir, configured.formats, qemu, refused)
     made = sources(configured, state=state, is_read_only=is_dry)
     lists = build_sources.configured_lists(configured, state=state)
-    found = OfferSources(made, not is_dry, lists, state / "accepted.json")
+    log, accepted = state / "accepted.json", state / build_sources.REGISTRY_LISTS
+    found = OfferSources(made, not is_dry, lists, log, accepted)
     formats = AcceptedFormats(frozenset(configured.formats), reconverts=reconverts)
     return Synchronisation(
         found,

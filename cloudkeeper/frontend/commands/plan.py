@@ -134,8 +134,6 @@ def _print(report: SyncReport) -> None:
         _print_list(list_id, by_list.get(list_id, []), compared)
     for line in report.notes:
         output.line(line)
-    for note in report.notes:
-        output.line(note)
     total = _summary([outcome.change for outcome in report.outcomes])
     unchanged = output.count(report.unchanged, "image")
     output.line(f"{total}, {unchanged} unchanged, nothing was done")

@@ -1,0 +1,58 @@
+"""The lists of registries that runs of this frontend have accepted: ``HOST/PROJECT/VO``.
+
+Another frontend may offer the same project to other VOs by the same backend, so the tags of a
+project do not say whose lists it has. The file is a JSON list. One that cannot be read holds none:
+at worst, images of ended lists stay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from appliance.core import files
+from appliance.core.run.errors import LocalFailure
+from cloudkeeper.model import ListId
+
+_LARGEST = 2**22
+
+
+def read(path: Path) -> frozenset[ListId]:
+    """Return the identifiers of the lists."""
+    try:
+        found = json.loads(files.read_regular(path, limit=_LARGEST))
+    except (OSError, ValueError, RecursionError):
+        return frozenset()
+    names = found if isinstance(found, list) else []
+    return frozenset(ListId(name) for name in names if isinstance(name, str))
+
+
+def note(path: Path, accepted: Iterable[ListId]) -> None:
+    """Add lists.
+
+    Raises:
+        LocalFailure: the file cannot be written.
+
+    """
+    known = read(path)
+    if not known >= (new := known | set(accepted)):
+        _write(path, new)
+
+
+def forget(path: Path, gone: Iterable[ListId]) -> None:
+    """Remove lists.
+
+    Raises:
+        LocalFailure: the file cannot be written.
+
+    """
+    _write(path, read(path) - set(gone))
+
+
+def _write(path: Path, lists: Iterable[ListId]) -> None:
+    try:
+        files.make_directory(path.parent)
+        files.write_atomic(path, f"{json.dumps(sorted(lists), indent=1)}\n".encode())
+    except OSError as error:
+        raise LocalFailure.from_os(error, subject=path) from error
