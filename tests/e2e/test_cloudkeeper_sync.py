@@ -821,6 +821,7 @@ def test_images_of_a_list_that_left_the_configuration_are_kept_and_counted(world
             f"image list {OTHER_LIST} (5): it is no longer configured\n"
         )
         assert world.record()["counts"]["images_of_ended_lists"] == 5
+    assert world.sync("--dry-run").stdout.count("kept in the cloud: 5 images") == 1
 
 
 def test_images_of_a_list_that_left_the_configuration_are_hidden_and_shown_again(
@@ -864,7 +865,10 @@ def test_images_of_an_expired_list_are_removed(world: World) -> None:
     assert _changes(world) == [f"RemoveAppliance {image_id(number)}" for number in (1, 2)]
 
 
-@pytest.mark.parametrize("what", ["unread", "forged", "forgotten", "flag", "failed", "old backend"])
+@pytest.mark.parametrize(
+    "what",
+    ["unread", "forged", "forgotten", "flag", "failed", "refused", "unknown", "old backend"],
+)
 def test_no_image_goes_unless_its_list_has_certainly_ended(world: World, what: str) -> None:
     """The refusals of F-M7: each keeps all images, and says why."""
     _two_lists(world)
@@ -892,6 +896,13 @@ def test_no_image_goes_unless_its_list_has_certainly_ended(world: World, what: s
         world.publish([world.image(number, "one.qcow2") for number in (1, 2, 3)])
         world.cloud.misbehave("AddAppliance", image_id(3), how="ERROR")
         words = "an image for VO ops was not added, which may replace one of them"
+    elif what == "refused":
+        several = [world.image(1, "one.qcow2"), world.image(2, "two.qcow2")]
+        world.publish([*several, world.image(3, "one.qcow2", hv__uri="file:/x")])
+        words = "has images that were refused, and may replace one of them for VO ops"
+    elif what == "unknown":
+        world.cloud.misbehave("Appliances", LIST_ID, how="ERROR_RESOURCE_RETRIEVAL")
+        words = "was not compared with the cloud, and may replace one of them for VO ops"
     else:
         world.cloud.features = "metadata-update,vo-check"
         words = "this backend cannot hide images"

@@ -243,7 +243,7 @@ def last_success(program: str, directory: Path) -> datetime | None:
     """Return the end of the last run that did all its work."""
     text = (read(program, directory) or {}).get("last_success")
     try:
-        return datetime.fromisoformat(text) if isinstance(text, str) else None
+        return clock.parse(text) if isinstance(text, str) else None
     except ValueError:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 
@@ -63,8 +64,10 @@ def _confirm(arguments: argparse.Namespace, condition: str, *, number: int) -> N
     print(condition, file=sys.stderr)
     if arguments.yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError("--yes", "is needed without a terminal, and confirms the lines above")
-    answer = input(f"{number} images: type yes to go on: ")
+    answer = ""
+    with contextlib.suppress(EOFError):  # Ctrl-D
+        answer = input(f"{number} images: type yes to go on: ")
     if answer.strip().lower() != "yes":
         raise UsageError("cloudkeeper", "nothing was changed: the answer was not yes")

@@ -235,7 +235,7 @@ def _since(accepted: datetime | None) -> str:
 
 def _moment(text: object) -> datetime | None:
     try:
-        return datetime.fromisoformat(text) if isinstance(text, str) else None
+        return clock.parse(text) if isinstance(text, str) else None
     except ValueError:
         return None
 
