@@ -496,7 +496,7 @@ def test_bad_neighbours_stop_no_other(world: World) -> None:
     reported = [
         line.split(" - ERROR - ")[1]
         for line in done.stderr.splitlines()
-        if ".sync - ERROR - " in line
+        if ".sync_report - ERROR - " in line
     ]
     assert world.record()["failures"] == reported
     expected = [

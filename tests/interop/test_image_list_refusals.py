@@ -27,8 +27,9 @@ from cloudkeeper.frontend.deadline import POOLS
 from cloudkeeper.frontend.download import Downloader
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
+from cloudkeeper.frontend.reading import OfferSources
 from cloudkeeper.frontend.sources import SignedListSource
-from cloudkeeper.frontend.sync import OfferSources, SyncReport
+from cloudkeeper.frontend.sync_report import SyncReport
 from tests.simulators import image_server
 from tests.simulators.image_lists import LIST_ID, image, image_list, openssl_accepts, sign
 from tests.simulators.image_server import ImageServer, Redirect

@@ -39,11 +39,14 @@ from cloudkeeper.backend.image_data import DataPlaces
 from cloudkeeper.backend.upload import open_image
 from cloudkeeper.frontend import backend_client, transfer
 from cloudkeeper.frontend.backend_client import BackendClient
+from cloudkeeper.frontend.comparison import Comparison
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.download import Downloader, Timeouts
+from cloudkeeper.frontend.reading import OfferSources
 from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.stream import NeedsFile, OfferedStream, Received
-from cloudkeeper.frontend.sync import OfferSources, Synchronisation, SyncReport
+from cloudkeeper.frontend.sync import Synchronisation
+from cloudkeeper.frontend.sync_report import SyncReport
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (
     Appliance,
@@ -145,7 +148,7 @@ class Flow:
             BackendClient(self.site.endpoint) as backend,
         ):
             found = OfferSources([self.source])
-            run = Synchronisation(found, backend, self.workshop, parallel=parallel)
+            run = Synchronisation(Comparison(found, backend), self.workshop, parallel=parallel)
             run.run(report, at=datetime(2026, 11, 30, tzinfo=UTC))
         assert list(self.workshop.directory.glob("cloudkeeper-*")) == []
         return report

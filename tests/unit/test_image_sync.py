@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from appliance.core.run.errors import Unavailable
-from cloudkeeper.frontend.sync import OfferSources, Synchronisation, SyncReport
+from cloudkeeper.frontend.comparison import Comparison
+from cloudkeeper.frontend.reading import OfferSources
+from cloudkeeper.frontend.sync import Synchronisation
+from cloudkeeper.frontend.sync_report import SyncReport
 from cloudkeeper.model import Appliance, ApplianceId, ImageList, ImageSource, ListId, Offer, Remove
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -70,7 +73,7 @@ def plan(source: Source, held: Sequence[Appliance]) -> SyncReport:
     backend: Any = Backend(held)
     workshop: Any = None
     sources = OfferSources([source], keeps=False)
-    Synchronisation(sources, backend, workshop, is_dry=True).run(report, at=NOW)
+    Synchronisation(Comparison(sources, backend), workshop, is_dry=True).run(report, at=NOW)
     return report
 
 

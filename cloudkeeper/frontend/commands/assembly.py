@@ -10,14 +10,17 @@ from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from cloudkeeper.frontend import build_sources
 from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.backend_client import BackendClient, Encryption
+from cloudkeeper.frontend.comparison import Comparison
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.download import Downloader
 from cloudkeeper.frontend.plan import AcceptedFormats
+from cloudkeeper.frontend.reading import OfferSources
 from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.registry.project import RegistryProject
 from cloudkeeper.frontend.settings import FrontendSettings
 from cloudkeeper.frontend.sources import OfferSource, SignedListSource
-from cloudkeeper.frontend.sync import OfferSources, Synchronisation, SyncReport
+from cloudkeeper.frontend.sync import Synchronisation
+from cloudkeeper.frontend.sync_report import SyncReport
 from cloudkeeper.frontend.transfer import Workshop
 
 
@@ -95,12 +98,5 @@ def synchronisation(
     log, accepted = state / "accepted.json", state / build_sources.REGISTRY_LISTS
     found = OfferSources(made, not is_dry, lists, log, accepted)
     formats = AcceptedFormats(frozenset(configured.formats), reconverts=reconverts)
-    return Synchronisation(
-        found,
-        backend,
-        workshop,
-        allowed=allowed,
-        is_dry=is_dry,
-        formats=formats,
-        parallel=configured.parallel,
-    )
+    compared = Comparison(found, backend, allowed, formats)
+    return Synchronisation(compared, workshop, is_dry=is_dry, parallel=configured.parallel)

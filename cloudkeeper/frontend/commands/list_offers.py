@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.check_config:
         return startup.report_check(configured)
     from cloudkeeper.frontend.commands import assembly  # noqa: PLC0415  loads gRPC and requests
-    from cloudkeeper.frontend.sync import OfferSources  # noqa: PLC0415
+    from cloudkeeper.frontend.reading import OfferSources  # noqa: PLC0415
 
     report = assembly.report(configured)
     state = cli.layout(arguments).path(startup.STATE)

@@ -24,7 +24,7 @@ from cloudkeeper.model import (
 )
 
 if TYPE_CHECKING:  # start-up is a cost
-    from cloudkeeper.frontend.sync import ChangeOutcome, ComparedList, SyncReport
+    from cloudkeeper.frontend.sync_report import ChangeOutcome, ComparedList, SyncReport
 
 _ACTIONS = {Create: "add", Update: "update", UpdateMetadata: "describe"}
 """Words for changes; others are called by the name of their class."""

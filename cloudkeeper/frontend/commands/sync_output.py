@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from appliance.core.run.record import RunRecord
 from cloudkeeper.frontend.commands import output, plan
-from cloudkeeper.frontend.sync import SyncReport
+from cloudkeeper.frontend.sync_report import SyncReport
 from cloudkeeper.model import Create, Hide, Remove, Update, UpdateMetadata
 
 

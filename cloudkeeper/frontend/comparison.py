@@ -1,0 +1,242 @@
+"""The comparison of all sources with the cloud: plans for their lists, and for lists that ended.
+
+Each list goes through these steps: the appliances that the backend has, what this backend can set,
+`plan.compare`, removals in doubt, `plan.guard`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from appliance.core.run.errors import ApplianceError
+from cloudkeeper.frontend import ended, plan
+from cloudkeeper.frontend.backend_client import BackendClient
+from cloudkeeper.frontend.ended import EndedList, EndedPolicy
+from cloudkeeper.frontend.plan import AcceptedFormats
+from cloudkeeper.frontend.reading import OfferSources
+from cloudkeeper.frontend.remedies import command
+from cloudkeeper.frontend.sources import OfferSource
+from cloudkeeper.frontend.sync_report import BUG, ComparedList, SyncReport, counted
+from cloudkeeper.model import (
+    HOLDER_KEY,
+    Appliance,
+    ApplianceId,
+    Change,
+    Create,
+    Hide,
+    ImageList,
+    ListId,
+    Plan,
+    Remove,
+    Update,
+)
+from cloudkeeper.wire import own_properties
+
+logger = logging.getLogger(__name__)
+
+# Lists that one line names.
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The sources beside one backend; ``allowed`` is the confirmed number of removals of a list.
+
+    Images in the cloud whose format ``formats`` does not accept are counted or replaced.
+    """
+
+    sources: OfferSources
+    backend: BackendClient
+    allowed: int = 0
+    formats: AcceptedFormats = field(default_factory=AcceptedFormats)
+
+    def plans(
+        self, in_cloud: Iterable[ListId], report: SyncReport, *, at: datetime
+    ) -> Iterator[tuple[OfferSource, Sequence[tuple[Plan, str]]]]:
+        """Yield each accepted source with the plans for its lists, and their VOs."""
+        known = frozenset(in_cloud)
+        for source, lists in self.sources.accepted(report, at=at):
+            plans: list[tuple[Plan, str]] = []
+            for wanted in lists:
+                try:
+                    found = self._plan(source, wanted, known, report, at=at)
+                except ApplianceError as error:
+                    self._leave(wanted, source, str(error), report)
+                    continue
+                except Exception as error:  # one list must not affect the others
+                    logger.exception("%s: %s", source, BUG)
+                    self._leave(wanted, source, f"{BUG}: {type(error).__name__}: {error}", report)
+                    continue
+                plans.append((found, wanted.vo))
+            yield source, plans
+
+    def _leave(
+        self, wanted: ImageList, source: OfferSource, words: str, report: SyncReport
+    ) -> None:
+        """Report a list that cannot be compared with the cloud."""
+        report.fail(f"{source}: {words}; its images stay as they are")
+        self.sources.configured.incomplete[wanted.vo] = f"{source} was not compared with the cloud"
+
+    def _plan(
+        self,
+        source: OfferSource,
+        wanted: ImageList,
+        known: Container[ListId],
+        report: SyncReport,
+        *,
+        at: datetime,
+    ) -> Plan:
+        """Return the plan for a list, without removals that are in doubt or too many."""
+        # A list that is not known has no appliances; the call then checks its VO only.
+        is_asked = wanted.identifier in known or self.backend.can_check_vo
+        held = self.backend.appliances(wanted.identifier, vo=wanted.vo) if is_asked else []
+        others = [one for one in held if HOLDER_KEY in one.attributes]
+        for one in others:
+            holder = one.attributes[HOLDER_KEY]
+            logger.info("%s: VO %s: %s is held by %s", source, one.vo, one.identifier, holder)
+        report.held_by_others += len(others)
+        settable = self._settable(wanted, source, report)
+        full = plan.compare(
+            settable,
+            held,
+            at=at,
+            can_update_metadata=self.backend.can_update_metadata,
+            formats=self.formats,
+        )
+        report.outdated += full.outdated
+        offered = {offer.appliance.identifier for offer in wanted.offers}
+        proven = self._without_doubt(full, source, report, offered=offered)
+        guarded = self._guarded(proven, source, report, held=len(held) - len(others))
+        report.unchanged += guarded.unchanged
+        report.compared.append(ComparedList(str(source), wanted.vo, guarded, held))
+        return guarded
+
+    def _guarded(
+        self, full: Plan, source: OfferSource | EndedList, report: SyncReport, *, held: int
+    ) -> Plan:
+        """Return a plan without removals that are too many; ``held`` images are in the cloud."""
+        guarded = plan.guard(full, held=held, allowed=self.allowed)
+        if guarded.withheld:
+            number = len(guarded.withheld)
+            report.withheld += number
+            cause = f"{number} of {held} images would be removed, so none is removed"
+            again = command("sync", "--allow-remove", str(number))
+            remedy = f"to confirm that, run once: {again}"
+            report.fail(f"{source}: {cause}; {remedy}")
+        return guarded
+
+    def ended(
+        self, in_cloud: Sequence[ListId], report: SyncReport
+    ) -> Iterator[tuple[EndedList, Sequence[Remove | Hide]]]:
+        """Yield the lists that have ended, with the removals that the policy asks for."""
+        configured = self.sources.configured
+        policy = configured.policy
+        if in_cloud and not configured.is_whole and policy is not EndedPolicy.KEEP:
+            report.note(f"ended-lists: {policy}: no effect when the command line names the sources")
+        if policy is EndedPolicy.HIDE and not self.backend.can_hide:
+            report.fail(
+                "ended-lists: hide: this backend cannot hide images, so they stay as they are; "
+                "use the cloudkeeper-os of this release, or set keep or remove"
+            )
+            policy = EndedPolicy.KEEP
+        kept: dict[EndedList, int] = {}
+        for found in configured.doubtful(in_cloud):
+            kept[found] = len(self._held(found, report))
+        for found in configured.ended(in_cloud):
+            held = self._held(found, report)
+            full, staying = ended.plan(found, held, policy)
+            vos = {change.appliance.vo for change in full.removals}
+            if full.removals and (reason := self._reason_to_wait(vos, report)):
+                report.fail(f"{found}: {len(full.removals)} images stay in this run: {reason}")
+                continue
+            kept[found] = len(staying)
+            guarded = self._guarded(full, found, report, held=len(held))
+            vo = held[0].vo if held else ""
+            report.compared.append(ComparedList(str(found), vo, guarded, held))
+            yield found, guarded.removals
+        self._note_kept(kept, report)
+
+    def _held(self, found: EndedList, report: SyncReport) -> list[Appliance]:
+        try:
+            return self.backend.appliances(found.identifier, vo="")
+        except ApplianceError as error:  # one list must not affect the others
+            report.fail(f"{found}: {error}; its images stay as they are")
+            return []
+
+    def _reason_to_wait(self, vos: Container[str], report: SyncReport) -> str:
+        """Return why the images of ended lists of VOs stay for now; empty if they need not.
+
+        Another source may offer the same images from now on. As long as it has not replaced them,
+        users need the present ones.
+        """
+        if unread := self.sources.configured.unread:
+            return f"{unread[0]} could not be read, and may replace them"
+        for vo, reason in self.sources.configured.incomplete.items():
+            if vo in vos:
+                return f"{reason}, and may replace one of them for VO {vo}"
+        for outcome in report.outcomes:
+            is_addition = isinstance(outcome.change, Create | Update)
+            if outcome.failure and is_addition and outcome.vo in vos:
+                return f"an image for VO {outcome.vo} was not added, which may replace one of them"
+        return ""
+
+    def _note_kept(self, kept: Mapping[EndedList, int], report: SyncReport) -> None:
+        total = sum(kept.values())
+        report.kept_of_ended = total
+        if not total:
+            return
+        several = [f"{found} ({number}): {found.reason}" for found, number in kept.items()]
+        more = f"; and {len(several) - _SHOWN} more lists" if len(several) > _SHOWN else ""
+        report.note(
+            f"kept in the cloud: {counted(total)} of lists that have ended "
+            f"(ended-lists: {self.sources.configured.policy}): {'; '.join(several[:_SHOWN])}{more}"
+        )
+
+    def _settable(self, wanted: ImageList, source: OfferSource, report: SyncReport) -> ImageList:
+        """Return a list without the properties that this backend cannot set."""
+        if self.backend.can_set_properties:
+            return wanted
+        if any(own_properties.of(offer.appliance.attributes) for offer in wanted.offers):
+            words = "the backend cannot set the properties of sources.yaml"
+            remedy = "use the cloudkeeper-os of this release, or remove them"
+            report.fail(f"{source}: VO {wanted.vo}: {words}; {remedy}")
+        offers = tuple(
+            replace(
+                offer,
+                appliance=replace(
+                    offer.appliance,
+                    attributes=own_properties.plain(offer.appliance.attributes),
+                ),
+            )
+            for offer in wanted.offers
+        )
+        return replace(wanted, offers=offers)
+
+    def _without_doubt(
+        self,
+        full: Plan,
+        source: OfferSource,
+        report: SyncReport,
+        *,
+        offered: Container[ApplianceId],
+    ) -> Plan:
+        """Return a plan without the removals of images that the source may still have.
+
+        An image that is ``offered`` and removed has expired, which needs no other evidence.
+        """
+        kept: list[Change] = []
+        for change in full.changes:
+            doubt = ""
+            if isinstance(change, Remove) and change.appliance.identifier not in offered:
+                try:
+                    doubt = source.doubt(change.appliance)
+                except ApplianceError as error:
+                    doubt = str(error)
+            if doubt:
+                report.fail(f"{source}: {change.appliance.identifier} is kept: {doubt}")
+            else:
+                kept.append(change)
+        return replace(full, changes=tuple(kept))
