@@ -277,6 +277,7 @@ class ProjectImages:
                 self._abandon(image_id)
                 raise
         self._keep(image_id, offered)
+        self.ownership.note((self.project_id, key), image_id)
         self.tally.count("uploaded_bytes", len(file))
         seconds = (clock.now() - started).total_seconds()
         logger.info(
@@ -437,20 +438,20 @@ class ProjectImages:
         return record
 
     def _refresh(self, key: ApplianceKey) -> None:
-        """Read the images of an appliance again that were incomplete when the run began.
+        """Read an image that another run's call has completed since this run began.
 
-        The call of a frontend that was killed may have completed one since; the claim shows that
-        it has ended.
+        That is the call of a frontend that was killed; the claim shows that it has ended.
         """
-        for record in self._all():
-            if record.key == key and record.state is State.STAGING:
-                try:
-                    self._keep(record.id, self.glance.get(record.id))
-                except GlanceRefusal as error:
-                    if error.code != glance.NOT_FOUND:
-                        raise
-                    with self._lock:
-                        self._records.pop(record.id, None)
+        image_id = self.ownership.completed((self.project_id, key))
+        with self._lock:
+            known = self._records.get(image_id)
+        if not image_id or (known and known.state is not State.STAGING):
+            return
+        try:
+            self._keep(image_id, self.glance.get(image_id))
+        except GlanceRefusal as error:
+            if error.code != glance.NOT_FOUND:  # it may have been removed
+                raise
 
     def _attempt(self, change: Callable[[ImageRecord], None], record: ImageRecord) -> None:
         """Make a change that is not the purpose of the call.

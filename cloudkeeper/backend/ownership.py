@@ -35,6 +35,7 @@ class Ownership:
         self._lock = threading.Lock()
         self._uploads: set[str] = set()
         self._claims: set[Hashable] = set()
+        self._completed: dict[Hashable, str] = {}
 
     @property
     def uploads(self) -> frozenset[str]:
@@ -55,6 +56,16 @@ class Ownership:
         finally:
             with self._lock:
                 self._uploads.discard(image_id)
+
+    def note(self, subject: Hashable, image_id: str) -> None:
+        """Remember the image that a call has completed for a subject."""
+        with self._lock:
+            self._completed[subject] = image_id
+
+    def completed(self, subject: Hashable) -> str:
+        """Return the image that the last call has completed for a subject; empty if none has."""
+        with self._lock:
+            return self._completed.get(subject, "")
 
     @contextlib.contextmanager
     def claim(self, subject: Hashable) -> Iterator[None]:
