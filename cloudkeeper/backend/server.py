@@ -28,7 +28,9 @@ from cloudkeeper.backend.protocol import SERVICE, NumberedService, Numbering
 
 logger = logging.getLogger(__name__)
 
-_THREADS = 8
+# For 16 uploads, the most that a frontend of ours begins at the same time, and for the short calls
+# beside them: an upload may take hours, and the container's health is asked by a call, too.
+_THREADS = 16 + 8
 # Calls, running ones included; gRPC refuses more, which bounds the memory.
 _QUEUE = 64
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})

@@ -105,8 +105,13 @@ class Memory:
         """Return the identifiers of all lists that were accepted."""
         return frozenset(ListId(entry.list_id) for entry in self._entries if entry.list_id)
 
-    def note(self, found: SignedImageList, *, url: str, at: datetime) -> None:
+    def note(
+        self, found: SignedImageList, *, url: str, at: datetime, keeps_date: bool = False
+    ) -> None:
         """Remember a list that is accepted at ``at``, in place of all that `check` compares.
+
+        With ``keeps_date``, the date that later lists are compared with does not become earlier:
+        ``at`` may be of a clock that went back. Only a person may ask for that.
 
         Raises:
             LocalFailure: the file cannot be written.
@@ -114,6 +119,8 @@ class Memory:
         """
         new = _accepted(found, url=url, at=at)
         same = [entry for entry in self._entries if _is_replaced(entry, new)]
+        if keeps_date:
+            new = replace(new, created=max(new.created, *(entry.created for entry in same), ""))
         if same != [new]:
             self._write([*(entry for entry in self._entries if entry not in same), new])
 

@@ -18,6 +18,7 @@ from appliance.core.run.errors import LocalFailure
 from appliance.core.version import __version__
 from cloudkeeper.formats import Unusable
 from cloudkeeper.frontend.remedies import command
+from cloudkeeper.frontend.stream import shown
 from cloudkeeper.model import Format, Offer
 
 _LARGEST = 2**24
@@ -64,7 +65,7 @@ class RefusedImages:
         """
         if reason := self._reasons.get(_key(offer)):
             words = f"{reason} (found by an earlier run; the same file is not fetched again)"
-            raise Unusable(offer.source.uri.rpartition("/")[2], words)
+            raise Unusable(shown(offer.source.uri).rpartition("/")[2], words)
 
     @contextlib.contextmanager
     def noting(self, offer: Offer) -> Iterator[None]:

@@ -130,7 +130,7 @@ class SignedListSource:
         """Remember the list; see `OfferSource`."""
         if self._fetched and self._message:
             place = self.address.place
-            self.memory.note(self._fetched, url=place, at=at)
+            self.memory.note(self._fetched, url=place, at=at, keeps_date=True)
             self.cache.keep(place, self._message, at=at)
             self.cache.clean(at=at)
             self._message = None  # it may be large

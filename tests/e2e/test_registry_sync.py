@@ -187,6 +187,22 @@ def test_an_image_is_removed_when_the_registry_says_that_it_is_gone(world: World
     assert world.harbor.asked("/debian/manifests/12") > 0
 
 
+def test_images_of_a_repository_that_a_source_leaves_out_are_removed(world: World) -> None:
+    """The registry has them, and the administrator does not want them; so for the tags."""
+    kept, gone = f"{PROJECT}/ubuntu:24.04", f"{PROJECT}/debian:12"
+    world.push(kept)
+    world.push(gone)
+    assert world.sync().returncode == 0
+    world.configure(*SOURCE, "  repositories: [ubunut]")
+    done = world.sync()
+    words = f"{PROJECT}: has no repository {PROJECT}/ubunut; correct repositories in sources.yaml"
+    assert words in done.stderr
+    assert {key[1] for key in world.cloud.appliances} == {kept, gone}
+    world.configure(*SOURCE, "  repositories: [ubuntu]")
+    assert world.sync().returncode == 0
+    assert {key[1] for key in world.cloud.appliances} == {kept}
+
+
 @pytest.mark.parametrize("is_readable", [True, False])
 def test_images_for_a_vo_that_a_project_no_longer_names(world: World, *, is_readable: bool) -> None:
     """F-M7: removed by the policy, and only in a run that has read all sources."""

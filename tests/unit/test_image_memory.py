@@ -159,6 +159,17 @@ def test_a_date_in_the_future_does_not_refuse_later_lists(path: Path) -> None:
     memory.check(replace(KNOWN, created=NOW + HOUR), url=URL)
 
 
+def test_a_clock_that_went_back_brings_no_old_list_back(path: Path) -> None:
+    """What was accepted never goes backwards, unless a person says so."""
+    memory, newer = Memory(path), replace(KNOWN, created=NOW - HOUR)
+    memory.note(newer, url=URL, at=NOW - 9 * HOUR, keeps_date=True)
+    with pytest.raises(Untrusted, match="before one of"):
+        Memory(path).check(replace(KNOWN, created=NOW - 3 * HOUR), url=URL)
+    memory.note(newer, url=URL, at=NOW, keeps_date=True)
+    with pytest.raises(Untrusted, match="before one of"):
+        Memory(path).check(KNOWN, url=URL)
+
+
 def test_nothing_is_written_when_nothing_is_new(path: Path) -> None:
     before = path.stat()
     Memory(path).note(KNOWN, url=URL, at=NOW + HOUR)

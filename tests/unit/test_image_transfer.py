@@ -454,6 +454,9 @@ def test_a_file_that_cannot_be_used_is_fetched_once(
         again.prepare(wanted, web_lists),
     ):
         pytest.fail("it was given out")
+    secret = replace(wanted, source=replace(wanted.source, uri=f"{wanted.source.uri}?token=s3cret"))
+    with pytest.raises(Unusable, match=r"^one\.qed: "):
+        again.refused.check(secret)
     others = RefusedImages(tmp_path / "refused.json", (Format.QCOW2,))
     with pytest.raises(Unusable), replace(workshop, refused=others).prepare(wanted, web_lists):
         pytest.fail("it was given out")

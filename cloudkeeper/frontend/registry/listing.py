@@ -40,6 +40,11 @@ class ProjectListing(Protocol):
         """The pattern of the tags."""
         ...
 
+    @property
+    def repositories(self) -> tuple[str, ...]:
+        """The only repositories to list; none: all."""
+        ...
+
     def artefacts(self, known: Mapping[str, Digest]) -> Iterator[TaggedArtefact]:
         """Yield what the project offers; ``known`` are digests of the last run by reference.
 
@@ -62,10 +67,15 @@ class HarborListing:
     def artefacts(self, known: Mapping[str, Digest]) -> Iterator[TaggedArtefact]:
         """Yield what the project offers; see `ProjectListing`."""
         del known  # Harbor's listing has the digests
+        missing = set(self.repositories)
         for repository in _bounded(self._repositories(), f"project {self.project}"):
             if self.repositories and repository not in self.repositories:
                 continue
+            missing.discard(repository)
             yield from _bounded(self._tagged(repository), f"repository {repository}")
+        if missing:  # a misspelled name must not remove the images of the right one
+            words = f"has no repository {', '.join(sorted(missing))}"
+            raise Unavailable(self._subject, words, "correct repositories in sources.yaml")
 
     def _repositories(self) -> Iterator[str]:
         path = f"/api/v2.0/projects/{quote(self.project, safe='')}/repositories"

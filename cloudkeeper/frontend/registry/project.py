@@ -121,11 +121,15 @@ class RegistryProject:
         """Return why a tag that is not listed may still exist; see `OfferSource`.
 
         The listing has succeeded in this run, with the same account: so 404 means that there is no
-        such tag, and not that it is hidden.
+        such tag, and not that it is hidden. Tags and repositories that the configuration leaves out
+        are not listed on purpose.
         """
         repository, _, tag = missing.identifier.rpartition(":")
+        chosen = self.listing.repositories
+        if (chosen and repository not in chosen) or not self.listing.tags.fullmatch(tag):
+            return ""
         digest = listing.resolve(self.client, repository, tag)
-        if digest is None or not self.listing.tags.fullmatch(tag):
+        if digest is None:
             return ""
         content = self.manifests.get(TaggedArtefact(repository, tag, digest), at=clock.now())
         if artefact.read(content, subject=missing.identifier) is None:
