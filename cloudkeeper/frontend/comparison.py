@@ -145,6 +145,7 @@ class Comparison:
         kept: dict[EndedList, int] = {}
         for found in configured.doubtful(in_cloud):
             kept[found] = len(self._held(found, report))
+        planned: list[tuple[EndedList, Plan, list[Appliance]]] = []
         for found in configured.ended(in_cloud):
             held = self._held(found, report)
             full, staying = ended.plan(found, held, policy)
@@ -153,11 +154,37 @@ class Comparison:
                 report.fail(f"{found}: {len(full.removals)} images stay in this run: {reason}")
                 continue
             kept[found] = len(staying)
-            guarded = self._guarded(full, found, report, held=len(held))
+            planned.append((found, self._guarded(full, found, report, held=len(held)), held))
+        for found, guarded, held in self._guarded_together(planned, report):
             vo = held[0].vo if held else ""
             report.compared.append(ComparedList(str(found), vo, guarded, held))
             yield found, guarded.removals
         self._note_kept(kept, report)
+
+    def _guarded_together(
+        self, planned: Sequence[tuple[EndedList, Plan, list[Appliance]]], report: SyncReport
+    ) -> Sequence[tuple[EndedList, Plan, list[Appliance]]]:
+        """Return plans for ended lists that together keep half of all images, or are confirmed.
+
+        Most lists have a few images, of which the limit of a list allows all. A file of lists that
+        is emptied by mistake would end all of them at once.
+        """
+        number = sum(len(each.removals) for _, each, _ in planned)
+        total = sum(len(one.held) for one in report.compared)
+        total += sum(len(held) for _, _, held in planned)
+        lists = sum(bool(each.removals) for _, each, _ in planned)
+        if lists < 2 or not plan.is_too_many(number, held=total, allowed=self.allowed):  # noqa: PLR2004
+            return planned
+        report.withheld += number
+        again = command("sync", "--allow-remove", str(number))
+        report.fail(
+            f"{lists} lists have ended: {number} of {total} images would be removed, so none is "
+            f"removed; to confirm that, run once: {again}"
+        )
+        return [
+            (found, replace(each, changes=(), withheld=(*each.withheld, *each.removals)), held)
+            for found, each, held in planned
+        ]
 
     def _held(self, found: EndedList, report: SyncReport) -> list[Appliance]:
         try:

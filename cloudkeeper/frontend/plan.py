@@ -121,12 +121,17 @@ def guard(plan: Plan, *, held: int, allowed: int = 0) -> Plan:
     a list that is wrong once is wrong as a whole.
     """
     removals = plan.removals
-    if len(removals) <= max(_FEW, allowed) or 2 * len(removals) <= held:
+    if not is_too_many(len(removals), held=held, allowed=allowed):
         return plan
     kept: tuple[Change, ...] = tuple(
         change for change in plan.changes if not isinstance(change, Remove | Hide)
     )
     return replace(plan, changes=kept, withheld=removals)
+
+
+def is_too_many(number: int, *, held: int, allowed: int) -> bool:
+    """Check whether so many removals of ``held`` images need a confirmation that is missing."""
+    return number > max(_FEW, allowed) and 2 * number > held
 
 
 def _check_owner(wanted: ImageList, present: Iterable[Appliance]) -> None:

@@ -853,6 +853,26 @@ def test_images_of_a_list_that_left_the_configuration_are_hidden_and_shown_again
     assert _changes(world) == []
 
 
+def test_small_lists_that_end_together_are_removed_after_a_confirmation(world: World) -> None:
+    """A file of lists that is emptied by mistake: the limit of a list allows each of them."""
+    names = ("/a.list", "/b.list", "/c.list")
+    for number, path in enumerate(names):
+        images = [world.image(10 * number + each, "one.qcow2") for each in (1, 2)]
+        world.publish(images, path=path, dc__identifier=f"{OTHER_LIST[:-1]}{number}")
+    world.configure(*map(world.web.url, names))
+    assert world.sync().returncode == 0
+    _changes(world)
+    _policy(world, "remove")
+    world.configure(world.web.url("/a.list"))
+    done = world.sync()
+    words = "2 lists have ended: 4 of 6 images would be removed, so none is removed; to confirm"
+    assert words in done.stderr
+    assert (done.returncode, _changes(world)) == (1, [])
+    assert world.record()["counts"]["removals_withheld"] == 4
+    assert world.sync("--allow-remove", "4").returncode == 0
+    assert len(_changes(world)) == 4
+
+
 def test_images_of_an_expired_list_are_removed(world: World) -> None:
     """F-M7: remove, for a list that is still configured."""
     _two_lists(world)
