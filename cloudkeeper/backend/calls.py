@@ -58,6 +58,9 @@ from cloudkeeper.wire.status import (
 
 logger = logging.getLogger(__name__)
 
+# Of a number of images; Python refuses to read very many.
+_DIGITS = 9
+
 _FEATURES = (
     *(METADATA_UPDATE, VO_CHECK, PROPERTIES, HIDING, TAKE_OVER),
     *(IMAGE_STREAM, PARALLEL),
@@ -312,7 +315,7 @@ def _reported(
 
 def _allowance(context: grpc.ServicerContext) -> int:
     text = _metadata(context, ALLOW_REMOVE)
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else 0
 
 
 def _takeover(context: grpc.ServicerContext) -> Takeover:

@@ -198,6 +198,6 @@ def _read(path: Path) -> dict[ListId, RecentRemovals]:
         return {}
     except OSError as error:
         raise LocalFailure.from_os(error, subject=path) from error
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError):
         logger.warning("%s: has unreadable contents; the removals of the last day are lost", path)
         return {}

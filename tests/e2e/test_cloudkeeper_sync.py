@@ -20,6 +20,7 @@ from typing import Any
 import grpc
 import pytest
 
+from appliance.core import retry
 from tests import foreign, run_records
 from tests.e2e.images_frontend import PROGRAM, Done, make_disks, qemu_img, run, sha512
 from tests.e2e.killpoints import Command, KillMatrix
@@ -448,8 +449,9 @@ def test_a_revoked_signer_is_refused(offered: World, tmp_path: Path) -> None:
     ids=["404", "cut", "to http", "loop", "to a file", "large"],
 )
 def test_a_list_that_cannot_be_fetched(
-    offered: World, content: image_server.Content, words: str
+    offered: World, content: image_server.Content, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retry, "_sleep", lambda _: None)  # a minute, for the one that is cut
     offered.web.put("/ops/image.list", content)
     refused(offered, words)
 

@@ -280,6 +280,17 @@ def test_a_frontend_lifts_the_limit_only_where_the_configuration_lets_it(
         assert len(site.glance.images) == (0 if is_removed else 6)
 
 
+@pytest.mark.parametrize("number", ["9" * 5000, "-1", "many"])
+def test_a_confirmation_that_is_no_number_of_images_confirms_nothing(
+    site: BackendSite, number: str
+) -> None:
+    with site.running() as client:
+        _add(client, offer(site), NAMES)
+        assert client.call("PreAction", metadata=[("allow-remove", number)]) == ("SUCCESS", "")
+        request = pb.ImageListIdentifier(image_list_identifier=LIST)
+        assert client.call("RemoveImageList", request)[0] == "ERROR_RESOURCE_STATE"
+
+
 def test_new_runs_and_restarts_do_not_reset_the_limit(site: BackendSite) -> None:
     """F-M4: PreAction and RemoveAppliance in a loop."""
     one = offer(site)

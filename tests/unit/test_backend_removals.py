@@ -149,7 +149,10 @@ def test_removals_that_cannot_be_noted_are_not_made(tmp_path: Path) -> None:
         asking.allow(LIST, images(1))
 
 
-@pytest.mark.parametrize("content", ['{"x": [1]}', "[" * 100_000, "null"])
+@pytest.mark.parametrize(
+    "content",
+    ['{"x": [1]}', "[" * 100_000, "null", '{"x": {"there": 1e999, "removed": {}}}'],
+)
 def test_an_unreadable_memory_is_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
