@@ -288,12 +288,10 @@ def _summary(outcome: ProjectOutcome, *, is_dry_run: bool) -> str:
     if outcome.window is None:
         return f"{lead}: nothing to do"
     tally = outcome.tally
-    counted = (
-        f"{tally.servers} servers, {tally.records.total()} records, {outcome.messages} messages"
-    )
+    counted = f"{tally.servers} servers, {tally.records.total()} records"
     line = f"{lead}: from {outcome.window.start.isoformat(timespec='seconds')}: {counted}"
     if not is_dry_run:
-        return line
+        return f"{line}, {outcome.messages} messages"
     months = [
         f"  {month}: {tally.records[month]} records, {seconds / 3600:.1f} h of wall time since the"
         " servers' creation"

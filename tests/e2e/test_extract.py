@@ -309,11 +309,11 @@ def test_two_sources_that_differ_are_both_named(site: CasoSite) -> None:
     [
         (
             {"password": "not-the-password"},
-            "refuses the account 'accounting': wrong name, domain or password; correct [",
+            "refuses the account 'accounting': wrong name, domain or password; correct the account",
         ),
         (
             {"username": "nobody"},
-            "refuses the account 'nobody': wrong name, domain or password; correct [keystone_auth",
+            "refuses the account 'nobody': wrong name, domain or password; correct the account",
         ),
         (
             {"cafile": None},

@@ -223,7 +223,7 @@ def test_status_logs_and_schedule_work(host: Host) -> None:
     }
     assert "The programs run without containers." in shown.stdout
     assert (
-        "! no job is started yet: schedule them with appliance schedule cron|systemd"
+        "! no job is started yet: run appliance start, or appliance schedule cron|systemd"
         in shown.stdout
     )
     assert (

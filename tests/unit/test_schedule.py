@@ -50,7 +50,7 @@ def test_tables_are_the_default(root: Path, capsys: pytest.CaptureFixture[str]) 
     assert schedule(root) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[1][:3] == ["caso", "cron", "14"]
-    assert rows[4] == ["cloud-info", "nobody"]
+    assert rows[4] == ["cloud-info", "cloudbdii"]
 
 
 def test_there_and_back_leaves_everything_as_it_was(
@@ -390,7 +390,7 @@ def test_a_first_installation_starts_nothing(
     assert schedule(root) == 1
     reported = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
     assert reported == [
-        "! no job is started yet: schedule them with appliance schedule cron|systemd"
+        "! no job is started yet: run appliance start, or appliance schedule cron|systemd"
     ]
     assert schedule(root, "cron") == 0
     assert tables(root) == TABLES

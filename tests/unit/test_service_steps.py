@@ -566,6 +566,19 @@ def test_a_restart_reloads_the_unit_and_replaces_a_single_service_itself(
     assert site.calls() == []  # that is the unit's reload
 
 
+def test_a_restart_while_systemd_waits_stops_the_containers_first(
+    site: Site, systemctl: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A start attaches to running containers, which would keep the old configuration."""
+    program = site.place / "systemctl"
+    program.write_text(f'#!/bin/sh\necho "$@" >>{systemctl}\n[ "$1" != is-active ]\n')
+    site.come_up("cloudkeeper-os")
+    assert main(["restart", "cloudkeeper-os", "--root", str(site.root)]) == 0
+    assert site.calls() == ["stop cloudkeeper-os"]
+    assert systemctl.read_text().splitlines()[-1] == "restart cloudkeeper-os.service"
+    assert "cloudkeeper-os: run with the configuration in" in capsys.readouterr().out
+
+
 def test_a_service_whose_flow_is_off_is_not_restarted(
     site: Site, systemctl: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from appliance.admin import settings
 from appliance.admin.configure import site
 from appliance.admin.configure.answers import Interview
+from appliance.admin.inventory import Flow
 from appliance.admin.mounts import site_files
 from appliance.admin.run import hostkey
 from appliance.core import files
@@ -49,6 +50,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             _write(layout.path(name), text)
             print(f"{layout.path(name)}: {_lines(texts[name], text)}")
             count += 1
+    if Flow.IMAGES in answers.flows and not answers.lists:
+        where = layout.path("/etc/cloudkeeper/sources.yaml")
+        print(f"No image list: name a registry in {where}, or the images have no source")
     print(f"{count or 'No'} files changed. Next: appliance check --offline")
     return ExitStatus.DONE
 

@@ -70,6 +70,10 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         steps.replace(host, layout, unit, services)
     else:
         choose.require_good(services, host, layout)
+        if not is_active:
+            # The engine may run the containers while systemd waits to restart the unit, as after a
+            # replacement. A start would attach to them, and leave them their old configuration.
+            steps.halt(host, services)
         # Through systemctl, because only a process of the unit can set its status line.
         _systemctl("reload" if is_active else "restart", unit)
     _report(services, layout)

@@ -207,7 +207,8 @@ def _show(layout: Layout) -> ExitStatus:
         # `appliance run` starts no job of such a flow, so the starter does not matter.
         if not host.is_wanted(one.job.name):
             by, when = ["off"], f"flow {one.job.flow}"
-        rows.append((one.job.name, " and ".join(by) or "nobody", when))
+        otherwise = "nobody" if one.job.is_scheduled else "cloudbdii"
+        rows.append((one.job.name, " and ".join(by) or otherwise, when))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print(

@@ -100,7 +100,9 @@ def _disagreements(found: Sequence[Starts]) -> list[str]:
     elif len(kinds) > 1:
         words.append(f"cron starts some jobs and systemd others: {_CHOOSE}")
     if never and not kinds:
-        words.append("no job is started yet: schedule them with appliance schedule cron|systemd")
+        words.append(
+            "no job is started yet: run appliance start, or appliance schedule cron|systemd"
+        )
     elif never:
         words.append(f"nothing starts {', '.join(never)}: run appliance schedule cron|systemd")
     return words

@@ -296,6 +296,11 @@ def _stop(arguments: argparse.Namespace) -> ExitStatus:
     return _stopped(arguments)
 
 
+def halt(host: Host, services: Sequence[str]) -> None:
+    """Stop containers that no docker-compose watches; a failure leaves them running."""
+    _compose(host, "stop", *reversed(services), output=subprocess.DEVNULL)
+
+
 def _clean(arguments: argparse.Namespace) -> ExitStatus:
     """Stop the containers of a failed start: systemd does not call ExecStop after one."""
     ended = os.environ.get("EXIT_CODE", ""), os.environ.get("EXIT_STATUS", "")
@@ -311,12 +316,17 @@ def _stopped(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.DONE if status == 0 else ExitStatus.NOTHING
 
 
-def _compose(host: Host, *words: str) -> int:
-    """Run docker-compose and return its exit status."""
+def _compose(host: Host, *words: str, output: int | None = None) -> int:
+    """Run docker-compose and return its exit status; by default it shares our output."""
     command = settings.compose_command(host, *words)
     try:
         done = subprocess.run(
-            command, env=compose_output.environment(host), stdin=subprocess.DEVNULL, check=False
+            command,
+            env=compose_output.environment(host),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            check=False,
         )
     except OSError as error:
         raise compose_output.not_installed(command[0], error) from error

@@ -271,7 +271,9 @@ def _keystone(access: Access, last: Step, error: Exception) -> LoginFailure:
         return LoginDenied(subject, cause, access.renewal())
     if isinstance(error, exceptions.Unauthorized):
         cause = f"refuses the account {name}: wrong name, domain or password"
-        return LoginDenied(subject, cause, f"correct [{access.section}]")
+        where = access.places.get("password")
+        remedy = f"the account at {where}" if where else f"[{access.section}]"
+        return LoginDenied(subject, cause, f"correct {remedy}")
     cause = "answers, but is not a Keystone"
     if status:
         cause = f"answers {status} to a request for a token"
