@@ -577,6 +577,9 @@ def test_a_restart_while_systemd_waits_stops_the_containers_first(
     assert site.calls() == ["stop cloudkeeper-os"]
     assert systemctl.read_text().splitlines()[-1] == "restart cloudkeeper-os.service"
     assert "cloudkeeper-os: run with the configuration in" in capsys.readouterr().out
+    (site.place / "behave").write_text("exit 1\n")
+    assert main(["restart", "cloudkeeper-os", "--root", str(site.root)]) == 3
+    assert "cloudkeeper-os: cannot be stopped; stop its container" in capsys.readouterr().err
 
 
 def test_a_service_whose_flow_is_off_is_not_restarted(

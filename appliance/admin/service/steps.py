@@ -297,8 +297,15 @@ def _stop(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def halt(host: Host, services: Sequence[str]) -> None:
-    """Stop containers that no docker-compose watches; a failure leaves them running."""
-    _compose(host, "stop", *reversed(services), output=subprocess.DEVNULL)
+    """Stop containers that no docker-compose watches.
+
+    Raises:
+        Unavailable: They cannot be stopped.
+
+    """
+    if _compose(host, "stop", *reversed(services), output=subprocess.DEVNULL):
+        name = " and ".join(services)
+        raise Unavailable(name, "cannot be stopped", "stop its container, which docker ps shows")
 
 
 def _clean(arguments: argparse.Namespace) -> ExitStatus:
