@@ -7,8 +7,6 @@ discards an upload that is shorter than its Content-Length.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -46,21 +44,6 @@ class ImageBytes(Protocol):
             Failed: it is not known, because the bytes are gone.
 
         """
-
-
-@dataclass(frozen=True, slots=True)
-class DataPlaces:
-    """The places that image data may come from, by the backend's own configuration."""
-
-    directory: Path
-    """Files and sockets of a frontend on this host."""
-    remote_hosts: frozenset[str] = frozenset()
-    """Web servers of frontends on other hosts: HOST, or HOST:PORT, in lower case."""
-    authorities: Path | None = None
-    """Of the web servers, beside those of the system (PEM)."""
-
-    def __str__(self) -> str:
-        return ", ".join((str(self.directory), *sorted(self.remote_hosts)))
 
 
 def algorithm_of(data: ImageData) -> str:

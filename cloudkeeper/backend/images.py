@@ -22,8 +22,9 @@ from appliance.core.cloud import glance
 from appliance.core.cloud.glance import Glance, GlanceRefusal, Image
 from appliance.core.run.errors import ApplianceError, Unavailable
 from cloudkeeper.backend import handover, others, properties, sharing, verdicts
+from cloudkeeper.backend.data_places import DataPlaces
 from cloudkeeper.backend.errors import Failed, status_of
-from cloudkeeper.backend.image_data import DataPlaces, ImageBytes
+from cloudkeeper.backend.image_data import ImageBytes
 from cloudkeeper.backend.others import HeldImage, Holding
 from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State

@@ -22,9 +22,9 @@ from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from cloudkeeper.backend import endpoint
+from cloudkeeper.backend.data_places import DataPlaces
 from cloudkeeper.backend.endpoint import Listening
 from cloudkeeper.backend.ignored import IGNORED
-from cloudkeeper.backend.image_data import DataPlaces
 
 FILES = ("/etc/cloudkeeper-os/cloudkeeper-os.conf", "/etc/cloudkeeper/cloudkeeper-os.conf")
 """Paths of the file: in the container and the newest releases; in the manual."""

@@ -28,11 +28,11 @@ from types import MappingProxyType
 from urllib.parse import SplitResult, urlsplit
 
 from appliance.core import hosts
+from cloudkeeper.backend.data_places import DataPlaces
 from cloudkeeper.backend.digests import PENDING, Digests
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.image_data import (
     BLOCK,
-    DataPlaces,
     algorithm_of,
     check_digest,
     stopping,

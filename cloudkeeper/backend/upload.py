@@ -16,10 +16,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cloudkeeper import formats
+from cloudkeeper.backend.data_places import DataPlaces
 from cloudkeeper.backend.digests import Digests
 from cloudkeeper.backend.image_data import (
     BLOCK,
-    DataPlaces,
     ImageBytes,
     algorithm_of,
     check_digest,

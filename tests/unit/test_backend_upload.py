@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from cloudkeeper.backend.data_places import DataPlaces
 from cloudkeeper.backend.errors import Failed
-from cloudkeeper.backend.image_data import DataPlaces
 from cloudkeeper.backend.upload import open_image
 from cloudkeeper.model import Format, ImageData
 

@@ -34,8 +34,8 @@ from appliance.core.trust.errors import Tampered
 from cloudkeeper import formats
 from cloudkeeper.backend import calls
 from cloudkeeper.backend import stream as fetched
+from cloudkeeper.backend.data_places import DataPlaces
 from cloudkeeper.backend.errors import Failed
-from cloudkeeper.backend.image_data import DataPlaces
 from cloudkeeper.backend.upload import open_image
 from cloudkeeper.frontend import backend_client, transfer
 from cloudkeeper.frontend.backend_client import BackendClient
