@@ -1,5 +1,6 @@
 """The changes that a list causes; the expected values are written by hand, rule by rule."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.frontend.plan import AcceptedFormats, compare, guard
 from cloudkeeper.model import (
+    HIDDEN_KEY,
+    LAYER_KEY,
     Appliance,
     ApplianceId,
     Create,
@@ -251,3 +254,44 @@ def test_sboms_and_own_properties_change_no_data(
     there = Appliance(ApplianceId("a"), LIST, vo="vo", attributes=version | held)
     found = compare(listed(offered), [there], at=NOW)
     assert found.changes == ((UpdateMetadata(offered, reason),) if reason else ())
+
+
+def of_registry(*, manifest: str, layer: str) -> Appliance:
+    mpuri = f"registry.example.org/p/a:1-{manifest}"
+    return replace(image("p/a:1"), mpuri=mpuri, attributes={LAYER_KEY: layer})
+
+
+def test_an_artefact_that_is_built_anew_around_the_same_layer_moves_no_data() -> None:
+    """F-M3: only the manifest differs."""
+    wanted = listed(of_registry(manifest="sha256:2", layer="sha256:aa"))
+    held = of_registry(manifest="sha256:1", layer="sha256:AA")
+    change = UpdateMetadata(wanted.offers[0].appliance, "changed: manifest")
+    assert compare(wanted, [held], at=NOW).changes == (change,)
+    same = of_registry(manifest="sha256:2", layer="sha256:aa")
+    assert compare(wanted, [same], at=NOW).changes == ()
+
+
+def test_the_place_of_an_image_of_a_list_may_change() -> None:
+    """A list has no manifest: another ``ad:mpuri`` is an attribute like others."""
+    wanted = listed(image("a", hv_version="1"))
+    held = replace(image("a", hv_version="1"), mpuri="https://other.example.org/a")
+    assert compare(wanted, [held], at=NOW).changes == ()
+
+
+def test_a_hidden_image_is_shown_again_when_its_list_offers_it() -> None:
+    """F-M7."""
+    wanted = listed(image("a", hv_version="1"), image("b", hv_version="2"))
+    hidden = [image("a", hv_version="1"), image("b", hv_version="1")]
+    held = [replace(one, attributes={**one.attributes, HIDDEN_KEY: "yes"}) for one in hidden]
+    plan = compare(wanted, held, at=NOW)
+    assert plan.changes == (
+        UpdateMetadata(wanted.offers[0].appliance, "shown again: its list is back"),
+        Update(wanted.offers[1], "changed: hv:version"),
+    )
+
+
+def test_a_checksum_on_one_side_only_does_not_hide_a_new_version() -> None:
+    wanted = listed(image("a", hv_version="2", sl_checksum_sha512="aa"))
+    plan = compare(wanted, [image("a", hv_version="1")], at=NOW)
+    (change,) = plan.changes
+    assert change == Update(wanted.offers[0], "changed: hv:version, sl:checksum:sha512")
