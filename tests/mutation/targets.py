@@ -69,6 +69,11 @@ TARGETS = {
     ),
     "formats": Target(
         ("cloudkeeper/formats/*.py",),
-        ("tests/unit/test_image_formats.py", "tests/interop/test_image_matrix.py"),
+        (
+            "tests/unit/test_image_formats.py",
+            "tests/unit/test_image_conversion.py",
+            "tests/unit/test_image_stream.py",
+            "tests/interop/test_image_matrix.py",
+        ),
     ),
 }
