@@ -11,14 +11,13 @@ the projects that have been a VO's (`ProjectMemory`), until they have no image o
 from __future__ import annotations
 
 import enum
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from appliance.core import files
-from appliance.core.run.errors import ApplianceError, LocalFailure
+from appliance.core import json_file
+from appliance.core.run.errors import ApplianceError
 from cloudkeeper.backend.images import ProjectImages
 from cloudkeeper.backend.properties import ApplianceKey
 from cloudkeeper.backend.removals import RunRemovals
@@ -134,20 +133,16 @@ class ProjectMemory:
         names = kept | dict(holding)
         if names == self._names:
             return
-        try:
-            files.make_directory(self._path.parent)
-            files.write_atomic(self._path, json.dumps(names, indent=1).encode() + b"\n")
-        except OSError as error:
-            raise LocalFailure.from_os(error, subject=self._path) from error
+        json_file.write(self._path, names)
         self._names = names
 
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        found = json.loads(files.read_regular(path, limit=_LARGEST))
+        found = json_file.read(path, limit=_LARGEST)
         return {str(key): str(name) for key, name in found.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         logger.warning("%s: cannot be read: %s; former projects are not looked at", path, error)
         return {}

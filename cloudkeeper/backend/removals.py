@@ -13,7 +13,6 @@ frontend of this host, which uses the socket, passes on what its administrator h
 from __future__ import annotations
 
 import enum
-import json
 import logging
 import threading
 from collections import Counter
@@ -22,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from appliance.core import clock, files
+from appliance.core import clock, json_file
 from appliance.core.run import place
 from appliance.core.run.errors import LocalFailure
 from cloudkeeper.backend.errors import Failed
@@ -108,11 +107,7 @@ class RemovalMemory:
             }
             for key, found in kept.items()
         }
-        try:
-            files.make_directory(self._path.parent)
-            files.write_atomic(self._path, json.dumps(document, indent=1).encode() + b"\n")
-        except OSError as error:
-            raise LocalFailure.from_os(error, subject=self._path) from error
+        json_file.write(self._path, document)
         self._lists = kept
 
 
@@ -186,7 +181,7 @@ def _confirmation(number: int) -> str:
 
 def _read(path: Path) -> dict[ListId, RecentRemovals]:
     try:
-        found = json.loads(files.read_regular(path, limit=_LARGEST))
+        found = json_file.read(path, limit=_LARGEST)
         return {
             ListId(key): RecentRemovals(
                 int(each["there"]),
@@ -198,6 +193,6 @@ def _read(path: Path) -> dict[ListId, RecentRemovals]:
         return {}
     except OSError as error:
         raise LocalFailure.from_os(error, subject=path) from error
-    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError):
         logger.warning("%s: has unreadable contents; the removals of the last day are lost", path)
         return {}

@@ -4,6 +4,8 @@ The first signal lets running calls finish; a second one ends them at once. gRPC
 answers SERVING until then, to the same callers as all other calls.
 """
 
+# ruff: noqa: N802  the names of the protocol
+
 from __future__ import annotations
 
 import contextlib
@@ -85,7 +87,7 @@ class ServerCondition(health.HealthServicer):
     the answer of a healthy server.
     """
 
-    def Watch(self, request: object, context: grpc.ServicerContext, *_: object) -> NoReturn:  # noqa: N802
+    def Watch(self, request: object, context: grpc.ServicerContext, *_: object) -> NoReturn:
         """Refuse to stream."""
         del request
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "use Check")

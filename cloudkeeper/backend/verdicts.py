@@ -4,7 +4,7 @@ Glance answers with a status and a text of its own. The status alone does not sa
 the answer to a quota, to a full store and to a file that is too large for good. The texts are those
 of Glance 12 to 33 (``glance/api/v2/image_data.py``, ``glance/quota``, ``glance/location.py``).
 
-A refusal is final when the same file would be refused again until somebody changes the file or the
+A refusal is final when the same file would be refused again until a change of the file or the
 configuration: the frontend remembers it and moves the file no more. A quota is never final.
 """
 

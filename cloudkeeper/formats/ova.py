@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cloudkeeper.formats import vmdk
 from cloudkeeper.formats.disk import Disk, Unusable
@@ -31,7 +31,7 @@ def find_disk(path: Path) -> Disk:
     try:
         with (
             path.open("rb") as file,
-            tarfile.open(fileobj=_Headers(file), mode="r:") as archive,  # type: ignore[call-overload]
+            _opened(file) as archive,
         ):
             for number, member in enumerate(archive, start=1):
                 if number > _MAX_MEMBERS:
@@ -76,6 +76,11 @@ def _is_vmdk(path: Path, member: tarfile.TarInfo) -> bool:
     with path.open("rb") as file:
         file.seek(member.offset_data)
         return file.read(len(vmdk.MAGIC)) == vmdk.MAGIC
+
+
+def _opened(file: BinaryIO) -> tarfile.TarFile:
+    headers: Any = _Headers(file)  # has all that tarfile uses of a file
+    return tarfile.open(fileobj=headers, mode="r:")
 
 
 class _Headers:

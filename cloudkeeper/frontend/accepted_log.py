@@ -6,13 +6,13 @@ a date, and no run.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from appliance.core import files
+from appliance.core import json_file
+from appliance.core.run.errors import LocalFailure
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +22,9 @@ _LARGEST = 2**22
 def read(path: Path) -> Mapping[str, datetime]:
     """Return the dates by source."""
     try:
-        found = json.loads(files.read_regular(path, limit=_LARGEST))
+        found = json_file.read(path, limit=_LARGEST)
         return {str(name): datetime.fromisoformat(date) for name, date in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
@@ -40,9 +40,7 @@ def forget(path: Path, sources: Iterable[str]) -> None:
 
 
 def _write(path: Path, dates: Mapping[str, datetime]) -> None:
-    text = json.dumps({name: date.isoformat() for name, date in dates.items()}, indent=1)
     try:
-        files.make_directory(path.parent)
-        files.write_atomic(path, f"{text}\n".encode())
-    except OSError as error:
-        logger.warning("%s: not written: %s", path, error.strerror)
+        json_file.write(path, {name: date.isoformat() for name, date in dates.items()})
+    except LocalFailure as error:
+        logger.warning("%s", error)

@@ -173,7 +173,7 @@ class Comparison:
         total = sum(len(one.held) for one in report.compared)
         total += sum(len(held) for _, _, held in planned)
         lists = sum(bool(each.removals) for _, each, _ in planned)
-        if lists < 2 or not plan.is_too_many(number, held=total, allowed=self.allowed):  # noqa: PLR2004
+        if lists <= 1 or not plan.is_too_many(number, held=total, allowed=self.allowed):
             return planned
         report.withheld += number
         again = command("sync", "--allow-remove", str(number))
@@ -194,7 +194,7 @@ class Comparison:
             return []
 
     def _reason_to_wait(self, vos: Container[str], report: SyncReport) -> str:
-        """Return why the images of ended lists of VOs stay for now; empty if they need not.
+        """Return why the images of ended lists of VOs stay in this run; empty if they need not.
 
         Another source may offer the same images from now on. As long as it has not replaced them,
         users need the present ones.

@@ -135,8 +135,7 @@ class Downloader:
                 expected=question.expected | {_NOT_MODIFIED},
             )
         content = bytearray()
-        asking = lambda attempt: self.ask(question, timeouts=timeouts, attempt=attempt)  # noqa: E731
-        with self.resumed(asking, name=question.name, timeouts=timeouts) as answer:
+        with self._resuming(question, timeouts=timeouts) as answer:
             if answer.status == _NOT_MODIFIED and known is not None:
                 return known
             for block in answer.blocks:
@@ -168,9 +167,16 @@ class Downloader:
 
         """
         question = Question(url, name, basic(user, password))
-        asking = lambda attempt: self.ask(question, timeouts=timeouts, attempt=attempt)  # noqa: E731
-        with self.resumed(asking, name=name, timeouts=timeouts) as answer:
+        with self._resuming(question, timeouts=timeouts) as answer:
             yield answer.size, answer.blocks
+
+    def _resuming(
+        self, question: Question, *, timeouts: Timeouts
+    ) -> contextlib.AbstractContextManager[Answer]:
+        def ask(attempt: Attempt) -> contextlib.AbstractContextManager[Answer]:
+            return self.ask(question, timeouts=timeouts, attempt=attempt)
+
+        return self.resumed(ask, name=question.name, timeouts=timeouts)
 
     @contextlib.contextmanager
     def resumed(self, ask: Asking, *, name: str, timeouts: Timeouts) -> Iterator[Answer]:

@@ -13,13 +13,12 @@ with one object a list.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from appliance.core import files
+from appliance.core import files, json_file
 from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.frontend.remedies import command
@@ -148,12 +147,7 @@ class Memory:
 
     def _write(self, entries: list[AcceptedList]) -> None:
         self._entries = entries
-        text = json.dumps([asdict(entry) for entry in entries], indent=1, ensure_ascii=False)
-        try:
-            files.make_directory(self._path.parent)
-            files.write_atomic(self._path, f"{text}\n".encode())
-        except OSError as error:
-            raise LocalFailure.from_os(error, subject=self._path) from error
+        json_file.write(self._path, [asdict(entry) for entry in entries])
 
 
 def _accepted(found: SignedImageList, *, url: str, at: datetime) -> AcceptedList:
@@ -205,12 +199,12 @@ def _untrusted(cause: str, url: str) -> Untrusted:
 
 def _read(path: Path) -> list[AcceptedList]:
     try:
-        return [_entry(found) for found in json.loads(files.read_regular(path, limit=_LARGEST))]
+        return [_entry(found) for found in json_file.read(path, limit=_LARGEST)]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise LocalFailure.from_os(error, subject=path) from error
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError):
         raise LocalFailure(
             path,
             "has unreadable contents",

@@ -8,12 +8,11 @@ Failures that may pass (the network, a full disk, a conversion) are never rememb
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from appliance.core import files
+from appliance.core import json_file
 from appliance.core.run.errors import LocalFailure
 from appliance.core.version import __version__
 from cloudkeeper.formats import Unusable
@@ -89,12 +88,7 @@ class RefusedImages:
 
     def _write(self, reasons: dict[str, str]) -> None:
         self._reasons = reasons
-        text = json.dumps({"rules": self._rules, "reasons": reasons}, indent=1)
-        try:
-            files.make_directory(self._path.parent)
-            files.write_atomic(self._path, f"{text}\n".encode())
-        except OSError as error:
-            raise LocalFailure.from_os(error, subject=self._path) from error
+        json_file.write(self._path, {"rules": self._rules, "reasons": reasons})
 
 
 def _key(offer: Offer) -> str:
@@ -103,9 +97,9 @@ def _key(offer: Offer) -> str:
 
 def _read(path: Path, rules: str) -> dict[str, str]:
     try:
-        found = json.loads(files.read_regular(path, limit=_LARGEST))
+        found = json_file.read(path, limit=_LARGEST)
         if found["rules"] == rules:
             return {str(key): str(reason) for key, reason in found["reasons"].items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
     return {}

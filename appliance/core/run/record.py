@@ -26,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from appliance.core import clock, files
+from appliance.core import clock, files, json_file
 from appliance.core.run import log
 from appliance.core.run.errors import ApplianceError, Busy, ExitStatus, LocalFailure
 from appliance.core.version import __version__
@@ -208,10 +208,7 @@ def load(path: Path) -> Mapping[str, object]:
         ValueError: it does not hold a record.
 
     """
-    try:
-        entry = json.loads(files.read_regular(path, limit=_MAX_SIZE))
-    except RecursionError:
-        entry = None
+    entry = json_file.read(path, limit=_MAX_SIZE)
     if not isinstance(entry, dict):
         raise ValueError(path.name)  # noqa: TRY004  as for other content that is no record
     return entry

@@ -223,7 +223,7 @@ class _Asked:
         output.line(f"{self._name}: done; the next sync acts on it")
         return ExitStatus.DONE
 
-    # Each is read anew: another program may have written it.
+    # Each is read again: another program may have written it.
 
     def _accepted(self, place: str) -> Sequence[AcceptedList]:
         return [entry for entry in self._memory().entries if entry.url == place]

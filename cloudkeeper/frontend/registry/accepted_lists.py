@@ -7,12 +7,10 @@ at worst, images of ended lists stay.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from appliance.core import files
-from appliance.core.run.errors import LocalFailure
+from appliance.core import json_file
 from cloudkeeper.model import ListId
 
 _LARGEST = 2**22
@@ -21,8 +19,8 @@ _LARGEST = 2**22
 def read(path: Path) -> frozenset[ListId]:
     """Return the identifiers of the lists."""
     try:
-        found = json.loads(files.read_regular(path, limit=_LARGEST))
-    except (OSError, ValueError, RecursionError):
+        found = json_file.read(path, limit=_LARGEST)
+    except (OSError, ValueError):
         return frozenset()
     names = found if isinstance(found, list) else []
     return frozenset(ListId(name) for name in names if isinstance(name, str))
@@ -37,7 +35,7 @@ def note(path: Path, accepted: Iterable[ListId]) -> None:
     """
     known = read(path)
     if not known >= (new := known | set(accepted)):
-        _write(path, new)
+        json_file.write(path, sorted(new))
 
 
 def forget(path: Path, gone: Iterable[ListId]) -> None:
@@ -47,12 +45,4 @@ def forget(path: Path, gone: Iterable[ListId]) -> None:
         LocalFailure: the file cannot be written.
 
     """
-    _write(path, read(path) - set(gone))
-
-
-def _write(path: Path, lists: Iterable[ListId]) -> None:
-    try:
-        files.make_directory(path.parent)
-        files.write_atomic(path, f"{json.dumps(sorted(lists), indent=1)}\n".encode())
-    except OSError as error:
-        raise LocalFailure.from_os(error, subject=path) from error
+    json_file.write(path, sorted(read(path) - set(gone)))

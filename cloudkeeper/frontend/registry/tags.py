@@ -7,7 +7,6 @@ DIGEST}}}``: the first is read by earlier releases, too, and the second may be l
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from appliance.core import files
+from appliance.core import files, json_file
 from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.errors import Malformed, Untrusted
 from cloudkeeper.frontend.registry import names
@@ -138,15 +137,12 @@ class TagHistory:
         hosts: dict[str, dict[str, list[Digest]]],
         notes: dict[str, dict[str, _TagNote]],
     ) -> None:
-        try:
-            if hosts != self._hosts:
-                _write(self._path, hosts)
-                self._hosts = hosts
-            if notes != self._notes:
-                _write(self._notes_path, _notes_as_json(notes))
-                self._notes = notes
-        except OSError as error:
-            raise LocalFailure.from_os(error, subject=error.filename or self._path) from error
+        if hosts != self._hosts:
+            json_file.write(self._path, hosts)
+            self._hosts = hosts
+        if notes != self._notes:
+            json_file.write(self._notes_path, _notes_as_json(notes))
+            self._notes = notes
 
 
 def _without(
@@ -157,13 +153,6 @@ def _without(
         for name, items in hosts.items()
     }
     return {name: items for name, items in kept.items() if items}
-
-
-def _write(path: Path, content: object) -> None:
-    files.make_directory(path.parent)
-    text = json.dumps(content, indent=1, sort_keys=True)
-    with files.named(path):
-        files.write_atomic(path, f"{text}\n".encode())
 
 
 def _notes_as_json(notes: Mapping[str, Mapping[str, _TagNote]]) -> dict[str, dict[str, object]]:
@@ -179,12 +168,12 @@ def _notes_as_json(notes: Mapping[str, Mapping[str, _TagNote]]) -> dict[str, dic
 def _read_notes(path: Path) -> dict[str, dict[str, _TagNote]]:
     """Return the notes of a file; they decorate, so one that cannot be read has none."""
     try:
-        found: Any = json.loads(files.read_regular(path, limit=_LARGEST))
+        found: Any = json_file.read(path, limit=_LARGEST)
         return {
             host: {reference: _read_note(each, reference) for reference, each in items.items()}
             for host, items in found.items()
         }
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, Malformed, RecursionError):
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, Malformed):
         return {}
 
 
@@ -198,13 +187,13 @@ def _read_note(each: Any, reference: str) -> _TagNote:
 
 def _read(path: Path) -> dict[str, dict[str, list[Digest]]]:
     try:
-        found: Any = json.loads(files.read_regular(path, limit=_LARGEST))
+        found: Any = json_file.read(path, limit=_LARGEST)
         return {host: _read_host(references) for host, references in found.items()}
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise LocalFailure.from_os(error, subject=path) from error
-    except (ValueError, AttributeError, TypeError, Malformed, RecursionError) as error:
+    except (ValueError, AttributeError, TypeError, Malformed) as error:
         raise LocalFailure(
             path,
             "has unreadable contents",
