@@ -156,7 +156,11 @@ def _check(
             "import it for the VO of that project, which its source must name",
         )
     if image.get("status") != "active" or image.get("os_hidden"):
-        raise _refused(subject, f"is {image.get('status')}, not active", "see why")
+        raise _refused(
+            subject,
+            f"is {image.get('status')} or hidden, not active",
+            "ask its manager to repair it",
+        )
     if not str(image.get(LAYER_KEY) or "").startswith("sha256:"):
         words = f"has no property {LAYER_KEY}, which says whose data it holds"
         raise _refused(subject, words, "delete it, and the next sync uploads it")

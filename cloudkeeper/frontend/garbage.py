@@ -101,7 +101,6 @@ def memory(
     for host, references in history.hosts.items():
         projects = [each.project for each in configured.registries if each.host == host]
         projects += [project for other, project in map(project_of, in_cloud) if other == host]
-        projects += [found[1] for each in in_cloud if (found := project_of(each))[0] == host]
         gone = [
             reference
             for reference in references
