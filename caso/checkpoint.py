@@ -20,6 +20,7 @@ from pathlib import Path
 
 from appliance.core import files
 from appliance.core.lastrun import read
+from appliance.core.run import place
 from appliance.core.run.errors import LocalFailure
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -73,7 +74,8 @@ class Checkpoints:
                 broken[0],
                 "has no time from which to go on" + (f" (nor {twins})" if twins else ""),
                 "write the time of the last good run into it, like 2026-11-22 07:22:42+00:00, or"
-                " run once with --extract-from; nothing is lost in the meantime",
+                f" run once: {place.command('caso', 'caso-extract', '--extract-from', 'TIME')};"
+                " nothing is lost in the meantime",
             )
         # The file of cASO 1, which had one for all projects.
         try:

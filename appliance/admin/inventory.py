@@ -44,6 +44,8 @@ class Job:
     """Whether `appliance schedule` includes the job without ``--with``."""
     verbs: frozenset[str] = frozenset()
     """Verbs of the program that may take the place of the command's own, beside a run of it."""
+    verb_program: str = ""
+    """The program that has these verbs; empty if it is the command's own."""
     base: str = ""
     """The job whose verb this is; empty for a job of the schedule."""
 
@@ -55,7 +57,7 @@ class Job:
         """
         verb, *rest = arguments or ("",)
         if verb in self.verbs:
-            program = (self.command[0], verb)
+            program = (self.verb_program or self.command[0], verb)
             name = f"{self.name}-{verb}"
             return replace(self, name=name, command=program, base=self.name), rest
         return self, rest if verb and verb in self.command[1:] else arguments
@@ -95,6 +97,9 @@ JOBS = {
             "ssm.log",
             "ssmsend",
             timedelta(hours=5),
+            # `verify` is not among them: its file is on the host, which the container does not see.
+            verbs=frozenset({"spool", "failed", "requeue"}),
+            verb_program="ssmctl",
         ),
         Job(
             "cloudkeeper",

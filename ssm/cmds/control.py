@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from appliance.core import clock, files
-from appliance.core.run import cli, log
+from appliance.core.run import cli, log, place
 from appliance.core.run.errors import ExitStatus, LocalFailure, UsageError
 from appliance.core.spool import Spool
 from ssm.sending.dead_letters import DeadLetters
@@ -75,7 +75,7 @@ def _list_dead_letters(arguments: argparse.Namespace) -> ExitStatus:
 
 def _add_requeue_arguments(parser: argparse.ArgumentParser) -> None:
     _add_spool_arguments(parser)
-    parser.add_argument("id", metavar="ID", help="id of the message, as `ssmctl failed` prints it")
+    parser.add_argument("id", metavar="ID", help="id of the message, as the verb failed prints it")
     parser.add_argument(
         "--force", action="store_true", help="put back a message of cloud records, too"
     )
@@ -87,14 +87,16 @@ def _requeue(arguments: argparse.Namespace) -> ExitStatus:
     dead_letters = DeadLetters(dead_letters_of(spool.path))
     found = [one for one in dead_letters.letters() if one.message_id == arguments.id]
     if not found:
-        raise UsageError(arguments.id, "is not a dead letter", "see ssmctl failed")
+        remedy = f"list them with {place.command('ssmsend', 'ssmctl', 'failed')}"
+        raise UsageError(arguments.id, "is not a dead letter", remedy)
     if not arguments.force and _is_of_cloud_records(found[0].body):
         # The repository keeps the last record of a server and month, whatever its figures.
+        again = place.command("caso", "caso-extract", "--extract-from", "TIME")
         raise UsageError(
             arguments.id,
-            "has cloud records, and records that were sent since then would be replaced by it",
-            "extract its time again with caso-extract --extract-from, or, if nothing was sent"
-            " since then, use --force",
+            "holds cloud records, which would replace newer ones that were sent meanwhile",
+            f"extract that period again with {again}, or, if nothing was sent meanwhile,"
+            " repeat the command with --force",
         )
     _require_owner(spool.path, arguments.id)
     print(f"{arguments.id} is {dead_letters.requeue(found[0], spool)} in {spool.path} now")

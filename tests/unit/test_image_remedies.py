@@ -1,4 +1,4 @@
-"""The commands that messages of `cloudkeeper` name, on each kind of host."""
+"""The commands that messages name, on each kind of host."""
 
 import shlex
 from pathlib import Path
@@ -17,7 +17,7 @@ URL = "https://lists.example.org/image.list?0123456789abcdef"
     [
         ("", "cloudkeeper"),
         (place.VARIABLE, "appliance run cloudkeeper --"),
-        (remedies.NATIVE, "appliance run cloudkeeper --"),
+        (place.NATIVE, "appliance run cloudkeeper --"),
     ],
     ids=["program", "container", "native"],
 )
@@ -31,6 +31,13 @@ def test_a_command_is_one_that_the_host_has(
     assert shlex.split(shown)[-2:] == ["trust", URL]
 
 
+def test_a_program_is_a_verb_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the appliance, the program itself is on the path."""
+    assert place.command("ssmsend", "ssmctl", "failed") == "ssmctl failed"
+    monkeypatch.setenv(place.VARIABLE, "/etc/a=/site/etc/a")
+    assert place.command("ssmsend", "ssmctl", "failed") == "appliance run ssmsend -- failed"
+
+
 def test_jobs_without_containers_are_recognised() -> None:
     given = native.environment({}, named_authorities="", root=Path("/"))
-    assert remedies.NATIVE in given
+    assert place.NATIVE in given

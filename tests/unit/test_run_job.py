@@ -26,6 +26,7 @@ import pytest
 
 from appliance.admin import inventory
 from cloudkeeper.cmds import frontend
+from ssm.cmds import control
 from tests import run_records, warm
 from tests.simulators import docker_engine
 from tests.testbed import Authority
@@ -152,6 +153,18 @@ VERBS = [
 def test_the_verbs_are_those_of_the_program() -> None:
     named = {verb.name for verb in frontend.PROGRAM.verbs} - {"sync", "help"}
     assert inventory.JOBS["cloudkeeper"].verbs == named == {verb for verb, *_ in VERBS}
+    assert inventory.JOBS["ssmsend"].verbs == {verb.name for verb in control.PROGRAM.verbs} - {
+        "verify"
+    }
+
+
+def test_dead_letters_are_reached_from_the_host(site: Site) -> None:
+    """`ssmctl` is in the container only, so the commands of the documents are verbs of the job."""
+    site.behave("exit 1")
+    assert site.run("ssmsend", "--", "requeue", "6b029cc8/00000000000000").returncode == 1
+    shown = site.reported("arguments")
+    assert shown[shown.index("ssm") :] == ["ssm", "ssmctl", "requeue", "6b029cc8/00000000000000"]
+    assert not (site.root / "var/lib/fedcloud/runs/jobs/job-ssmsend.json").exists()
 
 
 def test_a_verb_runs_beside_the_job_and_leaves_no_record(site: Site) -> None:

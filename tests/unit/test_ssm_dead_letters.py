@@ -114,9 +114,9 @@ def test_an_older_message_of_cloud_records_needs_force(
     dead_letters(tmp_path, CLOUD)
     assert ssmctl(tmp_path, "requeue", ID) == 2
     assert capsys.readouterr().err == (
-        f"ssmctl: {ID}: has cloud records, and records that were sent since then would be replaced"
-        " by it; extract its time again with caso-extract --extract-from, or, if nothing was sent"
-        " since then, use --force\n"
+        f"ssmctl: {ID}: holds cloud records, which would replace newer ones that were sent"
+        " meanwhile; extract that period again with caso-extract --extract-from TIME, or, if"
+        " nothing was sent meanwhile, repeat the command with --force\n"
     )
     assert (bodies(tmp_path), spooled(tmp_path)) == ([CLOUD.decode()], [])
     assert ssmctl(tmp_path, "requeue", ID, "--force") == 0
@@ -128,7 +128,7 @@ def test_a_message_that_is_no_dead_letter(
 ) -> None:
     dead_letters(tmp_path, TEXT)
     assert ssmctl(tmp_path, "requeue", "6b029cc8/00000000000000") == 2
-    assert "6b029cc8/00000000000000: is not a dead letter; see ssmctl failed" in (
+    assert "6b029cc8/00000000000000: is not a dead letter; list them with ssmctl failed" in (
         capsys.readouterr().err
     )
 

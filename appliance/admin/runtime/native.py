@@ -20,6 +20,7 @@ from pathlib import Path
 from appliance.admin import account
 from appliance.admin.inventory import Job
 from appliance.admin.runtime.engine import ServiceState
+from appliance.core.run import place
 from appliance.core.run.errors import Unavailable
 from appliance.core.run.layout import Layout
 
@@ -94,7 +95,7 @@ def environment(
         "PATH": f"{PROGRAMS}:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
         "HOME": "/nonexistent",
-        "FEDCLOUD_NATIVE": "1",  # for the commands that messages name
+        place.NATIVE: "1",  # for the commands that messages name
         "PYTHONUNBUFFERED": "1",
         "REQUESTS_CA_BUNDLE": file,
         "SSL_CERT_FILE": file,

@@ -10,9 +10,12 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 from collections.abc import Mapping
 
 VARIABLE = "FEDCLOUD_PLACES"
+NATIVE = "FEDCLOUD_NATIVE"
+"""Variable of programs that `appliance run` starts without containers."""
 SETTINGS = "/etc/fedcloud/appliance.env"
 _BEFORE, _AFTER = r"(?<![\w./-])", r"(?![\w-]|\.\w)"
 """Delimiters of a path in a text; a full stop may end the sentence."""
@@ -30,6 +33,16 @@ def on_host(text: str) -> str:
     """
     places = os.environ.get(VARIABLE)
     return _replaced(text, places) if places else text
+
+
+def command(job: str, program: str, *words: str) -> str:
+    """Return the command line that runs a program with these words on this host.
+
+    A program that `appliance run` started is run by it again, as the ``job`` or a verb of it.
+    """
+    is_job = is_container() or NATIVE in os.environ
+    start = f"appliance run {job} --" if is_job else program
+    return f"{start} {shlex.join(words)}"
 
 
 def is_mounted(path: str) -> bool:
