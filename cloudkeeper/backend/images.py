@@ -26,7 +26,7 @@ from cloudkeeper.backend.data_places import DataPlaces
 from cloudkeeper.backend.errors import Failed, status_of
 from cloudkeeper.backend.image_data import ImageBytes
 from cloudkeeper.backend.others import HeldImage, Holding
-from cloudkeeper.backend.ownership import Ownership
+from cloudkeeper.backend.ownership import LONG_WAIT, Ownership
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
 from cloudkeeper.backend.tally import RunTally
 from cloudkeeper.backend.upload import open_image
@@ -175,7 +175,8 @@ class ProjectImages:
         """
         assert appliance.data is not None  # noqa: S101  the caller has checked it
         key = properties.key_of(appliance)
-        with self.ownership.claim((self.project_id, key)):
+        subject = (self.project_id, key)
+        with self.ownership.claim(subject, longest=LONG_WAIT, is_wanted=is_wanted):
             self._refresh(key)
             older = self._versions(key)
             if older and _has_these_data(older[0], appliance.data):

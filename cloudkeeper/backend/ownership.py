@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 import uuid
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 from appliance.core import files
@@ -22,6 +24,12 @@ logger = logging.getLogger(__name__)
 
 # Bytes to read of the id's file; a UUID has 36.
 _LONGEST = 1000
+# For the call of a killed frontend to end: less than a frontend's deadline for a short call.
+_SHORT_WAIT = timedelta(minutes=4)
+LONG_WAIT = timedelta(minutes=35)
+"""The wait of a call with data: Glance may take half an hour to answer the other call's upload."""
+# Between two looks at whether a waiting call is still wanted.
+_POLL = timedelta(seconds=1)
 
 
 class Ownership:
@@ -32,7 +40,7 @@ class Ownership:
 
     def __init__(self, state: Path) -> None:
         self.id = _persistent_id(state / "id")
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._uploads: set[str] = set()
         self._claims: set[Hashable] = set()
         self._completed: dict[Hashable, str] = {}
@@ -68,24 +76,42 @@ class Ownership:
             return self._completed.get(subject, "")
 
     @contextlib.contextmanager
-    def claim(self, subject: Hashable) -> Iterator[None]:
-        """Keep other calls away from a subject during the block.
+    def claim(
+        self,
+        subject: Hashable,
+        *,
+        longest: timedelta = _SHORT_WAIT,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Iterator[None]:
+        """Keep other calls away from a subject during the block, after the one that has it ends.
+
+        That one is often the call of a frontend that was killed: it aborts its upload at its next
+        block, or Glance is about to complete it.
 
         Raises:
-            Failed: another call is working on it.
+            Failed: another call still works on it after the ``longest`` wait, or this one is no
+                longer wanted.
 
         """
         with self._lock:
-            if subject in self._claims:
-                raise Failed(
-                    subject, "another call is working on it", status=CallStatus.RESOURCE_STATE
-                )
+            self._await(subject, time.monotonic() + longest.total_seconds(), is_wanted)
             self._claims.add(subject)
         try:
             yield
         finally:
             with self._lock:
                 self._claims.discard(subject)
+                self._lock.notify_all()
+
+    def _await(self, subject: Hashable, ends: float, is_wanted: Callable[[], bool]) -> None:
+        if subject in self._claims:
+            logger.info("%s: waiting for another call, which is working on it", subject)
+        while subject in self._claims:
+            left = ends - time.monotonic()
+            if left <= 0 or not is_wanted():
+                cause = "another call is still working on it"
+                raise Failed(subject, cause, status=CallStatus.RESOURCE_STATE)
+            self._lock.wait(min(left, _POLL.total_seconds()))
 
 
 def _persistent_id(path: Path) -> str:

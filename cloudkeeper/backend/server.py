@@ -36,8 +36,12 @@ _THREADS = 16 + 8
 # Calls, running ones included; gRPC refuses more, which bounds the memory.
 _QUEUE = 64
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
-# Time for running calls to end; the next run repairs an upload that is cut off.
-_DRAIN = timedelta(seconds=60)
+DRAIN = timedelta(seconds=15)
+"""Time for running calls to end; the next run repairs an upload that is cut off.
+
+Less than ``stop_grace_period`` in docker-compose.yml, which ends with SIGKILL: the uploads that are
+aborted then must remove their records from Glance.
+"""
 _REMEDY = "stop the program that has it, or set grpc_socket, or listen_address and grpc_port"
 
 
@@ -60,8 +64,8 @@ def serve(servicer: Servicer, listening: Listening, numbering: Numbering) -> Non
         _notify("READY=1")
         signal.sigwait(_SIGNALS)
         _notify("STOPPING=1")
-        logger.info("stopping: waiting up to %d s for running calls", _DRAIN.total_seconds())
-        ended = server.stop(_DRAIN.total_seconds())
+        logger.info("stopping: waiting up to %d s for running calls", DRAIN.total_seconds())
+        ended = server.stop(DRAIN.total_seconds())
         while not ended.wait(0.1):  # nothing waits for an event and a signal at once
             if signal.sigtimedwait(_SIGNALS, 0):
                 servicer.stopping.set()

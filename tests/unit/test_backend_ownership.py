@@ -2,6 +2,8 @@
 
 import json
 import uuid
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -37,13 +39,42 @@ def test_uploads_are_known_until_they_end(tmp_path: Path) -> None:
 
 
 def test_only_one_may_work_on_something(tmp_path: Path) -> None:
-    made = Ownership(tmp_path)
+    made, soon = Ownership(tmp_path), timedelta(milliseconds=20)
     with made.claim("it"), made.claim("another"):
-        with pytest.raises(Failed, match="it: another call is working on it"), made.claim("it"):
-            pass
-        with pytest.raises(Failed), made.claim("it"):
-            pass
+        for _ in range(2):
+            with (
+                pytest.raises(Failed, match="it: another call is still working on it"),
+                made.claim("it", longest=soon),
+            ):
+                pass
     with made.claim("it"):
+        pass
+
+
+def test_a_call_waits_for_the_one_before(tmp_path: Path) -> None:
+    """The next run's call, while that of a killed frontend is still ending."""
+    made, order = Ownership(tmp_path), list[str]()
+
+    def second() -> None:
+        with made.claim("it"):
+            order.append("second")
+
+    with ThreadPoolExecutor(1) as pool:
+        with made.claim("it"):
+            waiting = pool.submit(second)
+            assert not wait([waiting], timeout=0.1).done
+            order.append("first")
+        waiting.result(30)
+    assert order == ["first", "second"]
+
+
+def test_a_call_that_is_no_longer_wanted_does_not_wait(tmp_path: Path) -> None:
+    made = Ownership(tmp_path)
+    with (
+        made.claim("it"),
+        pytest.raises(Failed, match="still working"),
+        made.claim("it", is_wanted=lambda: False),
+    ):
         pass
 
 

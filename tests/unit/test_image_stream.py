@@ -25,6 +25,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from appliance.core import retry
@@ -59,6 +60,7 @@ from cloudkeeper.model import (
     Offer,
     TransferMode,
 )
+from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
 from cloudkeeper.wire import image_socket
 from cloudkeeper.wire.messages import to_message
 from cloudkeeper.wire.status import CallStatus
@@ -773,6 +775,47 @@ def test_an_upload_of_a_killed_frontend_is_not_repeated_beside_it(
                     nobody.connect(str(path.with_name("two.sock")))
             message = to_message(replace(offer.appliance, data=again))
             assert client.call("AddAppliance", message)[0] == "SUCCESS"
+        client.call("PostAction")
+    assert len(flow.site.glance.images) == 1
+    assert flow.stored() == hashlib.sha512(RAW).hexdigest()
+
+
+def test_the_next_run_waits_for_the_upload_of_a_killed_frontend(
+    flow: Flow, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its call is aborted, and the image is stored by the next run, not left to the one after."""
+    caplog.set_level(logging.INFO)
+    path, second_path = (flow.workshop.directory / name for name in ("one.sock", "two.sock"))
+    flow.put()
+    (offer,) = flow.source.offers
+    first, second = (
+        to_message(replace(offer.appliance, data=described(image_socket.to_location(each))))
+        for each in (path, second_path)
+    )
+    with (
+        flow.site.running() as client,
+        at_socket(path) as server,
+        peer(at_socket(second_path), RAW) as again,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        again.holds.set()
+        client.call("PreAction")
+        with grpc.insecure_channel(flow.site.endpoint) as channel:
+            stub: Any = stubs.CommunicatorStub(channel)  # type: ignore[no-untyped-call]
+            killed = stub.AddAppliance.future(first)
+            connection = server.accept()[0]
+            connection.recv(65536)
+            header = f"HTTP/1.1 200 OK\r\nContent-Length: {len(RAW)}\r\n\r\n"
+            connection.sendall(header.encode() + RAW[:-1])
+            while not flow.site.glance.images:
+                time.sleep(0.01)
+            client.call("PreAction")
+            pending = pool.submit(client.call, "AddAppliance", second)
+            while "waiting for another call" not in caplog.text:
+                time.sleep(0.01)
+            assert not killed.done()
+        with connection:  # it stays open: another process of the frontend may have it
+            assert pending.result() == ("SUCCESS", "")
         client.call("PostAction")
     assert len(flow.site.glance.images) == 1
     assert flow.stored() == hashlib.sha512(RAW).hexdigest()

@@ -9,9 +9,11 @@ import pytest
 
 from appliance.admin.install.plan import Action, Kind, decide, digest
 from appliance.core.config import yaml_file
+from cloudkeeper.backend import server
 from cloudkeeper.frontend import addresses, source_settings
 
-ETC = Path(__file__).parents[2] / "etc/cloudkeeper"
+TOP = Path(__file__).parents[2]
+ETC = TOP / "etc/cloudkeeper"
 FILES = ("sources.yaml", "image-lists.conf", "registry.auth", "cloudkeeper.yml")
 SOURCES = ("sources.yaml", "image-lists.conf")
 
@@ -55,3 +57,21 @@ def test_an_upgrade_adds_no_source(name: str, has_record: bool) -> None:
     if has_record:  # an unchanged file gets the new text, which names no source either
         action = decide(new, present=earlier, shipped=shipped, kind=Kind.CONFIGURATION)
         assert action is Action.WRITE
+
+
+def test_the_backend_has_time_to_end_before_it_is_killed() -> None:
+    """It drains its calls; SIGKILL of the engine comes later, and that of systemd last."""
+
+    def number(file: str, words: str) -> int:
+        (found,) = re.findall(rf"{words}([0-9]+)", (TOP / file).read_text())
+        return int(found)
+
+    services = (TOP / "docker-compose.yml").read_text()
+    of_backend = services[services.index("\n  cloudkeeper-os:") :]
+    (grace,) = re.findall(r"stop_grace_period: ([0-9]+)s", of_backend)
+    unit = number("systemd/cloudkeeper-os.service", "TimeoutStopSec=")
+    native = number("deploy/native/systemd/cloudkeeper-os.service", "TimeoutStopSec=")
+    drained = server.DRAIN.total_seconds()
+    # To abort the uploads that are left, and for docker-compose itself.
+    assert drained + 10 <= int(grace) <= unit - 10
+    assert drained + 10 <= native
