@@ -24,6 +24,12 @@ _TESTS = Path(__file__).resolve().parent
 QUICK_FOLDERS = ("unit", "property", "wire")
 _NEEDY = frozenset({"broker", "cloud", "container", "matrix", "timed", "vm"})
 """Markers that keep a test out of the quick ones."""
+_ROWS = {
+    "machine": {"vm"},
+    "containers": {"container"},
+    "cloud": {"broker", "cloud"},
+}
+"""Tests that run one after the other, by their markers; of several rows, a test is of the first."""
 _DEBIAN_PROGRAMS = frozenset(
     {
         "activemq", "bzip2", "docker", "docker-registry", "ip", "ldapmodify", "ldapsearch",
@@ -80,6 +86,29 @@ def is_quick(item: pytest.Item) -> bool:
     )
 
 
+def row(item: pytest.Item) -> str:
+    """Return what a test has in common with those that run in one process, one after the other.
+
+    The cloud's images and accounts, the machine, and the fixed ports of containers are there once.
+    """
+    markers = _markers(item)
+    for name, needed in _ROWS.items():
+        if markers & needed:
+            return name
+    return str(item.path)
+
+
+def rank(item: pytest.Item) -> int:
+    """Return the place of an item's row; rows of several files, the longest ones, come first."""
+    names = [*_ROWS]
+    return names.index(row(item)) if row(item) in names else len(names)
+
+
+def is_shared(item: pytest.Item) -> bool:
+    """Check whether several processes may run tests of an item's row at once."""
+    return row(item) not in _ROWS and "e2e" not in item.path.relative_to(_TESTS).parts
+
+
 def _programs(item: pytest.Item) -> Iterator[str]:
     for marker in item.iter_markers("programs"):
         yield from marker.args
@@ -129,19 +158,6 @@ def _needs(item: pytest.Item) -> Iterator[str]:
         yield "container"
     if item.path.is_relative_to(_TESTS / "isolation"):
         yield "isolated"
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Let a worker of pytest-xdist report how many tests it left out."""
-    output: dict[str, int] | None = getattr(session.config, "workeroutput", None)
-    if output is not None:
-        output["left"] = session.config.stash[_left]
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Note how many tests a worker left out; each of them collects all."""
-    node.config.stash[_left] = getattr(node, "workeroutput", {}).get("left", 0)
 
 
 def pytest_terminal_summary(

@@ -54,7 +54,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def run(checkout: Path, *words: str) -> tuple[int, str]:
-    without = ("cacheprovider", "hypothesispytest", "pytest_httpserver", "xdist")
+    without = ("cacheprovider", "hypothesispytest", "pytest_httpserver")
     plugins = [word for name in without for word in ("-p", f"no:{name}")]
     command = [sys.executable, "-m", "pytest", "-q", *plugins, *words]
     shown = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)

@@ -1,0 +1,116 @@
+"""Forks of pytest: each test runs once, rows stay together, and a fork that ends loses nothing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+NOTES = """
+import os, time, pytest
+def note(name):
+    with open("ran", "a") as file:
+        file.write(f"{os.getpid()} {name}\\n")
+"""
+SHARED = (
+    NOTES
+    + """
+@pytest.mark.parametrize("number", range(40))
+def test_shared(number, tmp_path):
+    note(f"shared {tmp_path}")
+    time.sleep(0.01)
+"""
+)
+ROW = (
+    NOTES
+    + """
+@pytest.mark.cloud
+@pytest.mark.parametrize("number", range(3))
+def test_row(number):
+    note("cloud")
+    time.sleep(0.01)
+def test_bad():
+    print("seen by nobody else")
+    note("bad")
+    assert False
+"""
+)
+ENDING = (
+    NOTES
+    + """
+def test_before():
+    note("before")
+def test_ending():
+    os._exit(0)
+def test_left():
+    note("left")
+"""
+)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Return a checkout with the plugins and no tests."""
+    for name in ("tests/__init__.py", "tests/needs.py", "tests/forks.py", "pyproject.toml"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((TOP / name).read_bytes())
+    (tmp_path / "tests/unit").mkdir()
+    (tmp_path / "tests/e2e").mkdir()
+    return tmp_path
+
+
+def run(checkout: Path, *words: str) -> tuple[int, str]:
+    without = ("cacheprovider", "hypothesispytest", "pytest_httpserver")
+    plugins = [word for name in without for word in ("-p", f"no:{name}")]
+    plugins += ["-p", "tests.needs", "-p", "tests.forks"]
+    command = [sys.executable, "-m", "pytest", *plugins, "--forks", "2", *words]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def ran(checkout: Path) -> dict[str, list[str]]:
+    """Return what each process has run, in its order."""
+    found = defaultdict(list)
+    for line in (checkout / "ran").read_text().splitlines():
+        process, _, name = line.partition(" ")
+        found[process].append(name)
+    return found
+
+
+def test_each_test_runs_once_and_a_row_in_one_process(checkout: Path) -> None:
+    (checkout / "tests/unit/test_shared.py").write_text(SHARED)
+    (checkout / "tests/e2e/test_one.py").write_text(ROW)
+    (checkout / "tests/e2e/test_two.py").write_text(ROW)
+    status, shown = run(checkout)
+    assert (status, "2 failed, 46 passed" in shown) == (1, True), shown
+    assert len(re.findall("^seen by nobody else$", shown, re.MULTILINE)) == 2
+    processes = ran(checkout)
+    names = [name for all_of_one in processes.values() for name in all_of_one]
+    assert len(names) == len({name for name in names if "shared" in name}) + 6 + 2 == 48
+    assert len(processes) == 2
+    assert all(any("shared" in name for name in of_one) for of_one in processes.values())
+    (row,) = [of_one for of_one in processes.values() if "cloud" in of_one]
+    assert row[:6] == ["cloud"] * 6
+
+
+def test_a_fork_that_ends_fails_the_run_and_the_others_go_on(checkout: Path) -> None:
+    (checkout / "tests/e2e/test_ending.py").write_text(ENDING)
+    (checkout / "tests/unit/test_shared.py").write_text(SHARED)
+    status, shown = run(checkout)
+    assert (status, "2 failed, 41 passed" in shown) == (1, True), shown
+    assert re.findall(r"FAILED \S+::(\w+)", shown) == ["test_ending", "test_left"]
+    assert shown.count("\nthe process that had to run it has ended\n") == 2
+
+
+def test_a_run_that_is_to_end_at_the_first_failure(checkout: Path) -> None:
+    (checkout / "tests/e2e/test_one.py").write_text(ROW)
+    (checkout / "tests/unit/test_shared.py").write_text(SHARED.replace("40", "4000"))
+    status, shown = run(checkout, "-x")
+    assert (status, "stopping after 1 failures" in shown) == (1, True), shown
+    assert sum(len(of_one) for of_one in ran(checkout).values()) < 1000
