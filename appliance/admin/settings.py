@@ -132,7 +132,11 @@ def load(layout: Layout) -> Host:
         )
         for job in JOBS.values()
     }
-    flows = {flow: settings.boolean("flows", flow.value, default=True) for flow in Flow}
+    # EGI's catch-all uploads the images of most sites, so a site manages them only when asked.
+    flows = {
+        flow: settings.boolean("flows", flow.value, default=flow is not Flow.IMAGES)
+        for flow in Flow
+    }
     socket = settings.path("engine", "socket", default=_SOCKET)
     # Read here, so that a wrong value is reported with the others by finish().
     compose = _compose(settings)

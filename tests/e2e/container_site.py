@@ -206,7 +206,8 @@ def host_site(engine: DockerDaemon, root: Path, *, port: int) -> Iterator[Contai
     root.mkdir()
     with engine.alone():
         site = ContainerSite.lay_out(engine, root, version="1.29.2", project="fedcloud", port=port)
-        site.edit("etc/fedcloud/appliance.yaml", text=f"engine:\n  socket: {engine.socket}\n")
+        text = f"engine:\n  socket: {engine.socket}\nflows: {{images: on}}\n"
+        site.edit("etc/fedcloud/appliance.yaml", text=text)
         for name in ("etc/caso/caso.conf", "etc/apel/sender.cfg", "etc/voms.json"):
             site.edit(name)
         for name in ("var/spool/apel", "var/spool/apel/outgoing"):

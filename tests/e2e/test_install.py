@@ -446,6 +446,30 @@ def test_what_does_not_start_the_jobs_is_reported(made: Path, root: Path) -> Non
     ]
 
 
+@pytest.mark.usefixtures("installed")
+def test_images_are_off_until_asked_and_an_upgrade_keeps_them_on(made: Path, root: Path) -> None:
+    """A file that nobody edited stays unedited, whichever way the flow is switched."""
+    file = root / "etc/fedcloud/appliance.yaml"
+    shipped = file.read_text()
+    assert "\n  images: off\n" in shipped
+    file.write_text(shipped.replace("images: off", "images: on"))  # as 1.0.0 shipped it
+    with_edits = newer(made)
+    for bundle in (with_edits, older(made), with_edits):
+        shown = install(bundle, root)
+        assert (shown.returncode, "keeps your changes" in shown.stdout) == (0, False), shown
+        assert file.read_text() == shipped.replace("images: off", "images: on")
+    assert install(with_edits, root).stdout.startswith("Nothing to change")
+    file.write_text(shipped)
+    assert install(older(made), root).returncode == 0
+    assert file.read_text() == shipped
+    # The administrator's file of a release that had no such line.
+    file.write_text("# mine\nprofile: private\n")
+    shown = install(with_edits, root)
+    assert "/etc/fedcloud/appliance.yaml: flows: images: on was added" in shown.stdout
+    assert file.read_text() == "# mine\nprofile: private\nflows:\n  images: on\n"
+    assert install(with_edits, root).stdout.startswith("Nothing to change")
+
+
 def activate(root: Path) -> None:
     """Have cron start the jobs, as `appliance schedule cron` does."""
     (root / "etc/cron.d").mkdir(exist_ok=True)

@@ -183,7 +183,8 @@ class Appliance:
         self.write("/etc/apel/sender.cfg", text)
 
     def _images(self) -> None:
-        """R36: the backend's account in the manual's lines; and which project serves which VO."""
+        """R36: the flow is on; the backend's account in the manual's lines; each VO's project."""
+        self.machine.run("appliance", "flows", "--on", "images")
         account = self.testbed.seed().accounts["images"]
         shipped = (TOP / "etc/cloudkeeper/cloudkeeper-os.conf").read_text()
         self.write("/etc/cloudkeeper/cloudkeeper-os.conf", shipped)

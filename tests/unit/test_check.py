@@ -266,7 +266,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         made.write("etc/fedcloud/appliance.env", f"FEDCLOUD_VERSION={VERSION}\n")
         made.write(
             "etc/fedcloud/appliance.yaml",
-            f"engine:\n  socket: {engine.socket}\n  compose: {program}\n",
+            f"engine:\n  socket: {engine.socket}\n  compose: {program}\nflows:\n  images: on\n",
         )
         yield made
 
@@ -291,7 +291,7 @@ def test_without_a_name_everything_that_is_on_is_checked(
 ) -> None:
     """F-H7: what is off is left alone, and green."""
     settings_file = site.root / "etc/fedcloud/appliance.yaml"
-    settings_file.write_text(settings_file.read_text() + "flows:\n  accounting: off\n")
+    settings_file.write_text(settings_file.read_text() + "  accounting: off\n")
     assert main(["check", "--offline", "--root", str(site.root)]) == 0
     assert site.asked() == ["cloudkeeper", "cloudbdii", "sitebdii", "cloudkeeper-os"]
     shown = capsys.readouterr().out

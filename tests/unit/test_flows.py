@@ -58,8 +58,8 @@ def switch(root: Path, engine: Engine, **words: str) -> None:
         .replace("/run/docker.sock", str(engine.socket))
         .replace("  compose:\n", f"  compose: {_compose(root)}\n")
     )
-    for flow, word in words.items():
-        text = text.replace(f"  {flow}: on\n", f"  {flow}: {word}\n")
+    for flow, word in {"images": "on", **words}.items():
+        text = re.sub(rf"(?m)^  {flow}: \w+$", f"  {flow}: {word}", text)
     (root / "etc/fedcloud/appliance.yaml").write_text(text)
 
 
@@ -82,8 +82,55 @@ def test_every_form_of_no_switches_off(engine: Engine, tmp_path: Path, word: str
     assert host.warnings == ()
 
 
-def test_on_is_the_default_and_another_word_an_error(engine: Engine, tmp_path: Path) -> None:
-    assert all(settings.load(Layout(tmp_path / "bare")).flows.values())
+def test_a_new_host_manages_no_images_until_asked(tmp_path: Path) -> None:
+    """The shipped file and a host without one agree: every value of the file is the default."""
+    new = {Flow.ACCOUNTING: True, Flow.INFORMATION: True, Flow.IMAGES: False}
+    assert settings.load(Layout(tmp_path)).flows == new
+    shutil.copytree(TOP / "etc/fedcloud", tmp_path / "etc/fedcloud")
+    assert settings.load(Layout(tmp_path)).flows == new
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "flows:\n  accounting: on  # mine\n  images: off\nprofile: egi\n",
+        "flows: {accounting: on, images: off}  # mine\n",
+        "flows: {accounting: on}  # mine\n",
+        "flows: {}\n# mine\n",
+        "profile: egi  # mine\n",
+    ],
+)
+def test_a_flow_is_switched_by_one_command(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "etc/fedcloud/appliance.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    path.chmod(0o640)
+    assert appliance(tmp_path, "flows", "--on", "images") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[2] == "images       on   cloudkeeper, cloudkeeper-os"
+    assert shown[3] == "Next: appliance configure, appliance check --offline, appliance start"
+    assert yaml.safe_load(path.read_text())["flows"]["images"] is True
+    assert ("# mine" in path.read_text(), path.stat().st_mode & 0o777) == (True, 0o640)
+    assert appliance(tmp_path, "flows", "--off", "images", "--off", "accounting") == 0
+    assert capsys.readouterr().out.splitlines()[3:] == ["If it runs: systemctl stop cloudkeeper-os"]
+    assert yaml.safe_load(path.read_text())["flows"].keys() >= {"images", "accounting"}
+    assert set(settings.load(Layout(tmp_path)).flows.values()) == {True, False}
+
+
+def test_what_cannot_be_switched_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert appliance(tmp_path, "flows", "--on", "images") == 3
+    assert "appliance.yaml: does not exist; run scripts/install" in capsys.readouterr().err
+    assert appliance(tmp_path, "flows", "--on", "images", "--off", "images") == 2
+    assert "--on images: --off names it, too" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        appliance(tmp_path, "flows", "--on", "image")
+
+
+def test_another_word_is_an_error(engine: Engine, tmp_path: Path) -> None:
     switch(tmp_path, engine, images="maybe")
     line = (tmp_path / "etc/fedcloud/appliance.yaml").read_text().splitlines().index(
         "  images: maybe"
@@ -232,5 +279,5 @@ def test_the_flows_are_listed(
         "accounting   off  caso, ssmsend",
         "information  on   cloud-info, cloudbdii, sitebdii",
         "images       on   cloudkeeper, cloudkeeper-os",
-        f"Change them in {tmp_path}/etc/fedcloud/appliance.yaml, section flows.",
+        f"They are set in {tmp_path}/etc/fedcloud/appliance.yaml.",
     ]

@@ -52,6 +52,7 @@ SENDER, SITE_CFG, VOS = "etc/apel/sender.cfg", "etc/sitebdii/site.cfg", "etc/vom
 SPOOL = "{root}/var/spool/apel/outgoing/openstack"
 DEFAULTS, ENV = "etc/sitebdii/glite-info-site-defaults.conf", "etc/fedcloud/appliance.env"
 FILLED = {
+    "etc/fedcloud/appliance.yaml": {"images: off": "images: on"},
     "etc/caso/caso.conf": {
         "SITE-NAME": "SITE",
         "PROJECT-NAMES": "project",

@@ -130,7 +130,7 @@ def site(tmp_path: Path, pki: Authority, appliance: Callable[..., warm.Started])
             f"egifedcloud/{name}:{VERSION}": "sha256:1" for name in ("caso", "ssm", "cloudkeeper")
         }
         (root / "etc/fedcloud/appliance.yaml").write_text(
-            f"engine:\n  socket: {engine.socket}\n  compose: {program}\n"
+            f"engine:\n  socket: {engine.socket}\n  compose: {program}\nflows: {{images: on}}\n"
         )
         site = Site(root, place, engine, appliance)
         site.behave("exit 0")
@@ -185,7 +185,7 @@ def test_a_verb_runs_beside_the_job_and_leaves_no_record(site: Site) -> None:
     assert [path.name for path in records.glob("*.json")] == ["job-cloudkeeper.json"]
 
     settings = site.root / "etc/fedcloud/appliance.yaml"
-    settings.write_text(settings.read_text() + "flows: {images: off}\n")
+    settings.write_text(settings.read_text().replace("images: on", "images: off"))
     assert site.run("cloudkeeper").returncode == 0
     assert site.run("cloudkeeper", "--", "status").returncode == 1
     assert len(site.runs) == 3
@@ -220,7 +220,8 @@ def test_a_first_extraction_does_not_read_the_usage_of_all_years(site: Site) -> 
 def test_a_start_runs_both_jobs_of_accounting_in_one_process(site: Site) -> None:
     """The second run in one process has its own signals, log and record; extraction comes first."""
     settings = site.root / "etc/fedcloud/appliance.yaml"
-    settings.write_text(f"{settings.read_text()}flows: {{information: off, images: off}}\n")
+    off = settings.read_text().replace("images: on", "information: off, images: off")
+    settings.write_text(off)
     tables = site.root / "etc/fedcloud/cron.d"
     shutil.copytree(TOP / "cron.d", tables)
     for path in tables.iterdir():
@@ -875,12 +876,12 @@ def test_wrong_settings_are_reported_with_their_line(site: Site) -> None:
     shown = site.run("caso")
     assert shown.returncode == 2
     assert (
-        f"appliance: {path}:5: [timeouts] caso: 'soon' is not allowed; write a whole number from 1"
+        f"appliance: {path}:6: [timeouts] caso: 'soon' is not allowed; write a whole number from 1"
         in shown.stderr
     )
     path.write_text(path.read_text().replace("soon", "5"))
     assert (
-        f"{path}:6: [timeouts] ssmsnd: unknown option, ignored; did you mean ssmsend?"
+        f"{path}:7: [timeouts] ssmsnd: unknown option, ignored; did you mean ssmsend?"
         in site.run("caso").stderr
     )
 

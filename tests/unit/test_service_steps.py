@@ -152,7 +152,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         names = [name for services in SERVICES.values() for name in services]
         engine.images = {f"egifedcloud/{name}:{VERSION}": "sha256:1" for name in names}
         (etc / "appliance.yaml").write_text(
-            f"engine:\n  socket: {engine.socket}\n  compose: {program}\n"
+            f"engine:\n  socket: {engine.socket}\n  compose: {program}\nflows:\n  images: on\n"
         )
         yield Site(root, place, engine)
 
@@ -587,7 +587,7 @@ def test_a_service_whose_flow_is_off_is_not_restarted(
 ) -> None:
     """F-H7."""
     path = site.root / "etc/fedcloud/appliance.yaml"
-    path.write_text(path.read_text() + "flows:\n  images: off\n")
+    path.write_text(path.read_text().replace("images: on", "images: off"))
     assert main(["restart", "cloudkeeper-os", "--root", str(site.root)]) == 2
     assert "the flow images is off" in capsys.readouterr().err
     assert not systemctl.exists()

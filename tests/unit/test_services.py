@@ -36,6 +36,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     ):
         compose_v5.install(tmp_path / "docker-compose")
         text = f"engine:\n  socket: {served.socket}\n  compose: {tmp_path}/docker-compose\n"
+        text += "flows: {images: on}\n"
         (etc / "appliance.yaml").write_text(text)
         yield served
 

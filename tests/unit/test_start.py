@@ -55,6 +55,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     made = Host(tmp_path)
     shutil.copytree(TOP / "etc", tmp_path / "etc")
     shutil.copytree(TOP / "systemd", tmp_path / "etc/systemd/system")
+    assert main(["flows", "--on", "images", "--root", str(tmp_path)]) == 0
     idle = tmp_path / "etc/fedcloud/cron.d"
     shutil.copytree(TOP / "cron.d", idle, dirs_exist_ok=True)
     for path in idle.iterdir():

@@ -15,6 +15,12 @@ from tests import foreign
 TOP = Path(__file__).parents[2]
 
 
+def images_on(root: Path) -> None:
+    """Switch the flow of images on, which is off by default."""
+    (root / "etc/fedcloud").mkdir(parents=True, exist_ok=True)
+    (root / "etc/fedcloud/appliance.yaml").write_text("flows: {images: on}\n")
+
+
 def ran(root: Path, program: str, status: ExitStatus, *failures: str, **counts: float) -> None:
     run = RunRecord(program)
     for name, amount in counts.items():
@@ -44,6 +50,7 @@ def test_every_program_s_last_run_is_shown(
 def test_the_lines_behind_a_figure_are_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    images_on(tmp_path)
     run = RunRecord("cloudkeeper-os")
     for number in range(23):
         run.note("images_held_by_others", f"VO ops: image {number}: atrope-catchall")
@@ -59,6 +66,7 @@ def test_the_lines_behind_a_figure_are_shown(
 def test_as_json_the_records_are_what_the_files_hold(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    images_on(tmp_path)
     ran(tmp_path, "caso-extract", ExitStatus.PARTLY, "project x: no VO", records=1)
     assert main(["status", "--json", "--root", str(tmp_path)]) == 1
     shown = json.loads(capsys.readouterr().out)
@@ -145,6 +153,7 @@ def test_what_does_not_start_the_jobs_is_reported_as_by_schedule(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """D01: all runs may have been good, up to the day when cron began to ignore a table."""
+    images_on(tmp_path)
     ran(tmp_path, "caso-extract", ExitStatus.DONE)
     shutil.copytree(TOP / "cron.d", tmp_path / "etc/cron.d")
     for table in (tmp_path / "etc/cron.d").iterdir():

@@ -14,6 +14,7 @@ from pathlib import Path
 from appliance.admin import settings
 from appliance.admin.configure import site
 from appliance.admin.configure.answers import Interview
+from appliance.admin.configure.rewrite import rewrite
 from appliance.admin.inventory import Flow
 from appliance.admin.mounts import site_files
 from appliance.admin.run import hostkey
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     count += _place(answers.key, layout.path(hostkey.KEY), 0o400)
     for name, text in list(site.changed(answers, texts, places)):
         if text != texts[name]:
-            _write(layout.path(name), text)
+            rewrite(layout.path(name), text)
             print(f"{layout.path(name)}: {_lines(texts[name], text)}")
             count += 1
     if Flow.IMAGES in answers.flows and not answers.lists:
@@ -82,15 +83,6 @@ def _read(layout: Layout, places: Mapping[str, str]) -> dict[str, str]:
             )
         texts[name] = path.read_text()
     return texts
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file, keeping its owner and its mode."""
-    status = path.stat()
-    # Through a link, so that the link of the administrator stays.
-    path = path.resolve()
-    files.write_atomic(path, text.encode(), mode=status.st_mode & 0o7777)
-    os.chown(path, status.st_uid, status.st_gid)
 
 
 def _place(given: str, target: Path, mode: int) -> int:

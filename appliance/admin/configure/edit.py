@@ -89,16 +89,27 @@ def set_variable(text: str, name: str, value: str, *, prefix: str = "") -> str:
 
 def set_yaml(text: str, top: str, option: str, value: str) -> str:
     """Set a plain option of an outermost mapping, which is added if it is missing."""
+    name = rf"[\"']?{re.escape(option)}[\"']?:"
+    if braces := re.search(rf"^{re.escape(top)}:[ \t]*{{([^{{}}]*)}}", text, re.MULTILINE):
+        return _set_in_braces(text, braces, name, f"{option}: {value}")
     lines = text.split("\n")
     begin, end, indent = _mapping(lines, top)
     if begin < 0:
         return f"{text.rstrip(chr(10))}\n{top}:\n  {option}: {value}\n"
     for number in range(begin, end):
-        if re.match(rf"{indent}{re.escape(option)}:(\s|$)", lines[number]):
+        if re.match(rf"{indent}{name}(\s|$)", lines[number]):
             lines[number] = f"{indent}{option}: {value}"
             return "\n".join(lines)
     lines.insert(begin, f"{indent}{option}: {value}")
     return "\n".join(lines)
+
+
+def _set_in_braces(text: str, braces: re.Match[str], name: str, setting: str) -> str:
+    """Set an option of a mapping such as ``flows: {accounting: on, images: off}``."""
+    inner, count = re.subn(rf"(?<![\w\"'-]){name}[^,\n]*", setting, braces[1])
+    if not count:
+        inner = f"{setting}, {inner}" if inner.strip() else setting
+    return f"{text[: braces.start(1)]}{inner}{text[braces.end(1) :]}"
 
 
 def _mapping(lines: Sequence[str], top: str) -> tuple[int, int, str]:

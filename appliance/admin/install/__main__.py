@@ -20,8 +20,16 @@ from datetime import timedelta
 from pathlib import Path
 
 from appliance.admin import account, settings
+from appliance.admin.configure.rewrite import rewrite
 from appliance.admin.images import locked
-from appliance.admin.install import engine_images, host, ownership, programs, progress
+from appliance.admin.install import (
+    engine_images,
+    host,
+    image_flow,
+    ownership,
+    programs,
+    progress,
+)
 from appliance.admin.install.plan import (
     ACTIVE_TABLES,
     IDLE_TABLES,
@@ -151,13 +159,19 @@ class Installation:
     def _install_files(self) -> None:
         layout = Layout(self.root)
         mounts = site_files.choose(site_files.variables(layout), layout)
+        has_images = image_flow.is_kept_on(self.root, is_upgrade=bool(self.record.version))
         # Two configurations of the backend are an error (site_files.check), so install only one.
         idle = set(site_files.PLACES[site_files.BACKEND_CONFIG]) - {
             mounts[site_files.BACKEND_CONFIG]
         }
         wanted = [
             one
-            for one in files(self.bundle, is_active=self._is_table_active, is_native=self.is_native)
+            for one in files(
+                self.bundle,
+                is_active=self._is_table_active,
+                is_native=self.is_native,
+                has_images=has_images,
+            )
             if one.target not in idle
         ]
         earlier = {one.key: self._shipped(one) for one in wanted}
@@ -168,6 +182,8 @@ class Installation:
         self.record.write(self.record_path)
         for one in wanted:
             self._install_file(one, earlier[one.key])
+        if has_images:
+            self._keep_images_on()
         # Earlier releases installed these files with other access.
         for name, place in mounts.items():
             path = layout.path(place)
@@ -244,6 +260,13 @@ class Installation:
             self.changes += 1
         if not target.is_symlink():
             self._set_access(target, mode=one.mode, group=one.group)
+
+    def _keep_images_on(self) -> None:
+        """Add the line to a file of the administrator that lacks it: the default is off."""
+        if text := image_flow.with_line(self.root):
+            rewrite(self.root / image_flow.SETTINGS.lstrip("/"), text)
+            self.notes.append(f"{image_flow.SETTINGS}: flows: images: on was added; off is default")
+            self.changes += 1
 
     def _put_aside(self, target: Path) -> None:
         """Move a file of an earlier release to ``/var/lib/fedcloud/replaced``."""

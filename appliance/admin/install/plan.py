@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.admin import account
+from appliance.admin.install import image_flow
 from appliance.admin.runtime.native import authorities
 
 ROOT = 0
@@ -71,12 +72,17 @@ class File:
 
 
 def files(
-    bundle: Path, *, is_active: Callable[[str], bool], is_native: bool = False
+    bundle: Path,
+    *,
+    is_active: Callable[[str], bool],
+    is_native: bool = False,
+    has_images: bool = False,
 ) -> Iterator[File]:
     """Yield all files that a bundle installs.
 
     ``is_active`` returns whether a table of cron, by its name, goes to the directory that cron
-    reads. A host without containers (``is_native``) gets other units, and no files of Compose.
+    reads. A host without containers (``is_native``) gets other units, and no files of Compose. With
+    ``has_images`` the flow of images is on in the settings, which counts as shipped so.
     """
     own = {one.target: one for one in _native(bundle)} if is_native else {}
     for one in _with_containers(bundle, is_active):
@@ -86,6 +92,8 @@ def files(
         ):
             continue
         replaced = _NATIVE_URLS if is_native and one.target == _URLS else ()
+        if has_images and one.target == image_flow.SETTINGS:
+            replaced = ((image_flow.SHIPPED, image_flow.KEPT),)
         yield replace(one, replaced=replaced)
     yield from own.values()
 
