@@ -104,7 +104,8 @@ class ImageData:
     """An image file that is ready for the backend.
 
     ``checksum`` (SHA-512, hex) and ``size`` (bytes) describe this file, not the original that the
-    list offers at ``uri``: a conversion changes both.
+    list offers at ``uri``: a conversion changes both. A file that ``is_converted`` may have no
+    checksum.
     """
 
     location: str
@@ -115,6 +116,7 @@ class ImageData:
     mode: TransferMode = TransferMode.LOCAL
     username: str = ""
     password: str = field(default="", repr=False)
+    is_converted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,12 @@ from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
 from cloudkeeper.wire import messages
 from cloudkeeper.wire.status import (
     ALLOW_REMOVE,
+    CONVERTED,
     HIDE,
     HIDING,
     IMAGE_STREAM,
     METADATA_UPDATE,
+    OWN_DIGEST,
     PARALLEL,
     PROPERTIES,
     TAKE_OVER,
@@ -63,7 +65,7 @@ _DIGITS = 9
 
 _FEATURES = (
     *(METADATA_UPDATE, VO_CHECK, PROPERTIES, HIDING, TAKE_OVER),
-    *(IMAGE_STREAM, PARALLEL),
+    *(IMAGE_STREAM, PARALLEL, OWN_DIGEST),
 )
 
 
@@ -173,8 +175,10 @@ class Servicer(pb_grpc.CommunicatorServicer):
         def store(run: Run) -> Mapping[str, str]:
             appliance = messages.from_message(request)
             if appliance.data:
+                is_converted = CONVERTED in dict(context.invocation_metadata())
+                data = replace(appliance.data, is_converted=is_converted)
                 images = run.images(appliance.vo)
-                return images.offer(appliance, is_wanted=is_wanted)
+                return images.offer(replace(appliance, data=data), is_wanted=is_wanted)
             if needs_image:
                 key = properties.key_of(appliance)
                 raise Failed(key, "has no image", status=CallStatus.ERROR)

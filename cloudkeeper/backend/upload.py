@@ -8,6 +8,7 @@ that nobody can exchange it between the check and the upload.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -32,6 +33,7 @@ from cloudkeeper.formats import Unusable
 from cloudkeeper.model import ImageData, TransferMode
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_ZEROS = memoryview(bytes(BLOCK))
 
 
 class ImageFile:
@@ -55,13 +57,13 @@ class ImageFile:
         self._data = data
         self._size = size
         self._is_wanted = is_wanted
-        self._algorithms = sorted({algorithm_of(data), algorithm})
+        self._algorithms = sorted({algorithm_of(data) or algorithm, algorithm})
         self.digests: Mapping[str, str] = _NOTHING
 
     def __len__(self) -> int:
         return self._size
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[bytes | memoryview]:
         with Digests(self._algorithms) as digests:
             for block, is_last in self._blocks():
                 digests.update(block)
@@ -80,15 +82,19 @@ class ImageFile:
             digest.update(block)
         return digest.hexdigest()
 
-    def _blocks(self) -> Iterator[tuple[bytes, bool]]:
+    def _blocks(self) -> Iterator[tuple[bytes | memoryview, bool]]:
         """Yield the blocks of the file, each with whether it is the last."""
-        at = 0
+        at = hole = 0
         while at < self._size:
             if not self._is_wanted():
                 raise stopping(self._data)
+            length = min(BLOCK, self._size - at)
             try:
+                if at >= hole:
+                    hole = self._end_of_hole(at)
                 # With an offset of its own: a retry or `digest` does not move a shared position.
-                block = os.pread(self._descriptor, min(BLOCK, self._size - at), at)
+                is_hole = at + length <= hole
+                block = _ZEROS[:length] if is_hole else os.pread(self._descriptor, length, at)
             except OSError as error:
                 words = (error.strerror or str(error)).lower()
                 raise transfer_failure(self._data, f"cannot be read: {words}") from error
@@ -97,6 +103,19 @@ class ImageFile:
                 raise transfer_failure(self._data, cause)
             at += len(block)
             yield block, at == self._size
+
+    def _end_of_hole(self, at: int) -> int:
+        """Return where the data after a position begin, which may be at the position itself.
+
+        A raw disk is mostly holes. They are sent and hashed, but not read.
+        """
+        try:
+            return os.lseek(self._descriptor, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            # No data up to the end, which may have moved.
+            return os.fstat(self._descriptor).st_size
 
 
 @contextlib.contextmanager

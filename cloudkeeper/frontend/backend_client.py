@@ -11,11 +11,12 @@ ApplianceError
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -32,10 +33,12 @@ from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
 from cloudkeeper.wire.messages import from_message, to_message
 from cloudkeeper.wire.status import (
     ALLOW_REMOVE,
+    CONVERTED,
     HIDE,
     HIDING,
     IMAGE_STREAM,
     METADATA_UPDATE,
+    OWN_DIGEST,
     PARALLEL,
     PROPERTIES,
     TAKE_OVER,
@@ -127,6 +130,8 @@ class BackendClient:
         """Whether images can be taken over and given back; known after `list_ids`."""
         self.can_stream = False
         """Whether the backend reads images from sockets of this host; known after `begin`."""
+        self.can_digest = False
+        """Whether a converted file needs no checksum; known after `begin`."""
 
     def __enter__(self) -> Self:
         return self
@@ -144,7 +149,9 @@ class BackendClient:
         self.can_check_vo = VO_CHECK in features
         self.can_set_properties = PROPERTIES in features
         self.can_hide = HIDING in features
-        self.can_stream = IMAGE_STREAM in features and self._endpoint.startswith("unix:")
+        is_local = self._endpoint.startswith("unix:")
+        self.can_stream = IMAGE_STREAM in features and is_local
+        self.can_digest = OWN_DIGEST in features and is_local
         if not self.can_stream:
             # Over TCP it may be on another host, which has our image directory and not our sockets.
             words = "is reached over TCP" if IMAGE_STREAM in features else "reads no streams"
@@ -196,11 +203,16 @@ class BackendClient:
         self._send("UpdateAppliance", appliance)
 
     def _send(self, method: str, appliance: Appliance) -> None:
-        data, deadline = appliance.data, _DATA
+        data, deadline, metadata = appliance.data, _DATA, []
         is_stream = data is not None and data.mode is TransferMode.REMOTE
         if data and is_stream:  # the call lasts as long as the download
             deadline += timedelta(seconds=data.size // _SLOWEST)
-        self._call(method, to_message(appliance), deadline, stream=data if is_stream else None)
+        if data and data.is_converted and self.can_digest:
+            metadata = [(CONVERTED, "yes")]
+        elif data and not data.checksum:
+            appliance = replace(appliance, data=_digested(data))
+        stream = data if is_stream else None
+        self._call(method, to_message(appliance), deadline, metadata=metadata, stream=stream)
 
     def remove(self, appliance: Appliance) -> None:
         """Remove an appliance."""
@@ -325,6 +337,20 @@ class BackendClient:
             if wants_file(metadata):
                 kind = FileWanted
             raise kind(self._name, f"{method}: {message or 'no reason given'} ({status})")
+
+
+def _digested(data: ImageData) -> ImageData:
+    """Return a file with its checksum.
+
+    Raises:
+        LocalFailure: it cannot be read.
+
+    """
+    try:
+        with Path(data.location).open("rb") as file:
+            return replace(data, checksum=hashlib.file_digest(file, "sha512").hexdigest())
+    except OSError as error:
+        raise LocalFailure.from_os(error, subject=data.location) from error
 
 
 def _check_digest(stream: ImageData, found: Mapping[str, str]) -> None:

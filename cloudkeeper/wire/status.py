@@ -30,6 +30,12 @@ HIDING = "hide"
 """Feature: an Update with `HIDE` in its metadata hides the image from users and keeps it."""
 IMAGE_STREAM = "image-stream"
 """Feature: the backend reads images from sockets in the image directory (`wire.image_socket`)."""
+OWN_DIGEST = "own-digest"
+"""Feature: the backend computes the digest of a converted file, whose call has `CONVERTED`.
+
+The file has just been made on this host, so a digest of the frontend would prove nothing more, and
+computing it reads the whole disk once more: as raw, with all its holes.
+"""
 PARALLEL = "parallel"
 """Feature: calls for several images may run at the same time; 0.9.x was never asked to do that."""
 VO = "vo"
@@ -40,6 +46,11 @@ adds attributes of ours for the frontend that sends it, which 1.7.1 would take f
 """
 HIDE = "hide"
 """Key of the metadata of UpdateAppliance, ours: hide the image instead of updating it."""
+CONVERTED = "converted"
+"""Key of the metadata of AddAppliance and UpdateAppliance, ours: the file has no checksum.
+
+Only a file that the frontend has made by a conversion may have none.
+"""
 ALLOW_REMOVE = "allow-remove"
 """Key of the metadata of PreAction, ours: the number of a list's images that the run may remove.
 

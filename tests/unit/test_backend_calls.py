@@ -195,6 +195,23 @@ def test_a_frontend_that_only_asks_hears_who_made_an_image(site: BackendSite) ->
         client.call("PostAction")
 
 
+def test_a_converted_file_is_hashed_by_the_backend_alone(site: BackendSite) -> None:
+    """Without the key of our frontends, a file without a checksum stays refused."""
+    one = offer(site)
+    unproven = one.message(image={"checksum": ""})
+    converted = [("converted", "yes")]
+    with site.running() as client:
+        client.call("PreAction")
+        status, words = client.call("AddAppliance", unproven)
+        assert status == "ERROR_APPLIANCE_TRANSFER"
+        assert "has no SHA-512 or SHA-256, so it cannot be verified" in words
+        assert site.glance.images == {}
+        assert client.call("AddAppliance", unproven, metadata=converted) == ("SUCCESS", "")
+        client.call("PostAction")
+    (image,) = site.glance.images.values()
+    assert (image["status"], image["os_hash_value"]) == ("active", sha512sum(one.path))
+
+
 def test_a_hidden_image_is_shown_again_without_a_transfer(site: BackendSite) -> None:
     """F-M7."""
     one = offer(site)

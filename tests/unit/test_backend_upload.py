@@ -1,6 +1,7 @@
 """Files that a frontend names: complete uploads, and the reasons for none."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from cloudkeeper.backend.data_places import DataPlaces
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.upload import open_image
-from cloudkeeper.model import Format, ImageData
+from cloudkeeper.model import Format, ImageData, TransferMode
 
 DATA = b"0123456789abcdef" * 200_000  # three blocks of 1 MiB and a part of one
 
@@ -39,6 +40,44 @@ def test_all_bytes_are_sent_as_often_as_needed(path: Path, algorithm: str) -> No
         assert len(file) == len(DATA)
         assert file.digests["sha512"] == hashlib.sha512(DATA).hexdigest()
         assert file.digest("md5") == hashlib.md5(DATA, usedforsecurity=False).hexdigest()
+
+
+@pytest.mark.parametrize("end", [0, 2**20, 70_001])
+def test_holes_are_sent_as_zeros(tmp_path: Path, end: int) -> None:
+    """A raw disk is mostly holes: before, between and after its data."""
+    path, mib = tmp_path / "sparse.raw", 2**20
+    with path.open("wb") as file:
+        for at in (3 * mib - 5000, 5 * mib, 9 * mib + 4096):
+            file.seek(at)
+            file.write(DATA[:70_000])
+        file.truncate(14 * mib + end)
+    content = path.read_bytes()
+    assert path.stat().st_blocks * 512 < mib
+    data = ImageData(str(path), Format.RAW, hashlib.sha512(content).hexdigest(), len(content))
+    with open_image(data, places=DataPlaces(tmp_path), is_wanted=always) as file:
+        for _ in range(2):
+            assert b"".join(file) == content
+
+
+def test_a_converted_file_needs_no_checksum_and_no_other_does_without(path: Path) -> None:
+    """What is sent is what is hashed; the size is checked as ever."""
+    converted = replace(described(path), checksum="", is_converted=True)
+    places = DataPlaces(path.parent)
+    with open_image(converted, places=places, is_wanted=always) as file:
+        assert b"".join(file) == DATA
+        assert file.digests == {"sha512": hashlib.sha512(DATA).hexdigest()}
+    for refused, words in {
+        replace(converted, is_converted=False): "has no SHA-512 or SHA-256",
+        replace(converted, mode=TransferMode.REMOTE): "has no SHA-512 or SHA-256",
+        replace(converted, checksum="00"): "has no SHA-512 or SHA-256",
+        replace(converted, size=1): "but the frontend sent 1",
+        replace(converted, checksum="0" * 128): "but the frontend sent 0000000000000000",
+    }.items():
+        with (
+            pytest.raises(Failed, match=words),
+            open_image(refused, places=places, is_wanted=always) as file,
+        ):
+            list(file)
 
 
 def test_capital_letters_in_a_checksum(path: Path) -> None:
