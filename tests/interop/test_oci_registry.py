@@ -218,13 +218,41 @@ def test_pages_that_lead_astray_are_refused(
         listed(web, world, PROJECT)
 
 
-@pytest.mark.parametrize("status", [403, 404, 500])
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
 def test_a_failing_page_fails_the_listing(world: Harbor, web: Downloader, status: int) -> None:
     """What a registry does not list completely proves the absence of nothing."""
     world.page_size = 1
     world.faults.append(lambda path: Reply(status) if "page=2" in path else None)
     with pytest.raises(ApplianceError):
         listed(web, world, PROJECT)
+
+
+@pytest.mark.parametrize("page", ["page=1", "page=2"])
+def test_a_page_that_is_redirected_to_another_host_is_refused(
+    world: Harbor, patient: Downloader, host: Credential, page: str
+) -> None:
+    """The account does not go there, and what that host lists counts for nothing."""
+    world.page_size = 1
+    with image_server.serve(host) as elsewhere:
+        reply = Reply(307, b"", (("Location", elsewhere.put("/page", b"[]")),))
+        world.faults.append(lambda path: reply if f"{page}&" in path else None)
+        with pytest.raises(Unavailable, match="its listing is redirected to another host"):
+            listed(patient, world, "vo.example.org" if page == "page=1" else PROJECT, ROBOT)
+        assert [headers.get("Authorization") for _, _, headers in elsewhere.requests] == [None]
+
+
+def test_a_registry_that_is_busy_in_the_middle_of_a_listing_is_waited_for(
+    world: Harbor, patient: Downloader
+) -> None:
+    world.page_size = 1
+    busy = [429, 503]
+
+    def fault(path: str) -> Reply | None:
+        return Reply(busy.pop(), b"", (("Retry-After", "1"),)) if "page=2" in path and busy else None
+
+    world.faults.append(fault)
+    assert len(listed(patient, world, PROJECT)) == 3
+    assert busy == []
 
 
 @pytest.mark.parametrize(
@@ -469,6 +497,7 @@ def manifest_of(**changes: object) -> bytes:
         (lambda made: made(layer_digest="sha512:00"), "'sha512:00' is not a SHA-256 digest"),
         (lambda made: made(layer_size=-1), "its layer has the size '-1'"),
         (lambda made: made(layer_size=True), "its layer has the size 'True'"),
+        (lambda made: made(layer_size=2**63), "its layer has the size '9223372036854775808'"),
         (lambda made: made(mediaType=INDEX, manifests=[{}, {}]), "is an index of 2 manifests"),
         (lambda made: made(layers={}), "its manifest has no list of layers"),
         (lambda made: made(annotations=[1]), "its annotations are not a JSON object"),

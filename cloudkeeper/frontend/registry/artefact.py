@@ -26,6 +26,8 @@ _MOST_ANNOTATIONS = 200
 _LONGEST_KEY = 255
 _LONGEST_VALUE = 4096
 """Characters of an annotation; a description of EGI's images has some hundred."""
+_LARGEST = 2**50
+"""Bytes of a layer; of a larger one, times and numbers of the protocol would overflow."""
 _INDEX = "application/vnd.oci.image.index.v1+json"
 
 
@@ -73,7 +75,7 @@ def read(content: bytes, *, subject: str) -> DiskArtefact | None:
         raise Malformed(subject, f"has {len(layers)} layers; an image has one")
     (layer,) = layers
     size = layer.get("size")
-    if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= _LARGEST:
         raise Malformed(subject, f"its layer has the size {str(size)[:40]!r}")
     return DiskArtefact(
         names.digest(layer.get("digest"), subject=f"{subject}: layer"),

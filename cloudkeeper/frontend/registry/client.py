@@ -1,7 +1,8 @@
 """Requests to a registry: JSON in bounded pages, manifests by digest, layers as streams.
 
-Only https, and only the configured host: a link to a next page that leaves it is refused. A layer
-may be redirected to a store of the registry, which then gets no credentials of ours.
+Only https. Listings come from the configured host alone: a redirect of a page, or a link to the
+next one, that leaves it is refused. A layer, which has a digest, may be redirected to a store of
+the registry, which then gets no credentials of ours.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class RegistryAnswer:
     status: int
     headers: Mapping[str, str]
     content: bytes = field(repr=False)
+    is_home: bool = True
+    """Whether the registry itself has sent it, and not a host that it redirects to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,8 @@ class RegistryClient:
                 content += block
                 if len(content) > MAX_BYTES:
                     raise Malformed(self._name(path), f"is larger than {MAX_BYTES >> 20} MiB")
-            return RegistryAnswer(answer.status, answer.headers, bytes(content))
+            found = bytes(content)
+            return RegistryAnswer(answer.status, answer.headers, found, answer.is_home)
 
     def pages(self, path: str, *, scope: str, may_be_missing: bool = False) -> Iterator[Any]:
         """Yield the JSON of a listing page by page, as its links lead.
@@ -108,6 +112,10 @@ class RegistryClient:
                 raise Unavailable(f"{self.host}/{scope}", words)
             seen.add(path)
             answer = self.get(path, scope=scope)
+            if not answer.is_home:
+                words = "its listing is redirected to another host; only layers may be there"
+                remedy = "if the registry has moved, correct registry_host in sources.yaml"
+                raise Unavailable(f"{self.host}/{scope}", words, remedy)
             if answer.status == NOT_FOUND and may_be_missing:
                 yield None
                 return
