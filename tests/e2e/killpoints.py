@@ -103,6 +103,12 @@ class KillMatrix:
     syscalls: Sequence[str] = CHANGES
     statuses: Sequence[int] = (0,)
     """Exit statuses wanted of a run that nobody kills."""
+    child: str = ""
+    """What the program reports, as a pattern, when a program that it started was killed instead.
+
+    Calls are counted in each process. One whose number of calls differs from run to run may be the
+    first to come to a point.
+    """
 
     def points(self) -> list[Point]:
         """Run undisturbed on a fresh state, verify the end, and return all points."""
@@ -135,7 +141,9 @@ class KillMatrix:
         options = (word for expression in trace for word in ("-e", expression))
         # -D: the program is the child of this process, strace is not.
         killed = command.run(inside=("strace", "-D", "-f", "-qqq", "-o", os.devnull, *options))
-        struck = killed.returncode in (-9, _KILLED)
+        struck = killed.returncode in (-9, _KILLED) or (
+            bool(self.child) and re.search(self.child, killed.stderr) is not None
+        )
         assert struck or killed.returncode in self.statuses, f"first run: {_shown(killed)}"
         self.between()
         again = command.run()

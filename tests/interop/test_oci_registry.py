@@ -248,7 +248,9 @@ def test_a_registry_that_is_busy_in_the_middle_of_a_listing_is_waited_for(
     busy = [429, 503]
 
     def fault(path: str) -> Reply | None:
-        return Reply(busy.pop(), b"", (("Retry-After", "1"),)) if "page=2" in path and busy else None
+        return (
+            Reply(busy.pop(), b"", (("Retry-After", "1"),)) if "page=2" in path and busy else None
+        )
 
     world.faults.append(fault)
     assert len(listed(patient, world, PROJECT)) == 3

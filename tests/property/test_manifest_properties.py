@@ -34,7 +34,9 @@ IMAGE = {
     "annotations": {"org.opencontainers.image.source": "https://git.example.org/images"},
 }
 NUMBERS = st.integers() | st.sampled_from([2**63 - 1, 2**63, 10**400])
-VALUES = JSON | NUMBERS | st.text() | st.sampled_from(["<script>", "x" * 2**20, "\ud800", "\x1b[2J"])
+VALUES = (
+    JSON | NUMBERS | st.text() | st.sampled_from(["<script>", "x" * 2**20, "\ud800", "\x1b[2J"])
+)
 PAGES: dict[str, Any] = {
     "/repositories?": [{"name": "egi/ubuntu"}, {"name": "egi/alma"}],
     "/artifacts?": [{"digest": LAYER, "tags": [{"name": "24.04"}, {"name": "22.04"}]}],
@@ -74,9 +76,7 @@ def test_a_manifest_with_another_value(place: tuple[str | int, ...], value: obje
     assert sum(map(len, found.annotations.values())) < 2**20
     sent = ImageData("/image", Format.QCOW2, "0" * 64, found.size)
     message = messages.to_message(
-        Appliance(
-            ApplianceId("a"), ListId("b"), vo="ops", attributes=found.annotations, data=sent
-        )
+        Appliance(ApplianceId("a"), ListId("b"), vo="ops", attributes=found.annotations, data=sent)
     )
     assert message.image.size == found.size
 
