@@ -302,7 +302,7 @@ def test_a_certificate_that_only_an_indirect_list_covers(
     host = root.issue(HOST, extensions=[lists_signed_by(name(OTHER))])
     add(directory, other.crl(extension=indirect()), f"{other.hash}.r0")
     [warning] = warnings(directory, host)
-    cause = "its CRL is signed by another issuer, which is read only for what it revokes"
+    cause = "its only CRL is of another issuer: it can revoke a certificate, not clear one"
     assert warning == f"{ROOT}: {cause}; run fetch-crl"
 
 
@@ -586,7 +586,7 @@ def test_a_certificate_that_names_two_issuers_of_lists(
     host = root.issue(HOST, extensions=[points])
     add(directory, other.crl(extension=indirect()), f"{other.hash}.r0")
     [warning] = warnings(directory, host)
-    assert "signed by another issuer" in warning
+    assert "its only CRL is of another issuer" in warning
 
 
 def test_a_hold_between_two_releases_has_ended(directory: Path, root: Authority) -> None:

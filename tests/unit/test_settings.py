@@ -186,7 +186,7 @@ def test_blanks_before_headers_and_tabs_at_line_ends_are_read_as_meant() -> None
         ("x: 1\n", ":1: no section header above this line"),
         ("[a]\nnonsense\n", ":2: neither 'option: value' nor a [section]"),
         ("[a\n", ":1: not a section header; write [name]"),
-        ("[a]\n[a]\n", ":2: section [a] begins here a second time"),
+        ("[a]\n[a]\n", ":2: section [a] begins here a second time; merge the two"),
     ],
 )
 def test_what_an_ini_file_may_not_hold(text: str, line: str) -> None:
@@ -206,8 +206,8 @@ def test_a_file_that_cannot_be_a_configuration_is_one_problem(tmp_path: Path) ->
         f"{tmp_path}: cannot be read: is a directory",
         f"{tmp_path}/nul:2: holds a NUL character; save the file as UTF-8 text",
         f"{tmp_path}/utf16:1: is not UTF-8 text; save the file as UTF-8",
-        f"{tmp_path}/log: is larger than 1 MiB, which no configuration is",
-        "/dev/zero: is larger than 1 MiB, which no configuration is",
+        f"{tmp_path}/log: is larger than 1 MiB, the limit of a configuration; check the path",
+        "/dev/zero: is larger than 1 MiB, the limit of a configuration; check the path",
     ]
 
 
@@ -255,10 +255,7 @@ def test_homes_of_nobody_and_places_out_of_reach_are_problems_with_their_lines(
     closed.chmod(0o755)
     assert shown.stderr == ""
     assert [line.removeprefix(str(path)) for line in shown.stdout.splitlines()] == [
-        (
-            ":2: home: '~nosuchuser/x' is in the home directory of nobody on this host; write an "
-            "absolute path"
-        ),
+        ":2: home: '~nosuchuser/x': this host has no such user; write an absolute path",
         (
             f":3: key: file {closed}/key.pem cannot be read: check owner and mode, of its "
             "directories too"

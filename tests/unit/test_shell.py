@@ -32,7 +32,7 @@ PATH = Path("/etc/x/openstack.rc")
             1,
             "OS_PASSWORD: & would run something; put the value into quotes",
         ),
-        ("# x\n\nOS_PASSWORD='my SECRET\n", 3, "OS_PASSWORD: a quote without its end"),
+        ("# x\n\nOS_PASSWORD='my SECRET\n", 3, "OS_PASSWORD: a quote is not closed"),
         ("read -sr SECRET", 1, "only NAME=value is read here; nothing is executed"),
         ("unset SECRET", 1, "only NAME=value is read here; nothing is executed"),
         ("export 1SECRET=x", 1, "only NAME=value is read here; nothing is executed"),

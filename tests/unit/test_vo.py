@@ -135,7 +135,7 @@ def test_a_domain_tells_projects_of_one_name_apart(tmp_path: Path) -> None:
             f":2: vos: {ITEM}",
         ),
         ('{"vos": [{"name": null, "auth": {"project_id": "x"}}]}', f":1: vos: {ITEM}"),
-        ("[" * 200_000, ":1: is not a mapping: it is nested too deeply"),
+        ("[" * 200_000, ":1: is nested too deeply; write one level of VOs"),
         ("9" * 5000, ":1: is not JSON: Exceeds the limit"),
     ],
 )
@@ -154,13 +154,13 @@ def test_broken_files(text: str, problem: str, tmp_path: Path) -> None:
         ("- 5", ':1: must be like {"VO": {"projects": ["name or id"]}}'),
         ("- []", ':1: must be like {"VO": {"projects": ["name or id"]}}'),
         ("- [vo.x, {project: a}]", ':1: must be like {"VO": {"projects": ["name or id"]}}'),
-        ("vo.x: [project", ":1: is not YAML"),
+        ("vo.x: [project", ":1: is not YAML: expected ',' or ']', but got '<stream end>'"),
         ("vos: [a]", f":1: vos: {ITEM}"),
         ("vo: 2001-13-45", f":1: {TAG}"),
         ("vo: !!bool maybe", f":1: {TAG}"),
         ('vo: !!int ""', f":1: {TAG}"),
         ("vo: !!timestamp x", f":1: {TAG}"),
-        ("[" * 20_000, ":1: is not a mapping: it is nested too deeply"),
+        ("[" * 20_000, ":1: is nested too deeply; write one level of VOs"),
     ],
 )
 def test_broken_yaml_files(text: str, problem: str, tmp_path: Path) -> None:

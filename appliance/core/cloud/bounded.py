@@ -15,7 +15,7 @@ from keystoneauth1.session import TCPKeepAliveAdapter
 from urllib3 import exceptions as urllib3_errors
 
 from appliance.core import hosts
-from appliance.core.run.errors import Unavailable
+from appliance.core.run.errors import CHECK_LOGS, Unavailable
 
 LONGEST = timedelta(minutes=10)
 """From the header of an answer to its last byte."""
@@ -59,10 +59,12 @@ class BoundedSession(requests.Session):
             while block := response.raw.read1(_BLOCK, decode_content=True):
                 body += block
                 if len(body) > self._largest:
-                    raise Unavailable(host, f"its answer has more than {self._largest >> 20} MiB")
+                    words = f"its answer has more than {self._largest >> 20} MiB"
+                    raise Unavailable(host, words, CHECK_LOGS)
                 if time.monotonic() > deadline:
                     seconds = f"{self._longest.total_seconds():g}"
-                    raise Unavailable(host, f"its answer did not end within {seconds} s")
+                    words = f"its answer did not end within {seconds} s"
+                    raise Unavailable(host, words, CHECK_LOGS)
         except urllib3_errors.ProtocolError as error:
             raise requests.exceptions.ConnectionError(error) from error
         except urllib3_errors.DecodeError as error:

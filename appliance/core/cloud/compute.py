@@ -15,7 +15,7 @@ from typing import Any
 from appliance.core import hosts
 from appliance.core.cloud import pages
 from appliance.core.cloud.session import Scope
-from appliance.core.run.errors import AccessDenied, Unavailable
+from appliance.core.run.errors import CHECK_LOGS, AccessDenied, Unavailable
 
 Server = dict[str, Any]
 """A server as Nova's API describes it."""
@@ -87,6 +87,7 @@ class Servers:
             raise Unavailable(
                 hosts.of_url(response.url),
                 f"Nova answers {response.status_code} to a listing of servers: {said}",
+                CHECK_LOGS,
             )
         return response
 

@@ -25,7 +25,7 @@ from keystoneauth1.adapter import Adapter
 from appliance.core import hosts, retry
 from appliance.core.cloud import pages
 from appliance.core.cloud.session import Scope
-from appliance.core.run.errors import AccessDenied, Unavailable
+from appliance.core.run.errors import CHECK_LOGS, AccessDenied, Unavailable
 
 if TYPE_CHECKING:
     import requests
@@ -158,7 +158,7 @@ class Glance:
             at = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
         except (KeyError, ValueError):
             words = f"Glance answers GET {path} without a valid Date"
-            raise Unavailable(hosts.of_url(response.url), words) from None
+            raise Unavailable(hosts.of_url(response.url), words, CHECK_LOGS) from None
         return _as_object(response, f"GET {path}"), at
 
     def members(self, image_id: str) -> dict[str, str]:
@@ -262,7 +262,9 @@ def _as_object(response: requests.Response, request: str) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict):
         raise Unavailable(
-            hosts.of_url(response.url), f"Glance answers {request} without a JSON object"
+            hosts.of_url(response.url),
+            f"Glance answers {request} without a JSON object",
+            CHECK_LOGS,
         )
     return found
 

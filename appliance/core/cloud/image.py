@@ -5,7 +5,7 @@ from __future__ import annotations
 from appliance.core.cloud.glance import FORBIDDEN, NOT_FOUND, Glance, GlanceRefusal, Image
 from appliance.core.cloud.locks import Locks
 from appliance.core.cloud.session import Scope
-from appliance.core.run.errors import Unavailable
+from appliance.core.run.errors import CHECK_LOGS, Unavailable
 
 
 class ImageProperties:
@@ -39,5 +39,6 @@ def _image(image_id: str, scope: Scope) -> Image | None:
             return None
         raise
     if found.get("id") != image_id:
-        raise Unavailable(f"image {image_id}", "Glance answers with something else than this image")
+        words = "Glance answers with something else than this image"
+        raise Unavailable(f"image {image_id}", words, CHECK_LOGS)
     return found

@@ -19,7 +19,7 @@ from appliance.core import hosts
 from appliance.core.cloud import pages
 from appliance.core.cloud.glance import Glance
 from appliance.core.cloud.session import Scope
-from appliance.core.run.errors import AccessDenied, Unavailable
+from appliance.core.run.errors import CHECK_LOGS, AccessDenied, Unavailable
 
 if TYPE_CHECKING:
     import requests
@@ -92,7 +92,7 @@ def quotas(scope: Scope) -> Mapping[str, int]:
         return {name: value for name, value in quota_set.items() if isinstance(value, int)}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         words = f"Nova answers {response.status_code} to GET {path} without quotas"
-        raise Unavailable(hosts.of_url(response.url), words) from error
+        raise Unavailable(hosts.of_url(response.url), words, CHECK_LOGS) from error
 
 
 def _get(scope: Scope, path: str, microversion: str) -> requests.Response:
@@ -108,5 +108,5 @@ def _get(scope: Scope, path: str, microversion: str) -> requests.Response:
         remedy = "the account needs the role reader in the project"
         raise AccessDenied(hosts.of_url(response.url), words, remedy)
     if not response.ok:
-        raise Unavailable(hosts.of_url(response.url), words)
+        raise Unavailable(hosts.of_url(response.url), words, CHECK_LOGS)
     return response

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from appliance.core import hosts
-from appliance.core.run.errors import Unavailable
+from appliance.core.run.errors import CHECK_LOGS, Unavailable
 
 if TYPE_CHECKING:
     import requests
@@ -28,7 +28,6 @@ MOST_PAGES = 1000
 _LONGEST_LINK = 8192
 """Characters of a link: common web servers refuse longer request lines."""
 _NONE: Mapping[str, str] = MappingProxyType({})
-_REMEDY = "check its logs, and those of a proxy before it"
 _FOREIGN_REMEDY = (
     "have the service name its own host: Nova's compute_link_prefix, Keystone's public_endpoint,"
     " or the header Host that a proxy before it passes on"
@@ -76,13 +75,13 @@ def follow(
         words = f"{service}'s link to the next page of {key} leads to"
         if len(seen) >= most or len(link) > _LONGEST_LINK:
             words = f"{service}'s listing of {key} does not end after {len(seen)} pages"
-            raise Unavailable(host, words, _REMEDY)
+            raise Unavailable(host, words, CHECK_LOGS)
         if name not in ("", hosts.name_of_url(asked)) and name not in catalog():
             raise Unavailable(host, f"{words} another host, {name!r}", _FOREIGN_REMEDY)
         # The link has the filters of the first query, so nothing of that is added again.
         wanted = {**dict(parse_qsl(urlsplit(link).query)), **added}
         if frozenset(wanted.items()) in seen:
-            raise Unavailable(host, f"{words} a page that was already read", _REMEDY)
+            raise Unavailable(host, f"{words} a page that was already read", CHECK_LOGS)
 
 
 def read(response: requests.Response, *, key: str, service: str) -> tuple[list[Item], str]:
@@ -105,5 +104,5 @@ def read(response: requests.Response, *, key: str, service: str) -> tuple[list[I
     if not is_page or not all(isinstance(link, str) for link in found):
         said = " ".join(response.text.split())[:120]
         words = f"{service} answers {response.status_code} to a listing of {key}: {said}"
-        raise Unavailable(hosts.of_url(response.url), words)
+        raise Unavailable(hosts.of_url(response.url), words, CHECK_LOGS)
     return items, found[0] if found else ""

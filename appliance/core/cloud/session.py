@@ -18,7 +18,7 @@ from appliance.core import clock, hosts
 from appliance.core.cloud.login import Access
 from appliance.core.cloud.tokens import Tokens
 from appliance.core.cloud.transport import Transport
-from appliance.core.run.errors import Unavailable
+from appliance.core.run.errors import CHECK_LOGS, Unavailable
 
 if TYPE_CHECKING:
     from glanceclient.common.http import SessionClient as Glance
@@ -175,11 +175,11 @@ def understood(
         raise
     except exceptions.HttpError as error:
         raise Unavailable(
-            host, f"{service} answers {error.http_status}: {_short(error.message)}"
+            host, f"{service} answers {error.http_status}: {_short(error.message)}", CHECK_LOGS
         ) from error
     except (exceptions.ClientException, KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unavailable(
-            host, f"the answer is not one of {service}: {_short(repr(error))}"
+            host, f"the answer is not one of {service}: {_short(repr(error))}", CHECK_LOGS
         ) from error
 
 

@@ -185,7 +185,7 @@ def _parsed_json(path: Path, text: str) -> Any:
         tree = json.loads(text, object_pairs_hook=_Pairs)
     except RecursionError as error:
         raise ConfigurationError(
-            [Problem(path, 1, "", "is not a mapping: it is nested too deeply")]
+            [Problem(path, 1, "", "is nested too deeply; write one level of VOs")]
         ) from error
     except ValueError as error:
         line = getattr(error, "lineno", 1)
@@ -202,12 +202,13 @@ def _parsed_yaml(path: Path, text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
+        fault = getattr(error, "problem", None) or "it has an invalid character"
         raise ConfigurationError(
-            [Problem(path, mark.line + 1 if mark else 1, "", "is not YAML")]
+            [Problem(path, mark.line + 1 if mark else 1, "", f"is not YAML: {fault}")]
         ) from error
     except RecursionError as error:
         raise ConfigurationError(
-            [Problem(path, 1, "", "is not a mapping: it is nested too deeply")]
+            [Problem(path, 1, "", "is nested too deeply; write one level of VOs")]
         ) from error
     # PyYAML raises these for `2001-13-45`, `!!int ""` and `!!timestamp x`.
     except (ValueError, LookupError, AttributeError) as error:

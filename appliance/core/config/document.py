@@ -95,7 +95,14 @@ def read_text(path: Path) -> str:
             data = file.read(_MAX_SIZE + 1)
         if len(data) > _MAX_SIZE:
             raise ConfigurationError(
-                [Problem(path, 0, "", "is larger than 1 MiB, which no configuration is")]
+                [
+                    Problem(
+                        path,
+                        0,
+                        "",
+                        "is larger than 1 MiB, the limit of a configuration; check the path",
+                    )
+                ]
             )
         text = data.decode("utf-8-sig")  # editors on Windows write a byte order mark
     except OSError as error:

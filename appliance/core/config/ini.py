@@ -32,7 +32,12 @@ def parse(path: Path, text: str) -> Document:
                 problems.append(Problem(path, number, "", "not a section header; write [name]"))
             elif section in document.sections:
                 problems.append(
-                    Problem(path, number, "", f"section [{section}] begins here a second time")
+                    Problem(
+                        path,
+                        number,
+                        "",
+                        f"section [{section}] begins here a second time; merge the two",
+                    )
                 )
             document.sections.setdefault(section, {})
             continue

@@ -214,9 +214,7 @@ class Settings:
         try:
             value = Path(text).expanduser()
         except RuntimeError:
-            cause = (
-                f"{text!r} is in the home directory of nobody on this host; write an absolute path"
-            )
+            cause = f"{text!r}: this host has no such user; write an absolute path"
             self._report(entry, section, option, cause)
             return default
         if not value.is_absolute():

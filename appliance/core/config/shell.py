@@ -152,7 +152,7 @@ def _words(text: str) -> Iterator[_Word | None]:
 def _append(word: _Word, kind: str, piece: str, line: int) -> None:
     cause = ""
     if kind == "open":
-        cause = "a quote without its end"
+        cause = "a quote is not closed"
     elif kind == "operator":
         cause = f"{piece[0]} would run something; put the value into quotes"
     elif kind == "expansion":

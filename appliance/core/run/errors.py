@@ -117,6 +117,8 @@ class Busy(ApplianceError):
     status = ExitStatus.PARTLY
 
 
+CHECK_LOGS = "check its logs, and those of a proxy before it"
+"""The remedy for an answer of a service that cannot be used."""
 # What an administrator can do about an error of the kernel, whichever the file.
 _REMEDIES = {
     errno.EPERM: "check the owner of the file and of the directory that it is in",

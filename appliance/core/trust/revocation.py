@@ -288,7 +288,7 @@ class _Case:
             paths = ", ".join(str(one.path) for one in self._usable[name])
             return f"{paths}: the CRL does not cover it"
         if any(self._usable[other] for other in named_list_issuers(link)):
-            return "its CRL is signed by another issuer, which is read only for what it revokes"
+            return "its only CRL is of another issuer: it can revoke a certificate, not clear one"
         if flaws:
             return f"no CRL of its issuer can be used: {'; '.join(flaws)}"
         return "no CRL of its issuer is installed"
