@@ -171,7 +171,7 @@ class _AccountingRun:
             failure = LocalFailure.from_os(error) if isinstance(error, OSError) else error
             return ProjectOutcome(selected, window, error=_about(selected, failure))
         except Exception as bug:  # noqa: BLE001  raised again after the other projects
-            failure = ApplianceError(selected.project, "not accounted")
+            failure = ApplianceError(selected.project, "not accounted, because of a bug")
             return ProjectOutcome(selected, window, error=failure, bug=bug)
 
     def _window(self, selected: Selected, end: datetime) -> ExtractionWindow | None:

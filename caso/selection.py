@@ -76,7 +76,7 @@ def _find(cloud: Cloud, known: Sequence[Project], wanted: str) -> Project:
     if not found:
         raise AccessDenied(
             f"project {wanted}",
-            f"{cloud.host} shows the account {cloud.access.account!r} no such project",
+            f"the account {cloud.access.account!r} sees no such project at {cloud.host}",
             f"correct its name, or: {cloud.access.grant(f'--project {wanted}')}",
         )
     if len(found) > 1:

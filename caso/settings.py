@@ -271,7 +271,7 @@ def _name(settings: Settings, option: str, value: str) -> str:
 def _projects(settings: Settings) -> tuple[str, ...]:
     found = settings.words("DEFAULT", "projects", aliases=[("DEFAULT", "tenants")])
     if _NO_PROJECTS in found:
-        remedy = "name the projects that have no tag, or none: projects ="
+        remedy = "list the projects that have no tag, or leave the value empty: projects ="
         settings.error(
             "DEFAULT", "projects", f"is still the placeholder {_NO_PROJECTS!r}; {remedy}"
         )
@@ -370,7 +370,7 @@ def _mapping(settings: Settings, layout: Layout) -> tuple[vo_module.VOMapping, S
         settings.error("DEFAULT", "mapping_file", f"{path} {state}")
     elif settings.where("DEFAULT", "mapping_file", aliases=aliases):
         settings.warn(
-            "DEFAULT", "mapping_file", f"{path} does not exist; VOs come from Keystone alone"
+            "DEFAULT", "mapping_file", f"{path} does not exist; VOs come from Keystone only"
         )
     return vo_module.VOMapping(path), ()
 

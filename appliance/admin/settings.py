@@ -266,10 +266,15 @@ def require_files(host: Host) -> None:
     missing = [path for path in (host.compose_file, host.environment_file) if not path.is_file()]
     if missing:
         raise ConfigurationError(
-            [Problem(path, 0, "", "does not exist; run scripts/install again") for path in missing]
+            [
+                Problem(path, 0, "", "does not exist; run the bundle's install again")
+                for path in missing
+            ]
         )
     if not host.version:
-        cause = "does not exist, but holds the version of the images; run scripts/install again"
+        cause = (
+            "does not exist, but holds the version of the images; run the bundle's install again"
+        )
         raise ConfigurationError([Problem(host.version_file, 0, "", cause)])
     if not host.network.is_file():
         cause = (

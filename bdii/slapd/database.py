@@ -238,7 +238,8 @@ def _run_tool(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Unavailable(settings.slapd, f"{name} did not end within {_TOOL_SECONDS} s") from None
+        cause = f"{name} did not end within {_TOOL_SECONDS} s"
+        raise Unavailable(settings.slapd, cause, "check the load of this host") from None
     except OSError as error:
         remedy = "install slapd, or set SLAPD"
         raise LocalFailure.from_os(error, subject=settings.slapd, remedy=remedy) from error

@@ -179,7 +179,9 @@ class Slapd:
                 time.sleep(_POLL_SECONDS)
         self.stop()
         words = " ".join(log.read_text(errors="replace").split())[-400:]
-        raise Unavailable(self.settings.slapd, f"does not start: {words or 'no answer'}")
+        cause = f"does not start: {words or 'no answer'}"
+        remedy = "check that it may use BDII_VAR_DIR (AppArmor, owner, free space)"
+        raise Unavailable(self.settings.slapd, cause, remedy)
 
 
 def _check_ports(settings: BdiiSettings) -> None:

@@ -346,6 +346,7 @@ class ProjectImages:
             raise Failed(
                 f"image {image_id}",
                 f"not offered: {len(file)} bytes with {sent:.16}… were sent, Glance has {found}",
+                "the next run retries; if that recurs, check Glance's logs and store",
                 status=CallStatus.RESOURCE_STATE,
             )
         return image

@@ -53,7 +53,7 @@ def _find(cloud: Cloud, known: list[Project], entry: MappingEntry) -> tuple[Proj
         where = f" in domain {entry.domain}" if entry.domain else ""
         raise Failed(
             subject,
-            f"{cloud.host} shows the account {account!r} no project {entry.project}{where}",
+            f"the account {account!r} sees no project {entry.project}{where} at {cloud.host}",
             f"correct the mapping, or run: {cloud.access.grant(f'--project {entry.project}')}",
             status=CallStatus.RESOURCE_NOT_FOUND,
         )

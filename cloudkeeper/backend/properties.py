@@ -200,10 +200,8 @@ def describe(appliance: Appliance) -> dict[str, str]:
     described |= _own(appliance, described)
     for name, value in described.items():
         if len(value.encode()) > _MAX_VALUE:
-            raise ApplianceError(
-                key_of(appliance),
-                f"{name} is longer than the {_MAX_VALUE} bytes that Glance can store",
-            )
+            words = f"{name} is longer than the {_MAX_VALUE} bytes that Glance can store"
+            raise ApplianceError(key_of(appliance), words, "ask the publisher to shorten it")
     return described
 
 

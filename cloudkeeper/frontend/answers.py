@@ -24,6 +24,8 @@ BLOCK = 2**20
 # The first blocks of a body are small: of a connection that is reset, what is read but not yet a
 # whole block is lost, and each attempt must make progress.
 _FIRST = 2**14
+RETRIED = "the next run retries; if that recurs, ask its administrators"
+"""The remedy for a server that is too slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,10 @@ def over(name: str, received: int, limit: Deadline, rate: Pace) -> Unavailable:
     """Return the failure of a download whose total time is over, and whose fault that is."""
     taken = rate.excluded
     if taken < limit.elapsed / 2:
-        return Unavailable(name, f"is too slow: only {received} bytes arrived in time")
-    words = f"took too long: of {limit.elapsed:.0f} s, {taken:.0f} s went into passing it on"
-    return Unavailable(name, words, "look at the disk, the backend and Glance, which are too slow")
+        words = f"is too slow: only {received} bytes arrived in time"
+        return Unavailable(name, words, RETRIED)
+    words = f"took too long: {taken:.0f} of {limit.elapsed:.0f} s were spent on passing it on"
+    return Unavailable(name, words, "check the speed of the disk, of the backend and of Glance")
 
 
 def _partial(error: BaseException) -> bytes:
@@ -118,4 +121,4 @@ def _slow(name: str, host: str, found: float, rate: Pace) -> Unavailable:
         f"is too slow: {host} sends {pace.shown(found)}, and the least is"
         f" {pace.shown(rate.least)} over {seconds:g} s"
     )
-    return Unavailable(name, words, "the next run retries; if that recurs, ask its administrators")
+    return Unavailable(name, words, RETRIED)

@@ -59,6 +59,7 @@ _CHECK = (
     "check that cloudkeeper-os is running and that backend: endpoint: is its address (on the same "
     "host unix:///run/cloudkeeper/backend.sock, unless its release is 0.9)"
 )
+_LOGS = "see the log of cloudkeeper-os"
 # Deadlines; the last one, for uploads, is that of the newest cloudkeeper.
 _SHORT, _LISTING, _DATA = timedelta(minutes=5), timedelta(minutes=10), timedelta(hours=3)
 # Bytes a second: the slowest rate of a download, which a streamed image waits for.
@@ -326,8 +327,10 @@ class BackendClient:
                     self._name, f"cannot be reached: {details}", _CHECK
                 ) from error
             if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise BackendFailure(self._name, f"{method} did not finish in time") from error
-            raise BackendFailure(self._name, f"{method} failed: {code.name}: {details}") from error
+                words = f"{method} did not finish in time"
+                raise BackendFailure(self._name, words, _LOGS) from error
+            words = f"{method} failed: {code.name}: {details}"
+            raise BackendFailure(self._name, words, _LOGS) from error
 
     def _check_result(self, method: str, call: Any) -> None:
         metadata = call.trailing_metadata()

@@ -37,6 +37,7 @@ _SECONDS = re.compile("[0-9]{1,9}")
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DENIED = frozenset({401, 403})
+_ASK = "ask its administrators"
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _ASKS_TO_WAIT = frozenset({429, 503})
 _OK, _NOT_MODIFIED = 200, 304
@@ -144,6 +145,7 @@ class Downloader:
                     raise Unavailable(
                         question.name,
                         f"is larger than {max_bytes} bytes, the limit for an image list",
+                        "check that the URL is that of an image list",
                     )
             headers = answer.headers
         return Fetched(bytes(content), headers.get("ETag", ""), headers.get("Last-Modified", ""))
@@ -242,9 +244,8 @@ class Downloader:
         except ApplianceError as error:
             if limit.is_over:  # the error is that of the shut connection
                 seconds = int(timeouts.total.total_seconds())
-                raise Unavailable(
-                    name, f"is too slow: the server sent no answer within {seconds} s"
-                ) from error
+                words = f"is too slow: the server sent no answer within {seconds} s"
+                raise Unavailable(name, words, answers.RETRIED) from error
             raise
         try:
             with response:
@@ -271,9 +272,9 @@ class Downloader:
         start = place = urlsplit(url)
         for _ in range(_MAX_REDIRECTS + 1):
             if start.scheme == "https" and place.scheme != "https":
-                raise Unavailable(name, f"the server redirects from https to {place.scheme}")
+                raise Unavailable(name, f"the server redirects from https to {place.scheme}", _ASK)
             if place.scheme not in SCHEMES:
-                raise Unavailable(name, f"the server redirects to {place.scheme}")
+                raise Unavailable(name, f"the server redirects to {place.scheme}", _ASK)
             is_home = _origin(place) == _origin(start)
             response = self._get(url, question, attempt, is_home=is_home, timeouts=timeouts)
             if response.status_code not in _REDIRECTS:
@@ -283,8 +284,8 @@ class Downloader:
                 url = urljoin(url, response.headers.get("Location", ""))
                 place = urlsplit(url)
             except ValueError:
-                raise Unavailable(name, "the server redirects to an invalid URL") from None
-        raise Unavailable(name, f"the server redirects more than {_MAX_REDIRECTS} times")
+                raise Unavailable(name, "the server redirects to an invalid URL", _ASK) from None
+        raise Unavailable(name, f"the server redirects more than {_MAX_REDIRECTS} times", _ASK)
 
     def _get(
         self,
@@ -313,11 +314,11 @@ class Downloader:
                 )
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             if limit.is_stalled:
-                raise Unavailable(question.name, words) from error
+                raise Unavailable(question.name, words, answers.RETRIED) from error
             raise connections.translated(error, url, question.name) from error
         if limit.is_stalled:  # the end of the connection looks like that of the header
             response.close()
-            raise Unavailable(question.name, words)
+            raise Unavailable(question.name, words, answers.RETRIED)
         return response
 
 

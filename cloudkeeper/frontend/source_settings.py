@@ -317,7 +317,8 @@ class _SourcesReader:
         lists, problems = addresses.read([(url, where.line)], path=where.path, option="url")
         dn, ca = (found.text(f"{name}.endorser", option) for option in ("dn", "ca"))
         if bool(dn) != bool(ca):
-            found.error(f"{name}.endorser", "dn" if dn else "ca", "must be set with the other one")
+            given, other = ("dn", "ca") if dn else ("ca", "dn")
+            found.error(f"{name}.endorser", given, f"is set without {other}; set both or none")
         endorser = Endorser(dn, ca) if dn and ca else None
         images = frozenset(found.words(name, "images"))
         self.lists += [

@@ -55,7 +55,8 @@ def configure_log(
 def _open_log(settings: LogSection, arguments: argparse.Namespace) -> None:
     if arguments.check_config:
         if not os.access(settings.file.parent, os.W_OK | os.X_OK):
-            raise LocalFailure(settings.file, "the log file's directory is missing or not writable")
+            cause = "the log file's directory is missing or not writable"
+            raise LocalFailure(settings.file, cause, "make it, or correct logfile in [logging]")
         return
     cli.configure_log(arguments, level=settings.level, file=settings.file, console=settings.console)
 

@@ -123,7 +123,8 @@ class DeadLetters:
 
         """
         if os.path.lexists(letter.element / _LOCK):
-            raise Busy(letter.message_id, "another program has locked this dead letter")
+            cause = "another program has locked this dead letter"
+            raise Busy(letter.message_id, cause, "repeat the command when that program has ended")
         name = spool.adopt(letter.body)
         for element in self._elements():
             if not _has_body(element):

@@ -486,10 +486,8 @@ def test_each_vo_stands_for_itself(cloud: Cloud, backend: Backend, tmp_path: Pat
     *good, closed, misplaced, unknown = outcomes
     assert good == [("SUCCESS", "")] * 3
     assert closed[0] == misplaced[0] == "ERROR_RESOURCE_NOT_FOUND"
-    assert (
-        "shows the account 'images-e2e' no project img-closed; correct the mapping, or "
-        "run: openstack" in closed[1]
-    )
+    assert "the account 'images-e2e' sees no project img-closed at " in closed[1]
+    assert "; correct the mapping, or run: openstack" in closed[1]
     assert "no project img-ops in domain elsewhere" in misplaced[1]
     place = f"{tmp_path}/etc/cloudkeeper-os/mapping.json"
     assert unknown == (

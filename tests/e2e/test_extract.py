@@ -199,13 +199,13 @@ def test_a_project_that_cannot_be_accounted_does_not_stop_the_others(site: CasoS
     reported = lines(shown)
     assert reported == [
         (
-            f"caso-extract: project nosuch: {url} shows the account 'accounting' no such "
-            "project; correct its name, or: "
+            f"caso-extract: project nosuch: the account 'accounting' sees no such project at {url}"
+            "; correct its name, or: "
             "openstack role add --user accounting --user-domain Default --project nosuch reader"
         ),
         (
-            f"caso-extract: project {lab}: {url} shows the account 'accounting' no such "
-            "project; correct its name, or: "
+            f"caso-extract: project {lab}: the account 'accounting' sees no such project at {url}"
+            "; correct its name, or: "
             f"openstack role add --user accounting --user-domain Default --project {lab} reader"
         ),
     ]

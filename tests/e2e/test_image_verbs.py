@@ -115,7 +115,8 @@ def test_the_remedy_of_a_refused_list_accepts_it(
     done = carry_out(world, line)
     assert (done.returncode, done.stdout.count(f"  {kind} now ")) == (2, 1)
     assert done.stderr == (
-        "cloudkeeper: standard input: is no terminal, so nobody can agree; add --yes\n"
+        "cloudkeeper: standard input: is not a terminal, so the question cannot be answered; add"
+        " --yes\n"
     )
     assert (world.root / MEMORY).read_bytes() == before
     done = carry_out(world, line, "--yes")

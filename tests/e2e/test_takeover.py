@@ -178,7 +178,7 @@ def test_import_and_release_change_the_marks_and_nothing_else(world: World) -> N
     done = world.command("import", PROJECT)
     assert done.returncode == 2
     assert "images: {sync: false}\nmerged and deployed" in done.stderr
-    assert "--yes: is needed without a terminal" in done.stderr
+    assert "standard input: is not a terminal" in done.stderr
     assert {image: world.rows()[image].state for image in before} == dict.fromkeys(before)
 
     done = world.command("import", PROJECT, "--yes")

@@ -339,7 +339,7 @@ def test_a_layer_that_vanishes_while_it_is_resumed_is_one_line(
     with reader.layer(repository, digest, timeouts=Timeouts()) as (_, blocks):
         next(blocks)
         world.faults.append(lambda path: Reply(404) if "/blobs/" in path else None)
-        with pytest.raises(Unavailable, match="the registry does not have it any longer"):
+        with pytest.raises(Unavailable, match="the registry no longer has it"):
             list(blocks)
 
 

@@ -281,10 +281,10 @@ CERTIFICATE = {"certificate": {"rawBytes": "AAAA"}}
         ),
         (lambda made: made.pop("verificationMaterial"), "its verificationMaterial is missing"),
         (lambda made: made.update(verificationMaterial=CERTIFICATE), "made with a certificate"),
-        (lambda made: made.pop("dsseEnvelope"), "holds not one of dsseEnvelope and"),
+        (lambda made: made.pop("dsseEnvelope"), "must hold either dsseEnvelope or"),
         (
             lambda made: made.update(messageSignature={}),
-            "holds not one of dsseEnvelope and messageSignature",
+            "must hold either dsseEnvelope or messageSignature, not both",
         ),
         (lambda made: made.update(dsseEnvelope=[]), "its dsseEnvelope is missing or is not a dict"),
         (lambda made: made["dsseEnvelope"].update(payloadType="text/plain"), "is of type 'text/"),

@@ -343,7 +343,7 @@ def test_what_docker_compose_cannot_do_is_a_finding(
     assert (status, finding["path"]) == (3, "/etc/caso/caso.conf")
     assert (
         finding["text"] == "does not exist, but caso mounts it; "
-        "run scripts/install again, which writes the shipped file"
+        "run the bundle's install again, which writes the shipped file"
     )
     assert site.check("caso", "sitebdii", capsys=capsys)[0] == 1
 

@@ -25,6 +25,8 @@ def test_nothing_is_changed_without_a_yes(monkeypatch: pytest.MonkeyPatch, typed
 
 def test_a_closed_standard_input_needs_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
-    with pytest.raises(UsageError, match="is needed without a terminal"):
+    with pytest.raises(
+        UsageError, match="is not a terminal, so the lines above cannot be confirmed; add --yes"
+    ):
         hand_over._confirm(argparse.Namespace(yes=False), "", number=1)
     hand_over._confirm(argparse.Namespace(yes=True), "", number=1)

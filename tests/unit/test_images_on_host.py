@@ -57,8 +57,7 @@ def test_what_is_missing_is_reported(
     assert images(tmp_path, "cloudbdii", "sitebdii") == 3
     assert capsys.readouterr().err == (
         "appliance: egifedcloud/sitebdii:1.2: this image is not on the host; run "
-        "scripts/install again, with the release"
-        f" that {tmp_path}/var/lib/fedcloud/version names\n"
+        f"install of the bundle whose version {tmp_path}/var/lib/fedcloud/version names\n"
     )
     assert images(tmp_path, "cloudkeeper-os") == 0
 
@@ -84,8 +83,7 @@ def test_a_tag_that_was_moved_is_reported(
     assert capsys.readouterr().err == (
         f"appliance: {tag}: the engine has sha256:bbbbbbbbbbbb, not sha256:aaaaaaaaaaaa as in "
         f"{path};"
-        " run scripts/install again, with the release that "
-        f"{tmp_path}/var/lib/fedcloud/version names\n"
+        f" run install of the bundle whose version {tmp_path}/var/lib/fedcloud/version names\n"
     )
     assert images(tmp_path, "cloudbdii") == 0
 
@@ -101,7 +99,9 @@ def test_a_version_that_the_bundle_lacks(tmp_path: Path) -> None:
 def test_a_lock_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = lock(tmp_path, "sitebdii egifedcloud/sitebdii:1.2")
     assert images(tmp_path) == 2
-    assert capsys.readouterr().err == f"appliance: {path}:2: must be SERVICE TAG sha256:ID\n"
+    assert capsys.readouterr().err == (
+        f"appliance: {path}:2: must be SERVICE TAG sha256:ID; run the bundle's install again\n"
+    )
 
 
 @pytest.mark.usefixtures("engine")

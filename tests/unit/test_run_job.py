@@ -405,6 +405,7 @@ def test_waiting_for_a_run_that_is_killed_is_no_success(site: Site) -> None:
     _, err = waiting.communicate(timeout=30)
     assert waiting.returncode == 3
     assert "caso: the other run was killed" in err
+    assert "; run it again: appliance run caso\n" in err
     assert len(site.runs) == 2
 
 
@@ -660,8 +661,8 @@ def test_without_an_engine_a_signal_still_ends_the_job(site: Site) -> None:
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, site.runs[1:]) == (7, ["TERM"]), err
-    assert "the Docker engine: shutting down\n" in err
-    assert "shutting down; the next run removes it" in err
+    assert "the Docker engine reports: shutting down; see systemctl status docker\n" in err
+    assert "systemctl status docker; the next run removes it" in err
     assert site.record("caso")["counts"] == {"job_exit_status": 7}
 
 
@@ -824,8 +825,8 @@ def test_a_missing_image_is_reported_and_never_pulled(site: Site) -> None:
     shown = site.run("caso")
     assert shown.returncode == 3
     assert (
-        f"egifedcloud/caso:{VERSION}: this image is not on the host; run scripts/install "
-        f"again, with the release that" in shown.stderr
+        f"egifedcloud/caso:{VERSION}: this image is not on the host; run install of "
+        "the bundle whose version" in shown.stderr
     )
     assert site.runs == []
 
@@ -960,7 +961,7 @@ def test_length_of_limits() -> None:
             ),
             (
                 "/etc/caso/caso.conf: does not exist, but caso mounts it; "
-                "run scripts/install again, which writes the shipped file"
+                "run the bundle's install again, which writes the shipped file"
             ),
         ),
         (
@@ -970,7 +971,7 @@ def test_length_of_limits() -> None:
             ),
             (
                 "/etc/voms.json: does not exist, but caso mounts it; "
-                "run scripts/install again, which writes the shipped file"
+                "run the bundle's install again, which writes the shipped file"
             ),
         ),
         (

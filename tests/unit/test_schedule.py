@@ -153,7 +153,7 @@ def test_a_missing_table_is_reported_before_anything_changes(
     (root / "etc/fedcloud/cron.d/ssmsend").unlink()
     assert schedule(root, "cron") == 3
     assert (
-        f"{root}/etc/cron.d/ssmsend: does not exist; run scripts/install again"
+        f"{root}/etc/cron.d/ssmsend: does not exist; run the bundle's install again"
         in capsys.readouterr().err
     )
     assert (tables(root), timers(root)) == ([], TIMERS)
@@ -219,7 +219,7 @@ def test_a_missing_timer_is_reported_before_anything_changes(
     (root / "etc/systemd/system/fedcloud-job@ssmsend.timer").unlink()
     assert schedule(root, "systemd") == 3
     assert (
-        "fedcloud-job@ssmsend.timer: is not installed; run scripts/install again"
+        "fedcloud-job@ssmsend.timer: is not installed; run the bundle's install again"
         in capsys.readouterr().err
     )
     assert (tables(root), timers(root)) == (TABLES, [])

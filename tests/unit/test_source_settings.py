@@ -288,7 +288,7 @@ def test_a_signing_key_is_not_for_lists() -> None:
 
 
 def test_an_endorser_needs_both_names() -> None:
-    with pytest.raises(ConfigurationError, match="must be set with the other one"):
+    with pytest.raises(ConfigurationError, match="dn: is set without ca; set both or none"):
         read("list:\n  url: https://lists.example.org/a\n  endorser: {dn: /CN=one}\n")
 
 

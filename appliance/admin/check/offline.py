@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--offline",
         action="store_true",
         required=True,
-        help="contact no other host; required, because there is no other check",
+        help="contact no other host (required: no other check exists)",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 

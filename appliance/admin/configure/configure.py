@@ -79,7 +79,9 @@ def _read(layout: Layout, places: Mapping[str, str]) -> dict[str, str]:
         path = layout.path(name)
         if not path.is_file():
             raise Unavailable(
-                path, "does not exist", "run scripts/install again, which writes the shipped file"
+                path,
+                "does not exist",
+                "run the bundle's install again, which writes the shipped file",
             )
         texts[name] = path.read_text()
     return texts

@@ -150,7 +150,14 @@ def _mapping(place: str, text: str, wanted: Mapping[str, object]) -> str:
         }
     except (ValueError, AttributeError) as error:
         raise ConfigurationError(
-            [Problem(Path(place), 0, "", f"is not a mapping of VOs: {error}")]
+            [
+                Problem(
+                    Path(place),
+                    0,
+                    "",
+                    f"is not a mapping of VOs: {error}; correct it, or write {{}} into it",
+                )
+            ]
         ) from error
     return json.dumps({**kept, **wanted}, indent=2) + "\n"
 

@@ -79,5 +79,6 @@ class Tables:
             words_ = " ".join(done.stderr.split())[:300] or f"exit status {done.returncode}"
             if "Permission denied" in words_ or "you must be root" in words_:
                 raise AccessDenied(name, "only root can read the packet filter", "run this as root")
-            raise Unavailable(name, f"fails: {words_}")
+            remedy = f"{self.program} -S shows whether it works on this host"
+            raise Unavailable(name, f"fails: {words_}", remedy)
         return done.stdout

@@ -33,7 +33,14 @@ def read(path: Path) -> Mapping[str, str]:
         if len(words) == 3 and _ID.fullmatch(words[2]):  # noqa: PLR2004  see above
             ids[words[1]] = words[2]
         else:
-            problems.append(Problem(path, number, "", "must be SERVICE TAG sha256:ID"))
+            problems.append(
+                Problem(
+                    path,
+                    number,
+                    "",
+                    "must be SERVICE TAG sha256:ID; run the bundle's install again",
+                )
+            )
     if problems:
         raise ConfigurationError(problems)
     return ids

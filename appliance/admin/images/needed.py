@@ -25,7 +25,7 @@ def require(engine: Engine, host: Host, services: Iterable[str]) -> dict[str, st
     """
     tags = [f"egifedcloud/{service}:{host.version}" for service in services]
     found = {tag: engine.image(tag) for tag in tags}
-    remedy = f"run scripts/install again, with the release that {host.version_file} names"
+    remedy = f"run install of the bundle whose version {host.version_file} names"
     if missing := [tag for tag, identifier in found.items() if not identifier]:
         words = "this image is" if len(missing) == 1 else "these images are"
         raise Unavailable(", ".join(missing), f"{words} not on the host", remedy)

@@ -98,7 +98,8 @@ def load(bundle: Path, ids: Mapping[str, str]) -> int:
     for tag in missing:
         if (found := _present(tag)) != ids[tag]:
             loaded = short(found) or "no such image"
-            raise Unavailable(tag, f"the engine has {loaded}, images.lock has {short(ids[tag])}")
+            cause = f"the engine has {loaded}, images.lock has {short(ids[tag])}"
+            raise Unavailable(tag, cause, "get the bundle again, and run its install")
     return len(missing)
 
 

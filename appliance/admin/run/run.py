@@ -129,7 +129,8 @@ def _end_of_other(
     with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock"), wait=limit + 2 * supervise.GRACE):
         last = record.read(f"job-{job.name}", inventory.records(layout))
     if last is None or last == earlier:
-        raise Unavailable(job.name, "the other run was killed, or could not write its record")
+        cause = "the other run was killed, or could not write its record"
+        raise Unavailable(job.name, cause, f"run it again: appliance run {job.name}")
     counts = last.get("counts")
     status = counts.get("job_exit_status") if isinstance(counts, dict) else None
     return int(status) if isinstance(status, int | float) else ExitStatus.NOTHING

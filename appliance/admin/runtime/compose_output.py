@@ -121,7 +121,7 @@ def failure(subject: str, said: Sequence[str]) -> Unavailable:
         return Unavailable(
             match[1],
             f"does not exist, but {subject} mounts it",
-            "run scripts/install again, which writes the shipped file",
+            "run the bundle's install again, which writes the shipped file",
         )
     if match := _PORT.search(text):
         port = next(filter(None, match.groups()))
@@ -133,7 +133,7 @@ def failure(subject: str, said: Sequence[str]) -> Unavailable:
         return Unavailable(
             "/etc/fedcloud/appliance.env",
             f"{match[1] or match[2]} must be set",
-            "run scripts/install again",
+            "run the bundle's install again",
         )
     if _ENGINE.search(text):
         return Unavailable(subject, "the Docker engine does not answer", "systemctl start docker")

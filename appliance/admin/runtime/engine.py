@@ -216,7 +216,8 @@ class Engine:
         except self._errors.NotFound as error:
             raise _Missing(self._socket, _message(error)) from error
         except self._broken as error:
-            raise Unavailable(self._socket, f"the Docker engine: {_message(error)}") from error
+            cause = f"the Docker engine reports: {_message(error)}"
+            raise Unavailable(self._socket, cause, "see systemctl status docker") from error
 
 
 def _is_listened_at(path: Path) -> bool:

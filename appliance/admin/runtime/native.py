@@ -70,9 +70,7 @@ def command(
     name, *flags = job.command
     program = layout.path(PROGRAMS) / name
     if not program.exists():
-        raise Unavailable(
-            program, "is not installed", "run the bundle's install --without-containers again"
-        )
+        raise Unavailable(program, "is not installed", "run the bundle's install again")
     pairs = [tuple(mount.removesuffix(":ro").split(":")) for mount in mounts]
     pairs.append((str(layout.runs / job.service), str(layout.runs)))
     if job.service == "cloudkeeper":

@@ -109,7 +109,9 @@ def _change(by: str, wanted: Sequence[Job], layout: Layout) -> None:
                 state.active_table(job, layout).exists() or state.idle_table(job, layout).exists()
             ):
                 raise Unavailable(
-                    state.active_table(job, layout), "does not exist", "run scripts/install again"
+                    state.active_table(job, layout),
+                    "does not exist",
+                    "run the bundle's install again",
                 )
         with _undone_if_it_fails(layout):
             _systemctl(
@@ -126,7 +128,9 @@ def _change(by: str, wanted: Sequence[Job], layout: Layout) -> None:
         if not (layout.path("/etc/systemd/system") / state.timer(job)).exists()
     ]
     if missing:
-        raise Unavailable(state.timer(missing[0]), "is not installed", "run scripts/install again")
+        raise Unavailable(
+            state.timer(missing[0]), "is not installed", "run the bundle's install again"
+        )
     with _undone_if_it_fails(layout):
         for job in JOBS.values():
             if (table := state.active_table(job, layout)).exists():

@@ -65,9 +65,10 @@ def _confirm(arguments: argparse.Namespace, condition: str, *, number: int) -> N
     if arguments.yes:
         return
     if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError("--yes", "is needed without a terminal, and confirms the lines above")
+        words = "is not a terminal, so the lines above cannot be confirmed"
+        raise UsageError("standard input", words, "add --yes")
     answer = ""
     with contextlib.suppress(EOFError):  # Ctrl-D
         answer = input(f"{number} images: type yes to go on: ")
     if answer.strip().lower() != "yes":
-        raise UsageError("cloudkeeper", "nothing was changed: the answer was not yes")
+        raise UsageError("cloudkeeper", "nothing was changed, because the answer was not yes")

@@ -188,7 +188,7 @@ class _Asked:
         for name in gone:
             output.line(f"  {name} {known[name][-1]}")
         return self._confirmed(
-            "Forget these, and trust the tags as they are next?",
+            "Forget these, and trust the tags as the next sync finds them?",
             lambda: (
                 [self._history().hosts.get(host, {}).get(name) for name in gone]
                 == [known[name] for name in gone]
@@ -268,7 +268,9 @@ def _agrees(question: str) -> bool:
 
     """
     if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError("standard input", "is no terminal, so nobody can agree", "add --yes")
+        raise UsageError(
+            "standard input", "is not a terminal, so the question cannot be answered", "add --yes"
+        )
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:

@@ -33,6 +33,7 @@ MAX_BYTES = 4 * 2**20
 MOST_PAGES = 1000
 """Pages of one listing; with 100 items each, far more than a registry of images has."""
 _NEXT = re.compile(r'<([^<>]*)>\s*;\s*rel="?next"?', re.ASCII)
+_ASK = "ask the registry's administrators"
 _DENIED = frozenset({UNAUTHORIZED, FORBIDDEN})
 _TIMEOUTS = Timeouts()
 # Attempts to read a page that breaks, and the longest pause between them in seconds.
@@ -109,7 +110,7 @@ class RegistryClient:
         while path:
             if path in seen or len(seen) >= MOST_PAGES:
                 words = f"its listing does not end after {len(seen)} pages"
-                raise Unavailable(f"{self.host}/{scope}", words)
+                raise Unavailable(f"{self.host}/{scope}", words, _ASK)
             seen.add(path)
             answer = self.get(path, scope=scope)
             if not answer.is_home:
@@ -170,7 +171,7 @@ class RegistryClient:
             encoding = answer.headers.get("Content-Encoding", "identity")
             if encoding.lower() != "identity":
                 words = f"is sent with the Content-Encoding {encoding[:40]!r}, which changes it"
-                raise Malformed(name, words, "ask the registry's administrators")
+                raise Malformed(name, words, _ASK)
             yield answer.size, answer.blocks
 
     @contextlib.contextmanager
@@ -204,7 +205,9 @@ class RegistryClient:
                     yield answer
                     return
                 if answer.status == NOT_FOUND and not is_hidden:
-                    raise Unavailable(name, "the registry does not have it any longer")
+                    raise Unavailable(
+                        name, "the registry no longer has it", "the next run lists the tags again"
+                    )
                 if is_last:
                     raise self.login.denied(scope)
                 challenge = answer.headers.get("WWW-Authenticate", "")
@@ -219,7 +222,7 @@ class RegistryClient:
         except (ValueError, RecursionError):
             kind = answer.headers.get("Content-Type", "").partition(";")[0][:60]
             words = f"answers {kind or 'something'} that is not JSON"
-            raise Unavailable(self._name(path), words) from None
+            raise Unavailable(self._name(path), words, _ASK) from None
 
     def _next(self, answer: RegistryAnswer, path: str, *, scope: str) -> str:
         found = _NEXT.search(answer.headers.get("Link", ""))
@@ -231,5 +234,5 @@ class RegistryClient:
             link = urlsplit("")
         if (link.scheme, link.netloc) != ("https", self.host):
             words = f"its link to the next page leads to {found[1][:120]!r}, another place"
-            raise Unavailable(f"{self.host}/{scope}", words)
+            raise Unavailable(f"{self.host}/{scope}", words, _ASK)
         return f"{link.path}?{link.query}"

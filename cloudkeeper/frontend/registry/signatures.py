@@ -108,7 +108,7 @@ def _verify_bundle(
     if "publicKey" not in material:
         raise Untrusted("bundle", "was made with a certificate, not with a key")
     if ("dsseEnvelope" in bundle) == ("messageSignature" in bundle):
-        raise Malformed("bundle", "holds not one of dsseEnvelope and messageSignature")
+        raise Malformed("bundle", "must hold either dsseEnvelope or messageSignature, not both")
     if "dsseEnvelope" in bundle:
         return _verify_envelope(_get(bundle, "dsseEnvelope", dict), artefact, keys)
     return _verify_message(_get(bundle, "messageSignature", dict), artefact, keys)
