@@ -1,8 +1,9 @@
 """Keystone and a Glance that keeps images in memory, for faults that a real Glance has rarely.
 
 It answers as Glance 33 does, as far as `cloudkeeper-os` asks: list by owner, ``os_hidden`` or tag,
-create, upload, read, JSON patch on the first level, delete. A fault looks at each request and may
-answer in Glance's stead; `stale` makes changes visible late, as a cloud of several nodes does.
+create, upload, read, JSON patch on the first level, delete, and members. A fault looks at each
+request and may answer in Glance's stead; `stale` makes changes visible late, as a cloud of several
+nodes does.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tests.simulators import openstack
 from tests.simulators.openstack import Answer
 
 _IMAGE = re.compile(r"/image/v2/images/([^/]+)(/file)?")
+_MEMBERS = re.compile(r"/image/v2/images/([^/]+)/members(?:/([^/]+))?")
 Fault = Callable[[str, str], Answer | None]
 """Gets method and path below ``/image``; may answer in Glance's stead."""
 
@@ -34,6 +36,8 @@ class MemoryGlance:
     cloud: openstack.Cloud
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    members: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The members of each image, with their status."""
     requests: list[str] = field(default_factory=list)
     fault: Fault = lambda *_: None
     reads: int | None = None
@@ -51,6 +55,18 @@ class MemoryGlance:
             if image["status"] == "active" and image["os_hidden"] is hidden
         )
 
+    def found_by(self, project: str, name: str = "") -> list[str]:
+        """Return the ids of the images that a listing shows to users of a project."""
+        shown = [one for one in self.images.values() if self._is_listed(one, project)]
+        return sorted(
+            one["id"] for one in shown if not one["os_hidden"] and name in ("", one["name"])
+        )
+
+    def _is_listed(self, image: dict[str, Any], project: str) -> bool:
+        word = self.members.get(image["id"], {}).get(project)
+        is_accepted = image["visibility"] == "shared" and word == "accepted"
+        return image["owner"] == project or image["visibility"] == "public" or is_accepted
+
     def answer(self, method: str, target: str, body: bytes, token: str) -> Answer:
         path, query = urlsplit(target).path, parse_qs(urlsplit(target).query)
         with self._lock:
@@ -64,9 +80,13 @@ class MemoryGlance:
                 return (
                     self._create(body, project) if method == "POST" else self._list(query, project)
                 )
+            if (named := _MEMBERS.fullmatch(path)) and named[1] in self.images:
+                return self._member(method, named[1], named[2] or "", body, project)
             named = _IMAGE.fullmatch(path)
-            if not named or named[1] not in self.images:
+            if not named or not self._is_readable(named[1], project):
                 return Answer(404, "404 Not Found: No image found")
+            if method != "GET" and self.images[named[1]]["owner"] != project:
+                return Answer(403, "403 Forbidden: You are not permitted to change this image")
             return self._one(method, named[1], body, is_file=bool(named[2]))
 
     def _list(self, query: dict[str, list[str]], project: str) -> Answer:
@@ -74,7 +94,7 @@ class MemoryGlance:
             hidden = query.get("os_hidden", ["false"]) == ["true"]
             tag = query.get("tag", [""])[0]
             owner = query.get("owner", [image["owner"]])[0]
-            is_found = image["owner"] == project or image["visibility"] == "public"
+            is_found = self._is_listed(image, project)
             return (
                 image["os_hidden"] is hidden
                 and image["owner"] == owner
@@ -83,6 +103,38 @@ class MemoryGlance:
             )
 
         return Answer(body={"images": [one for one in self.images.values() if is_wanted(one)]})
+
+    def _is_readable(self, image_id: str, project: str) -> bool:
+        image = self.images.get(image_id)
+        if image is None:
+            return False
+        is_member = image["visibility"] == "shared" and project in self.members.get(image_id, {})
+        return image["owner"] == project or image["visibility"] == "public" or is_member
+
+    def _member(self, method: str, image_id: str, member: str, body: bytes, project: str) -> Answer:
+        """Answer a request about members: the owner adds and removes them, each answers itself."""
+        image, members = self.images[image_id], self.members.setdefault(image_id, {})
+        is_owner = image["owner"] == project
+        if not is_owner and project not in members:
+            return Answer(404, "404 Not Found: No image found")
+        if image["visibility"] != "shared":
+            return Answer(403, "403 Forbidden: Only shared images have members.")
+        if method == "GET":
+            shown = members if is_owner else {project: members[project]}
+            listed = [{"member_id": name, "status": word} for name, word in shown.items()]
+            return Answer(body={"members": listed})
+        if (method == "PUT") is not (member == project) or (method != "PUT" and not is_owner):
+            return Answer(403, "403 Forbidden: You are not permitted to modify this member")
+        if method == "PUT":
+            members[member] = json.loads(body)["status"]
+            return Answer(body={})
+        if method == "POST":
+            wanted = json.loads(body)["member"]
+            if wanted in members:
+                return Answer(409, "409 Conflict: Member is duplicate")
+            members[wanted] = "pending"
+            return Answer(body={})
+        return Answer(204) if members.pop(member, None) else Answer(404, "404 Not Found")
 
     def _create(self, body: bytes, project: str) -> Answer:
         wanted = json.loads(body)
@@ -110,6 +162,7 @@ class MemoryGlance:
             return Answer(body=image)
         if method == "DELETE":
             del self.images[image_id]
+            self.members.pop(image_id, None)
             self.files.pop(image_id, None)
             return Answer(204)
         self._before[image_id] = copy.deepcopy(image)

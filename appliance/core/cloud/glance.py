@@ -174,8 +174,20 @@ class Glance:
 
     def accept(self, image_id: str, project_id: str) -> None:
         """Accept an image that is shared with this project: its users then find it."""
+        self._answer(image_id, project_id, "accepted")
+
+    def reject(self, image_id: str, project_id: str) -> None:
+        """Reject an image that is shared with this project: its users no longer find it."""
+        self._answer(image_id, project_id, "rejected")
+
+    def _answer(self, image_id: str, project_id: str, word: str) -> None:
         path = f"/v2/images/{image_id}/members/{project_id}"
-        self._call("PUT", path, json={"status": "accepted"})
+        self._call("PUT", path, json={"status": word})
+
+    def remove_member(self, image_id: str, project_id: str) -> None:
+        """End the sharing with a project; a project that is no member counts as removed."""
+        path = f"/v2/images/{image_id}/members/{project_id}"
+        self._call("DELETE", path, accept=(NOT_FOUND,))
 
     def create(self, image: Image) -> None:
         """Create the record of an image, which has its ``id``: a repeat cannot create another."""
