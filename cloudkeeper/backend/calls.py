@@ -178,11 +178,12 @@ class Servicer(pb_grpc.CommunicatorServicer):
                 is_converted = CONVERTED in dict(context.invocation_metadata())
                 data = replace(appliance.data, is_converted=is_converted)
                 images = run.images(appliance.vo)
-                return images.offer(replace(appliance, data=data), is_wanted=is_wanted)
+                offered = replace(appliance, data=data)
+                return run.shares.offer(images, offered, is_wanted=is_wanted)
             if needs_image:
                 key = properties.key_of(appliance)
                 raise Failed(key, "has no image", status=CallStatus.ERROR)
-            run.images(appliance.vo).describe(appliance)
+            run.shares.describe(run.images(appliance.vo), appliance)
             return {}
 
         return self._change(context, store, request.title)

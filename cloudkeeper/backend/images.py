@@ -7,27 +7,30 @@ untouched and the new one is an orphan that names its maker. After it there are 
 which the newer one counts. `ProjectImages.repair` resolves both cases at the beginning of the next
 run, and adopts the images of a backend of 0.9.x. Retiring means to delete an image or, while
 something uses it, to hide it; `ProjectImages.sweep` retries the deletion at the end of each run.
+
+An image may be for VOs of other projects, too (`cloudkeeper.backend.sharing`). It is deleted when
+no VO uses it any more; until then it is only released for those that do not.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 
 from appliance.core import clock
 from appliance.core.cloud import glance
 from appliance.core.cloud.glance import Glance, GlanceRefusal, Image
-from appliance.core.run.errors import ApplianceError, Unavailable
-from cloudkeeper.backend import handover, others, properties, sharing, verdicts
+from appliance.core.run.errors import ApplianceError
+from cloudkeeper.backend import filling, handover, others, properties, sharing, verdicts, versions
 from cloudkeeper.backend.data_places import DataPlaces
-from cloudkeeper.backend.errors import Failed, status_of
-from cloudkeeper.backend.image_data import ImageBytes
+from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.others import HeldImage, Holding
 from cloudkeeper.backend.ownership import LONG_WAIT, Ownership
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
+from cloudkeeper.backend.sharing import Audience, Identities
 from cloudkeeper.backend.tally import RunTally
 from cloudkeeper.backend.upload import open_image
 from cloudkeeper.model import Appliance, ImageData, ListId
@@ -36,14 +39,21 @@ from cloudkeeper.wire.status import CallStatus
 
 logger = logging.getLogger(__name__)
 
-# Age at which an incomplete image of another backend is an orphan: its upload may be running.
-_ABANDONED = timedelta(hours=24)
 # Answers to a deletion: the image is protected, or used by a server or a copy (Ceph, for one).
 _IN_USE = (glance.FORBIDDEN, glance.CONFLICT)
-# Refusals that another upload may overcome: of a token that has ended, and by a Glance that does
-# not see the new record yet or is busy. Without a code there was no answer, or none but 5xx.
-_PASSING = (glance.UNAUTHORIZED, glance.NOT_FOUND, 408, 429)
 _USUAL_ALGORITHM = "sha512"
+
+
+@dataclass(frozen=True, slots=True)
+class MadeImage:
+    """A new image that is offered, the digests of its data, and the projects that do not find it.
+
+    ``failures`` are by project.
+    """
+
+    record: ImageRecord
+    digests: Mapping[str, str]
+    failures: Mapping[str, ApplianceError]
 
 
 @dataclass(slots=True)
@@ -64,6 +74,12 @@ class ProjectImages:
     places: DataPlaces
     doors: Mapping[str, Glance] = field(default_factory=dict)
     """Glance as the project of each VO sees it, by the project's id."""
+    holders: Collection[str] = ()
+    """The projects that may hold images of this backend, by id."""
+    is_sharing: bool = False
+    """Whether other calls may share an image of this project with further ones."""
+    shared: dict[str, Image] = field(default_factory=dict)
+    """Images of other projects that this backend has shared with this one, by id."""
     neighbours: list[Image] = field(default_factory=list)
     """Images that this project sees, and that this backend does not keep in it."""
     _names: dict[str, str] = field(default_factory=dict)
@@ -74,12 +90,14 @@ class ProjectImages:
     def load(self) -> None:
         """List the project's images; done once a run."""
         # Glance lists either the hidden images or the others, never both.
-        seen = list(self.glance.visible(owner=self.project_id, tags=others.TAGS))
+        seen = list(self.glance.visible(owner=self.project_id, tags=(*others.TAGS, sharing.TAG)))
         hidden = list(self.glance.images(owner=self.project_id, hidden=True))
         listed = [image for image in (*seen, *hidden) if image.get("owner") == self.project_id]
         found = map(self._recognised, listed)
         self._records = {record.id: record for record in found if record}
-        strangers = [image for image in seen if image.get("id") not in self._records]
+        self.shared = {str(image["id"]): image for image in seen if self._is_shared(image)}
+        ours = self._records.keys() | self.shared.keys()
+        strangers = [image for image in seen if image.get("id") not in ours]
         self._names = {str(image.get("name")): str(image.get("id")) for image in strangers}
         self.neighbours = [image for image in strangers if others.is_relevant(image)]
         logger.info(
@@ -104,6 +122,20 @@ class ProjectImages:
             )
             return None
         return record
+
+    def _is_shared(self, image: Image) -> bool:
+        """Check whether this backend has shared an image of another project with this one."""
+        owner = str(image.get("owner") or "")
+        if owner == self.project_id or owner not in self.holders:
+            return False
+        record = properties.recognise(image, owner=owner)
+        return bool(
+            record
+            and record.backend_id == self.ownership.id
+            and record.state is State.ACTIVE
+            and record.has_data
+            and any(use.project == self.project_id for use in sharing.stated(image))
+        )
 
     def held(self, list_id: ListId, *, vo: str, owners: Mapping[str, str]) -> list[HeldImage]:
         """Return the images of a list that this project sees and that are not the VO's own.
@@ -132,27 +164,29 @@ class ProjectImages:
 
     def has(self, key: ApplianceKey) -> bool:
         """Check whether an appliance is offered in this project."""
-        return bool(self._versions(key))
+        return bool(self.versions(key))
 
     def note(self, image: Image) -> None:
         """Keep an image as Glance now describes it: as one of ours, or as a neighbour."""
         image_id = str(image["id"])
         self.neighbours = [each for each in self.neighbours if each["id"] != image_id]
-        if not self._keep(image_id, image) and others.is_relevant(image):
+        if not self.keep(image_id, image) and others.is_relevant(image):
             self.neighbours.append(image)
 
     def repair(self) -> None:
         """Repair the images of killed runs, and adopt those of 0.9.x."""
         kept = self.ownership.uploads
-        for record in left_behind(
+        for record in versions.left_behind(
             self._all(), backend_id=self.ownership.id, kept=kept, now=clock.now()
         ):
             self._attempt(self._collect, record)
-        for record in outdated(self._all()):
+        for record in versions.outdated(self._own()):
             logger.warning("project %s: image %s has a newer version", self.name, record.id)
-            self._attempt(self._retire, record)
-        for key, records in by_key(self._all()).items():
-            ours = certain(records)
+            self.replace(
+                record, [use.identity for use in sharing.uses(self.versions(record.key)[0])]
+            )
+        for key, records in versions.by_key(self._own()).items():
+            ours = versions.certain(records)
             unmarked = [record.id for record in records if not record.backend_id]
             if ours and not ours[0].backend_id:
                 self._attempt(self._adopt, ours[0])
@@ -161,8 +195,18 @@ class ProjectImages:
 
     def offered(self) -> list[ImageRecord]:
         """Return the newest version of each appliance, if its data are complete."""
-        newest = [in_order(certain(records))[:1] for records in by_key(self._all()).values()]
+        found = versions.by_key(self._own()).values()
+        newest = [versions.in_order(versions.certain(records))[:1] for records in found]
         return [record for found in newest for record in found if record.has_data]
+
+    def active(self) -> list[ImageRecord]:
+        """Return all images that are offered, also those that are for other projects only."""
+        return [record for record in self._all() if record.state is State.ACTIVE]
+
+    def current(self, record: ImageRecord) -> ImageRecord:
+        """Return the record of an image after the changes of this run."""
+        with self._lock:
+            return self._records.get(record.id, record)
 
     def offer(self, appliance: Appliance, *, is_wanted: Callable[[], bool]) -> Mapping[str, str]:
         """Offer an appliance with its data; return their digests, by algorithm.
@@ -178,18 +222,22 @@ class ProjectImages:
         subject = (self.project_id, key)
         with self.ownership.claim(subject, longest=LONG_WAIT, is_wanted=is_wanted):
             self._refresh(key)
-            older = self._versions(key)
-            if older and _has_these_data(older[0], appliance.data):
+            older = self.versions(key)
+            served = [(key.vo, key.list_id, self.project_id)]
+            if older and versions.has_these_data(older[0], appliance.data):
                 # Only the metadata may differ: a repeated call, or a list whose version alone rose.
                 self._describe(older.pop(0), appliance)
                 digests: Mapping[str, str] = {"sha512": appliance.data.checksum.lower()}
             else:
-                digests = self._create(
+                made = self.create(
                     appliance, appliance.data, older[0] if older else None, is_wanted
                 )
+                digests = made.digests
+                for failure in made.failures.values():
+                    self.tally.fail(failure)
                 self.tally.count("updated" if older else "added")
             for record in older:
-                self._attempt(self._retire, record)
+                self.replace(record, served)
         return digests
 
     def describe(self, appliance: Appliance) -> None:
@@ -201,35 +249,48 @@ class ProjectImages:
         """
         key = properties.key_of(appliance)
         with self.ownership.claim((self.project_id, key)):
-            found = self._versions(key)
+            found = self.versions(key)
             if not found:
                 raise Failed(
                     key, f"is not in project {self.name}", status=CallStatus.APPLIANCE_NOT_FOUND
                 )
-            old = properties.read(found[0]).attributes
-            kept = second_numbering.inherit(appliance.attributes, old)
-            self._describe(found[0], replace(appliance, attributes=kept))
+            self.redescribe(found[0], appliance)
+
+    def redescribe(self, record: ImageRecord, appliance: Appliance) -> None:
+        """Replace the metadata of an image, whichever VO of those that use it asks for that."""
+        old = properties.read(record).attributes
+        kept = second_numbering.inherit(appliance.attributes, old)
+        vo, list_id = record.key.vo, record.key.list_id
+        self._describe(record, replace(appliance, vo=vo, list_id=list_id, attributes=kept))
 
     def withdraw(self, key: ApplianceKey) -> None:
         """Remove an appliance; nothing happens if it is not offered."""
         with self.ownership.claim((self.project_id, key)):
-            for record in self._versions(key):
-                self._retire(record)
+            for record in self.versions(key):
+                self.release(record, [(key.vo, key.list_id, self.project_id)])
                 self.tally.count("removed")
                 logger.info("project %s: removed %s, image %s", self.name, key, record.id)
 
     def hide(self, key: ApplianceKey) -> None:
         """Hide an appliance from users, and keep its data."""
         with self.ownership.claim((self.project_id, key)):
-            for record in self._versions(key):
-                if not record.is_hidden:
-                    self._keep(record.id, self.glance.change(record.id, properties.hiding()))
-                    self.tally.count("hidden")
-                    logger.info("project %s: hid %s, image %s", self.name, key, record.id)
+            for record in self.versions(key):
+                self.hide_from(record, (key.vo, key.list_id, self.project_id))
+
+    def hide_from(self, record: ImageRecord, user: tuple[str, ListId, str]) -> None:
+        """Hide an image from the users of a VO; if other VOs use it, release it instead."""
+        if len(sharing.uses(record)) > 1:
+            self.release(record, [user])
+        elif record.is_hidden:
+            return
+        else:
+            self.keep(record.id, self.glance.change(record.id, properties.hiding()))
+        self.tally.count("hidden")
+        logger.info("project %s: hid %s from VO %s", self.name, record.id, user[0])
 
     def keys(self, list_id: ListId) -> list[ApplianceKey]:
         """Return the keys of a list's appliances that are offered, complete or not."""
-        found = (record.key for record in self._all() if record.state is State.ACTIVE)
+        found = (record.key for record in self._own() if record.state is State.ACTIVE)
         return list(dict.fromkeys(key for key in found if key.list_id == list_id))
 
     def sweep(self) -> None:
@@ -246,16 +307,27 @@ class ProjectImages:
             except ApplianceError as error:
                 self.tally.fail(error)
 
-    def _create(
+    def create(
         self,
         appliance: Appliance,
         data: ImageData,
         older: ImageRecord | None,
         is_wanted: Callable[[], bool],
-    ) -> Mapping[str, str]:
+        audience: Audience | None = None,
+    ) -> MadeImage:
+        """Make a new image and offer it; what it replaces stays.
+
+        Without an ``audience``, it is for this project and for the members of the ``older`` one.
+
+        Raises:
+            ApplianceError: it could not be made, and was removed.
+
+        """
         started, key = clock.now(), properties.key_of(appliance)
-        members = sharing.inherited(older, self.glance, self.doors) if older else {}
-        if not older:
+        audience = audience or Audience(members=self._members(older))
+        if older:
+            sharing.check_taken_over(older, audience.members, self.doors)
+        else:
             self._report_namesake(appliance)
         # The file is opened first: a frontend's mistake leaves no record in Glance.
         with (
@@ -267,18 +339,16 @@ class ProjectImages:
             try:
                 inherited = handover.inherited(older.image) if older else {}
                 self.glance.create({**self._new_record(appliance, image_id, data), **inherited})
-                image = self._fill(image_id, file)
-                visibility = sharing.visibility(older, default=self.visibility)
-                sharing.share(self.glance, image_id, members)
-                patch = properties.activation(image, visibility=visibility)
-                offered = self.glance.change(image_id, patch, is_new=True)
+                image = filling.fill(self.glance, image_id, file)
+                offered, failures = self._activate(image, audience, older)
             except GlanceRefusal as error:
                 self._abandon(image_id)
                 raise verdicts.explain(error, data.format) from error
             except BaseException:  # also when the program is interrupted
                 self._abandon(image_id)
                 raise
-        self._keep(image_id, offered)
+        record = self.keep(image_id, offered)
+        assert record  # noqa: S101  it has our properties
         self.ownership.note((self.project_id, key), image_id)
         self.tally.count("uploaded_bytes", len(file))
         seconds = (clock.now() - started).total_seconds()
@@ -290,7 +360,39 @@ class ProjectImages:
             len(file),
             seconds,
         )
-        return file.digests
+        return MadeImage(record, file.digests, failures)
+
+    def _members(self, older: ImageRecord | None) -> dict[str, str]:
+        """Return the members that others have added to the older version, with their status."""
+        return sharing.beside(self.glance, older.image) if older else {}
+
+    def _activate(
+        self, image: Image, audience: Audience, older: ImageRecord | None
+    ) -> tuple[Image, Mapping[str, ApplianceError]]:
+        """Share a complete image while it is hidden, then show it; return it, and failures."""
+        image_id, is_taken = (
+            str(image["id"]),
+            bool(older and older.image.get(properties.TAKEN_OVER)),
+        )
+        has_members = is_taken or self.visibility not in sharing.FOR_ALL
+        members = audience.wanted(self.project_id) if has_members else {}
+        failures = sharing.share(self.glance, image_id, members, self.doors)
+        if is_taken and failures:  # its users would lose it
+            raise next(iter(failures.values()))
+        uses = [use for use in audience.uses if use.project not in failures]
+        for project in {use.project for use in audience.uses} & failures.keys():
+            self._end_membership(image_id, project)
+        visibility = sharing.visibility(older, default=self.visibility, has_members=bool(members))
+        patch = properties.activation(image, visibility=visibility)
+        stating = sharing.statement(image, uses)
+        return self.glance.change(image_id, [*patch, *stating], is_new=True), failures
+
+    def _end_membership(self, image_id: str, project: str) -> None:
+        """Remove a member that could not accept; it finds nothing, so a failure costs nothing."""
+        try:
+            self.glance.remove_member(image_id, project)
+        except ApplianceError as error:
+            logger.warning("image %s: project %s stays a member: %s", image_id, project, error)
 
     def _report_namesake(self, appliance: Appliance) -> None:
         """Warn of another image with the name that a new one gets."""
@@ -325,50 +427,7 @@ class ProjectImages:
         if not complete:
             return _USUAL_ALGORITHM
         newest = max(complete, key=lambda record: (record.created, record.id))
-        return _algorithm_of(newest.image)
-
-    def _fill(self, image_id: str, file: ImageBytes) -> Image:
-        """Upload the data, and compare Glance's size and checksum with those of the sent bytes."""
-        failure = None
-        try:
-            self.glance.upload(image_id, file)
-        except Unavailable as error:
-            # Glance may have stored the data and only its answer was lost; it refuses the retry.
-            failure = error
-        image = self._filled(image_id, failure)
-        if failure and image.get("status") != "active":
-            raise failure if file.is_repeatable else _with_file(failure)
-        algorithm = _algorithm_of(image)
-        stored = image.get("os_hash_value") or image.get("checksum")
-        sent = file.digest(algorithm)
-        if image.get("status") != "active" or image.get("size") != len(file) or stored != sent:
-            found = f"{image.get('status')}, {image.get('size')} bytes, {algorithm} {stored!s:.16}…"
-            raise Failed(
-                f"image {image_id}",
-                f"not offered: {len(file)} bytes with {sent:.16}… were sent, Glance has {found}",
-                "the next run retries; if that recurs, check Glance's logs and store",
-                status=CallStatus.RESOURCE_STATE,
-            )
-        return image
-
-    def _filled(self, image_id: str, failure: Unavailable | None) -> Image:
-        """Return the record after an upload.
-
-        Raises:
-            Unavailable: ``failure``, if the upload failed and left no record.
-
-        """
-
-        def is_settled(image: Image) -> bool:
-            return image.get("status") == "active"
-
-        # 409 is the answer to a repeat, after the answer to the first request was lost.
-        if failure is None or getattr(failure, "code", None) == glance.CONFLICT:
-            return self.glance.settled(image_id, is_settled=is_settled)
-        try:
-            return self.glance.get(image_id)
-        except GlanceRefusal:
-            raise failure from None
+        return filling.algorithm_of(newest.image)
 
     def _abandon(self, image_id: str) -> None:
         try:
@@ -384,11 +443,44 @@ class ProjectImages:
     def _describe(self, record: ImageRecord, appliance: Appliance) -> None:
         patch = properties.difference(record, appliance, backend_id=self.ownership.id)
         if patch:
-            self._keep(record.id, self.glance.change(record.id, patch))
+            self.keep(record.id, self.glance.change(record.id, patch))
             self.tally.count("metadata_changed")
             logger.info(
                 "project %s: updated the metadata of %s, image %s", self.name, record.key, record.id
             )
+
+    def replace(self, record: ImageRecord, served: Identities) -> None:
+        """Release an image for uses that a newer version serves; a failure is retried later."""
+        self._attempt(functools.partial(self.release, served=served), record)
+
+    def release(self, record: ImageRecord, served: Identities) -> None:
+        """End some uses of an image, in all projects; the last one takes the image along.
+
+        Raises:
+            ApplianceError: Glance refuses it, or does not answer.
+
+        """
+        if self.is_sharing or sharing.stated(record.image):
+            # The listing may be older than the call that shared it.
+            record = self._read_again(record) or record
+        left = [use for use in sharing.uses(record) if use.identity not in served]
+        if not left:
+            self._retire(record)
+            return
+        staying = {use.project for use in left} | {self.project_id}
+        for use in sharing.uses(record):
+            if use.is_added and use.project not in staying:
+                self.glance.remove_member(record.id, use.project)
+        if patch := sharing.handing_on(record, left):
+            self.keep(record.id, self.glance.change(record.id, patch))
+
+    def _read_again(self, record: ImageRecord) -> ImageRecord | None:
+        try:
+            return self.keep(record.id, self.glance.get(record.id))
+        except GlanceRefusal as error:
+            if error.code != glance.NOT_FOUND:
+                raise
+            return None  # a user has deleted it
 
     def _retire(self, record: ImageRecord) -> None:
         try:
@@ -399,12 +491,12 @@ class ProjectImages:
             logger.warning(
                 "project %s: image %s is hidden, not deleted: %s", self.name, record.id, error.cause
             )
-            self._keep(record.id, self.glance.change(record.id, properties.retirement()))
+            self.keep(record.id, self.glance.change(record.id, properties.retirement()))
 
     def _collect(self, record: ImageRecord) -> None:
         """Delete an incomplete image, unless a call has completed it since it was listed."""
         # The listing may be some minutes old.
-        now = self._keep(record.id, self.glance.get(record.id))
+        now = self.keep(record.id, self.glance.get(record.id))
         if now and now.state is State.STAGING:
             self._delete(now)
             self.tally.count("orphans_collected")
@@ -413,7 +505,7 @@ class ProjectImages:
     def _adopt(self, record: ImageRecord) -> None:
         """Mark an image of 0.9.x as ours; without a mark, it looks like any copy of it."""
         patch = properties.adoption(self.ownership.id, record.id)
-        self._keep(record.id, self.glance.change(record.id, patch))
+        self.keep(record.id, self.glance.change(record.id, patch))
         logger.info("project %s: adopted image %s of cloudkeeper-os 0.9", self.name, record.id)
 
     def _report_copies(self, key: ApplianceKey, images: list[str], *, is_known: bool) -> None:
@@ -431,7 +523,7 @@ class ProjectImages:
         with self._lock:
             self._records.pop(record.id, None)
 
-    def _keep(self, image_id: str, image: Image) -> ImageRecord | None:
+    def keep(self, image_id: str, image: Image) -> ImageRecord | None:
         """Keep the record of an image as Glance has just shown it, if it is ours."""
         record = properties.recognise(image, owner=self.project_id)
         with self._lock:
@@ -451,7 +543,7 @@ class ProjectImages:
         if not image_id or (known and known.state is not State.STAGING):
             return
         try:
-            self._keep(image_id, self.glance.get(image_id))
+            self.keep(image_id, self.glance.get(image_id))
         except GlanceRefusal as error:
             if error.code != glance.NOT_FOUND:  # it may have been removed
                 raise
@@ -468,85 +560,14 @@ class ProjectImages:
             if getattr(error, "code", None) != glance.NOT_FOUND:
                 self.tally.fail(error)
 
-    def _versions(self, key: ApplianceKey) -> list[ImageRecord]:
+    def versions(self, key: ApplianceKey) -> list[ImageRecord]:
         """Return the versions of an appliance that are offered, the newest first."""
-        return in_order(certain(by_key(self._all()).get(key, [])))
+        return versions.in_order(versions.certain(versions.by_key(self._own()).get(key, [])))
+
+    def _own(self) -> list[ImageRecord]:
+        """Return the images without those that are for VOs of other projects only."""
+        return [record for record in self._all() if not sharing.is_held(record)]
 
     def _all(self) -> list[ImageRecord]:
         with self._lock:
             return list(self._records.values())
-
-
-def _algorithm_of(image: Image) -> str:
-    # Glance before Rocky has an MD5 checksum only.
-    return str(image.get("os_hash_algo") or "md5")
-
-
-def _with_file(error: Unavailable) -> ApplianceError:
-    """Return the failure of a stream; it asks for a file unless Glance refuses the data."""
-    code = error.code if isinstance(error, GlanceRefusal) else 0
-    if code and code not in _PASSING:
-        return error
-    status = status_of(error)
-    return Failed(error.subject, error.cause, error.remedy, status=status, wants_file=True)
-
-
-def left_behind(
-    records: Iterable[ImageRecord], *, backend_id: str, kept: frozenset[str], now: datetime
-) -> list[ImageRecord]:
-    """Return the incomplete images that no upload will complete.
-
-    Those are images of this backend that it is not uploading (``kept``), and old ones of others.
-    """
-    return [
-        record
-        for record in records
-        if record.state is State.STAGING
-        and record.id not in kept
-        and (record.backend_id == backend_id or now - record.created > _ABANDONED)
-    ]
-
-
-def outdated(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
-    """Yield all versions of each appliance but the newest.
-
-    Images without a mark are left out: they may be copies that users have made.
-    """
-    for versions in by_key(record for record in records if record.backend_id).values():
-        yield from in_order(versions)[1:]
-
-
-def by_key(records: Iterable[ImageRecord]) -> dict[ApplianceKey, list[ImageRecord]]:
-    """Return the images that are offered, by appliance."""
-    found: dict[ApplianceKey, list[ImageRecord]] = {}
-    for record in records:
-        if record.state is State.ACTIVE:
-            found.setdefault(record.key, []).append(record)
-    return found
-
-
-def in_order(versions: Iterable[ImageRecord]) -> list[ImageRecord]:
-    """Sort versions of one appliance: complete data first, then the newest."""
-    return sorted(
-        versions, key=lambda record: (record.has_data, record.created, record.id), reverse=True
-    )
-
-
-def certain(versions: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """Return the versions of one appliance that are certainly ours.
-
-    Those are the marked ones or, if none is marked, a single one: 0.9.x keeps one version, so of
-    several without a mark all but one are copies that users have made, through a volume.
-    """
-    marked = [record for record in versions if record.backend_id]
-    return marked or (list(versions) if len(versions) == 1 else [])
-
-
-def _has_these_data(record: ImageRecord, data: ImageData) -> bool:
-    image = record.image
-    return bool(
-        record.has_data
-        and image.get("disk_format") == data.format.value
-        and image.get("os_hash_algo") == "sha512"
-        and image.get("os_hash_value") == data.checksum.lower()
-    )

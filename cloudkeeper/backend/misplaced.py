@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from cloudkeeper.model import ListId
 logger = logging.getLogger(__name__)
 
 _LARGEST = 2**20
+_Has = Callable[[ProjectImages, ApplianceKey], bool]
 
 
 class FormerProjects(enum.StrEnum):
@@ -57,9 +58,15 @@ class MisplacedImages:
 
 
 def find(
-    projects: Iterable[ProjectImages], by_vo: Mapping[str, ProjectImages | ApplianceError]
+    projects: Iterable[ProjectImages],
+    by_vo: Mapping[str, ProjectImages | ApplianceError],
+    *,
+    has: _Has,
 ) -> Iterator[MisplacedImages]:
-    """Yield the misplaced images of all projects; ``by_vo`` is the mapping."""
+    """Yield the misplaced images of all projects; ``by_vo`` is the mapping.
+
+    ``has`` checks whether a project offers an appliance to its VO.
+    """
     for images in projects:
         lists: dict[tuple[str, ListId, bool], list[ApplianceKey]] = {}
         for record in images.offered():
@@ -67,16 +74,16 @@ def find(
             if by_vo.get(key.vo) is not images:
                 lists.setdefault((key.vo, key.list_id, is_foreign), []).append(key)
         for (vo, list_id, is_foreign), keys in lists.items():
-            ready = [key for key in keys if _is_replaced(key, by_vo.get(vo))]
+            ready = [key for key in keys if _is_replaced(key, by_vo.get(vo), has)]
             waiting = len(keys) - len(ready)
             yield MisplacedImages(images, vo, list_id, tuple(ready), waiting, is_foreign)
 
 
-def _is_replaced(key: ApplianceKey, owner: ProjectImages | ApplianceError | None) -> bool:
+def _is_replaced(
+    key: ApplianceKey, owner: ProjectImages | ApplianceError | None, has: _Has
+) -> bool:
     """Check whether the VO has the image in its own project, or has no project any more."""
-    if owner is None:
-        return True
-    return isinstance(owner, ProjectImages) and any(one.key == key for one in owner.offered())
+    return owner is None or (isinstance(owner, ProjectImages) and has(owner, key))
 
 
 def settle(found: MisplacedImages, policy: FormerProjects, removals: RunRemovals) -> str:

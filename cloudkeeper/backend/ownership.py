@@ -113,6 +113,11 @@ class Ownership:
                 raise Failed(subject, cause, status=CallStatus.RESOURCE_STATE)
             self._lock.wait(min(left, _POLL.total_seconds()))
 
+    def is_claimed(self, subject: Hashable) -> bool:
+        """Check whether a call is working on a subject."""
+        with self._lock:
+            return subject in self._claims
+
 
 def _persistent_id(path: Path) -> str:
     """Return the id in a file; write a new one if there is none that can be used."""

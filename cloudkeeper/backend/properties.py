@@ -53,6 +53,11 @@ TAKEN_OVER = "cloudkeeper_taken_over"
 Outside the prefix, so that release 1.0.0, which removes all of the prefix that it does not know,
 keeps it.
 """
+SHARED = "cloudkeeper_shared"
+"""Which VOs use an image beside the one that `VO` names; see `cloudkeeper.backend.sharing`.
+
+Outside the prefix for the same reason.
+"""
 _SBOM = _PREFIX + "SBOM"
 _OWN = _PREFIX + "PROPERTIES"
 """The names of the properties that the site sets on all images of the source, as a JSON list.
@@ -310,7 +315,7 @@ def hiding() -> list[dict[str, object]]:
 
 def is_ours(name: str) -> bool:
     """Check whether a property is one of our marks; ``APPLIANCE_ATTRIBUTES`` is atrope's, too."""
-    return name.startswith(_PREFIX) or name in (TAKEN_OVER, HIDDEN)
+    return name.startswith(_PREFIX) or name in (TAKEN_OVER, HIDDEN, SHARED)
 
 
 def retirement() -> list[dict[str, object]]:
@@ -368,6 +373,13 @@ def _own(appliance: Appliance, described: Mapping[str, str]) -> dict[str, str]:
         if name not in described
     }
     return {**own, **found, _OWN: json.dumps(list(own))} if own else found
+
+
+def has_same_own(image: Image, appliance: Appliance) -> bool:
+    """Check whether an image has the site's own properties of an appliance, and no others."""
+    wanted = own_properties.of(appliance.attributes)
+    found = {name: image.get(name) for name in own_names(image)}
+    return found == {name: _storable(value) for name, value in wanted.items()}
 
 
 def own_names(image: Image) -> list[str]:

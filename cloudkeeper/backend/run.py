@@ -16,7 +16,7 @@ from appliance.core.cloud.glance import Glance
 from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
 from appliance.core.run.record import recorded
-from cloudkeeper.backend import misplaced, projects, properties
+from cloudkeeper.backend import misplaced, projects, properties, sharing
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.images import ProjectImages
 from cloudkeeper.backend.misplaced import FormerProjects, ProjectMemory
@@ -25,6 +25,7 @@ from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord
 from cloudkeeper.backend.removals import RunRemovals
 from cloudkeeper.backend.settings import BackendSettings
+from cloudkeeper.backend.shares import SharedImages
 from cloudkeeper.backend.tally import RunTally
 from cloudkeeper.model import ApplianceId, ListId
 from cloudkeeper.wire.status import CallStatus
@@ -57,10 +58,14 @@ class Run:
         self._by_vo: dict[str, ProjectImages | ApplianceError] = {}
         self._doors: dict[str, Glance] = {}
         self._former: list[ProjectImages] = []
+        self._holders: frozenset[str] = frozenset()
         self._removals = removals
         with contextlib.ExitStack() as stack:
             record = recorded("cloudkeeper-os", None if is_read_only else settings.runs)
             self.tally = RunTally(stack.enter_context(record))
+            self.shares = SharedImages(
+                settings.sharing == "share", ownership, self.tally, self._by_vo
+            )
             try:
                 self._open()
             except ApplianceError as error:  # the call that begins the run logs bugs only
@@ -118,9 +123,10 @@ class Run:
         An image in another project helps no user of the VO, so the frontend must add it again.
         """
         for images in self.projects():
-            yield from (
-                record for record in images.offered() if self._by_vo.get(record.key.vo) is images
-            )
+            shared = [one.as_own for one in self.shares.used(images)]
+            for record in (*images.offered(), *shared):
+                if self._by_vo.get(record.key.vo) is images:
+                    yield record
 
     def held(
         self, images: ProjectImages, list_id: ListId, *, vo: str, known: Iterable[ApplianceId]
@@ -162,7 +168,7 @@ class Run:
         found = [
             (images, key)
             for images in searched
-            for key in images.keys(list_id)
+            for key in self.shares.keys(images, list_id)
             if wanted in (None, key)
         ]
         names = [f"{key.vo} {key.identifier}" for _, key in found]
@@ -170,7 +176,7 @@ class Run:
         failures: list[ApplianceError] = []
         for images, key in found:
             try:
-                (images.hide if hides else images.withdraw)(key)
+                self.shares.withdraw(images, key, hides=hides)
             except ApplianceError as error:  # the others are removed nevertheless
                 failures.append(error)
         for failure in failures[1:]:
@@ -206,7 +212,8 @@ class Run:
             except Exception as error:  # one project must not affect the others
                 logger.exception("project %s", images.name)
                 self._note_nonsense(images.name, error)
-            self.tally.count("images", len(images.offered()))
+            held = sum(map(sharing.is_held, images.active()))
+            self.tally.count("images", len(images.offered()) + held)
         self.close()
 
     def abandon(self, reason: str) -> None:
@@ -229,8 +236,12 @@ class Run:
 
     def _open(self) -> None:
         cloud = Cloud(self._settings.access)
+        memory = ProjectMemory(self._settings.state / "projects.json")
         by_project: dict[str, ProjectImages | ApplianceError] = {}
-        for vo, found in projects.resolve(cloud, self._settings.projects).items():
+        resolved = projects.resolve(cloud, self._settings.projects)
+        mapped = {found[0].id for found in resolved.values() if isinstance(found, tuple)}
+        self._holders = frozenset({*mapped, *memory.former(mapped)})
+        for vo, found in resolved.items():
             if isinstance(found, ApplianceError):
                 self._by_vo[vo] = found
                 self.tally.fail(found)
@@ -239,7 +250,8 @@ class Run:
             if project.id not in by_project:  # several VOs may share a project
                 by_project[project.id] = self._load(project.id, project.name, scope)
             self._by_vo[vo] = by_project[project.id]
-        self._open_former(cloud, by_project)
+        self._open_former(cloud, by_project, memory)
+        self._open_shares()
         failures = [found for found in self._by_vo.values() if isinstance(found, ApplianceError)]
         if len(failures) == len(self._by_vo):
             raise Unavailable(
@@ -247,9 +259,19 @@ class Run:
                 f"none of the {len(failures)} projects can be used; the first: {failures[0]}",
             )
 
-    def _open_former(self, cloud: Cloud, mapped: Mapping[str, object]) -> None:
+    def _open_shares(self) -> None:
+        """Learn which images VOs share; repair what killed runs have left half shared."""
+        self.shares.projects.update({one.project_id: one for one in self.projects()})
+        if not self.is_read_only:
+            self.shares.repair()
+            self.shares.report()
+        for images in self.projects():
+            self._removals.expect(one.use.list_id for one in self.shares.used(images))
+
+    def _open_former(
+        self, cloud: Cloud, mapped: Mapping[str, object], memory: ProjectMemory
+    ) -> None:
         """Open the projects that are no VO's any more, as long as they have images of ours."""
-        memory = ProjectMemory(self._settings.state / "projects.json")
         closed: list[str] = []
         for project_id, name in memory.former(mapped).items():
             found = self._load_former(project_id, name, cloud)
@@ -261,9 +283,9 @@ class Run:
         holding = {
             one.project_id: one.name
             for one in self.projects()
-            if one not in self._former or one.offered()
+            if one not in self._former or one.active()
         }
-        empty = [one.project_id for one in self._former if not one.offered()]
+        empty = [one.project_id for one in self._former if not one.active()]
         if not self.is_read_only:
             try:
                 memory.note(holding, without=[*closed, *empty])
@@ -283,7 +305,9 @@ class Run:
         return found
 
     def _settle_misplaced(self) -> None:
-        for found in misplaced.find(list(self.projects()), self._by_vo):
+        for undone in self.shares.settle(self._removals):
+            self.tally.fail(undone)
+        for found in misplaced.find(list(self.projects()), self._by_vo, has=self.shares.has):
             policy = FormerProjects(self._settings.former_projects)
             if undone := misplaced.settle(found, policy, self._removals):
                 self.tally.fail(undone)
@@ -298,6 +322,8 @@ class Run:
             visibility=self._settings.visibility,
             places=self._settings.places,
             doors=self._doors,
+            holders=self._holders,
+            is_sharing=self.shares.is_on,
         )
         try:
             images.load()

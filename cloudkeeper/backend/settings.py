@@ -46,6 +46,8 @@ class BackendSettings:
     listening: Listening
     places: DataPlaces
     visibility: str
+    sharing: str
+    """``copy``: an image for each project; ``share``: one for the projects of all VOs."""
     removals: str
     """A word of `RemovalPolicy`; empty for what the way of a call allows."""
     protocol: str
@@ -80,16 +82,18 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
     oslo.warn_of_ignored(settings)
     mapping, projects, problems = _projects(settings, layout)
     reach = _access(settings, read)
+    visibility = settings.choice(
+        "DEFAULT",
+        "image_visibility",
+        default="private",
+        allowed=("public", "private", "shared", "community"),
+    )
     values = {
         "access": reach,
         "listening": endpoint.read(settings, layout),
         "places": _places(settings, layout, reach),
-        "visibility": settings.choice(
-            "DEFAULT",
-            "image_visibility",
-            default="private",
-            allowed=("public", "private", "shared", "community"),
-        ),
+        "visibility": visibility,
+        "sharing": _sharing(settings, visibility),
         "removals": _policy(settings),
         "protocol": settings.choice(
             "DEFAULT", "protocol", default="auto", allowed=("auto", "1", "2")
@@ -115,6 +119,14 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
         path=path,
         warnings=tuple(problems),
     )
+
+
+def _sharing(settings: Settings, visibility: str) -> str:
+    word = settings.choice("DEFAULT", "image_sharing", default="copy", allowed=("copy", "share"))
+    if word == "share" and visibility in ("public", "community"):
+        cause = f"share: {visibility} images (image_visibility) need no members; write copy"
+        settings.error("DEFAULT", "image_sharing", cause)
+    return word
 
 
 def _policy(settings: Settings) -> str:

@@ -164,7 +164,7 @@ def _check(
     if not str(image.get(LAYER_KEY) or "").startswith("sha256:"):
         words = f"has no property {LAYER_KEY}, which says whose data it holds"
         raise _refused(subject, words, "delete it, and the next sync uploads it")
-    if images.has(key):
+    if run.shares.has(images, key):
         words = f"project {images.name} has an image of its own of {key.identifier}"
         raise _refused(subject, words, "delete one of the two")
     foreign = [member for member in sharing.accepted(images.glance, image) if not run.has(member)]

@@ -99,7 +99,7 @@ def _report(configured: BackendSettings) -> ExitStatus:
         "file": configured.path,
         "keystone": f"{access.auth_url} as {access.account} ({access.auth_type})",
         "mapping": f"{configured.mapping} ({len(configured.projects)} VOs)",
-        "images": f"from {configured.places}, {configured.visibility}",
+        "images": f"from {configured.places}, {configured.visibility}, {configured.sharing}",
         "listens": configured.listening,
     }
     print("configuration is good")

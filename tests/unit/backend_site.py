@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,9 +78,11 @@ class BackendSite:
 
 
 @contextlib.contextmanager
-def made(root: Path, *, options: str = "") -> Iterator[BackendSite]:
+def made(
+    root: Path, *, options: str = "", projects: Sequence[str] = PROJECTS
+) -> Iterator[BackendSite]:
     """Make a site on a fresh cloud."""
-    with glance_memory.serving(*PROJECTS) as glance:
+    with glance_memory.serving(*projects) as glance:
         site = BackendSite(root, glance)
         site.configure(options)
         yield site

@@ -11,8 +11,8 @@ import pytest
 
 from appliance.core.run.errors import ApplianceError
 from cloudkeeper.backend import properties
-from cloudkeeper.backend.images import left_behind, outdated
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
+from cloudkeeper.backend.versions import left_behind, outdated
 from cloudkeeper.frontend.registry import kept, names
 from cloudkeeper.frontend.registry.client import RegistryClient
 from cloudkeeper.frontend.registry.kept import KeptByDigest

@@ -188,6 +188,32 @@ def test_a_new_site_manages_images_only_when_asked(
     assert images.read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("profile", "expected"), [("egi", "share"), ("2017", "copy"), ("private", "copy")]
+)
+def test_a_new_site_of_egi_shares_its_images(
+    root: Path, monkeypatch: pytest.MonkeyPatch, profile: str, expected: str
+) -> None:
+    settings = root / "etc/fedcloud/appliance.yaml"
+    settings.write_text(settings.read_text().replace("profile: egi", f"profile: '{profile}'"))
+    assert configure(root, monkeypatch, ANSWERS) == 0
+    backend = root / "etc/cloudkeeper/cloudkeeper-os.conf"
+    assert (oslo(backend, "DEFAULT", "image_sharing")[0] or "copy") == expected
+
+
+@pytest.mark.parametrize("line", ["", "image_sharing = copy"])
+def test_a_site_that_has_images_keeps_its_sharing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """An account in the file, or a word of the administrator: the site is not new."""
+    backend = root / "etc/cloudkeeper/cloudkeeper-os.conf"
+    text = backend.read_text().replace("#image_sharing = copy", line)
+    assert "image_sharing =" not in text.replace(line or "?", "")
+    backend.write_text(text if line else text.replace("#password =", "password = old"))
+    assert configure(root, monkeypatch, ANSWERS) == 0
+    assert oslo(backend, "DEFAULT", "image_sharing") == ["copy" if line else None]
+
+
 @pytest.mark.parametrize("key", ["hostkey.pem", ""])
 def test_the_host_certificate_is_put_in_its_place(
     root: Path, monkeypatch: pytest.MonkeyPatch, key: str

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             log.hide(account.password)
     count = _place(answers.certificate, layout.path(hostkey.CERTIFICATE), 0o444)
     count += _place(answers.key, layout.path(hostkey.KEY), 0o400)
-    for name, text in list(site.changed(answers, texts, places)):
+    for name, text in list(site.changed(answers, texts, places, host.profile)):
         if text != texts[name]:
             rewrite(layout.path(name), text)
             print(f"{layout.path(name)}: {_lines(texts[name], text)}")

@@ -13,7 +13,7 @@ from appliance.admin.configure.answers import KEEP, Answers, CloudAccount
 from appliance.admin.inventory import Flow
 from appliance.admin.mounts import site_files
 from appliance.admin.run import hostkey
-from appliance.admin.settings import Host
+from appliance.admin.settings import PROFILES, Host
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 
@@ -109,8 +109,10 @@ def _projects(text: str) -> dict[str, str]:
         return {}
 
 
-def changed(answers: Answers, texts: Texts, places: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield path and new text of each file that answers go to."""
+def changed(
+    answers: Answers, texts: Texts, places: Mapping[str, str], profile: str
+) -> Iterator[tuple[str, str]]:
+    """Yield path and new text of each file that answers go to, with the defaults of a profile."""
     yield SETTINGS, _flows(answers, texts[SETTINGS])
     yield (
         site_files.ENVIRONMENT,
@@ -129,9 +131,20 @@ def changed(answers: Answers, texts: Texts, places: Mapping[str, str]) -> Iterat
         yield CLOUD, edit.set_shares(text, answers.projects)
         yield from _site(answers, texts)
     if account := answers.accounts.get(Flow.IMAGES):
-        text = _keystone(answers, account, texts[places["backend"]], "keystone_authtoken")
-        yield places["backend"], text
+        text = _with_sharing(texts[places["backend"]], profile)
+        yield places["backend"], _keystone(answers, account, text, "keystone_authtoken")
         yield LISTS, edit.set_lines(texts[LISTS], answers.lists)
+
+
+def _with_sharing(text: str, profile: str) -> str:
+    """Return the backend's file with the profile's default for a site that has no images yet.
+
+    A site whose account is in the file runs already, and keeps what it has.
+    """
+    is_new = not _value(text, "password") and not _value(text, "image_sharing")
+    if is_new and profile == PROFILES[0]:
+        return edit.set_ini(text, "DEFAULT", "image_sharing", "share")
+    return text
 
 
 def _flows(answers: Answers, text: str) -> str:

@@ -1,0 +1,549 @@
+"""One image for the VOs of a registry's project: uploaded once, shared with the others' projects.
+
+    first VO: upload into its project ── further VOs: member, accepted ── all find one image
+    new version: upload, hidden ─ add and accept every member ─ show it ─ release the older version
+
+The images of a registry are the same for all VOs of a source, so what one VO gets is good for the
+others. A signed list is for one VO, with names of its own; its images stay images of that VO.
+
+The owner is the project of the VO that needed the image first, and stays it as long as its VO uses
+the image. When that VO leaves, its project holds the image for the others, until the next version
+is uploaded into one of theirs. A project that cannot accept a new version keeps the older one.
+
+With ``image_sharing = copy`` nothing new is shared. Whatever the option says, images stay as they
+are until a new version replaces them, and none goes that another VO still uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import NamedTuple
+
+from appliance.core.cloud import glance
+from appliance.core.cloud.glance import GlanceRefusal
+from appliance.core.run.errors import ApplianceError
+from cloudkeeper.backend import others, properties, sharing
+from cloudkeeper.backend.errors import Failed
+from cloudkeeper.backend.image_data import algorithm_of
+from cloudkeeper.backend.images import MadeImage, ProjectImages
+from cloudkeeper.backend.ownership import LONG_WAIT, Ownership
+from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, operation
+from cloudkeeper.backend.removals import RunRemovals
+from cloudkeeper.backend.sharing import Audience, Use
+from cloudkeeper.backend.tally import RunTally
+from cloudkeeper.model import LAYER_KEY, Appliance, ImageData, ListId
+from cloudkeeper.wire.status import CallStatus
+
+logger = logging.getLogger(__name__)
+
+
+class ShareName(NamedTuple):
+    """What the images of all VOs of a registry's project have in common."""
+
+    source: str
+    reference: str
+
+    def __str__(self) -> str:
+        return f"image {self.reference}"
+
+
+@dataclass(frozen=True, slots=True)
+class UsedImage:
+    """An image as one of its VOs uses it; ``holder`` is None if its project cannot be reached."""
+
+    holder: ProjectImages | None
+    record: ImageRecord
+    use: Use
+
+    @property
+    def as_own(self) -> ImageRecord:
+        """The record with the key that the image has for this VO."""
+        key = ApplianceKey(self.use.vo, self.use.list_id, self.record.key.identifier)
+        return replace(self.record, key=key)
+
+
+def name_of(key: ApplianceKey) -> ShareName | None:
+    """Return what an image of a registry has in common for all VOs; None for a signed list's."""
+    source = key.list_id.removesuffix(f"/{key.vo}")
+    if source == key.list_id or not others.is_of_registry(ListId(source)):
+        return None
+    return ShareName(source, key.identifier)
+
+
+@dataclass(slots=True)
+class SharedImages:
+    """The images of all projects of one run, and the VOs that use each.
+
+    ``by_vo`` is the mapping, ``projects`` are all that can be reached, by id.
+    """
+
+    is_on: bool
+    ownership: Ownership
+    tally: RunTally
+    by_vo: Mapping[str, ProjectImages | ApplianceError]
+    projects: dict[str, ProjectImages] = field(default_factory=dict)
+
+    def used(self, images: ProjectImages) -> list[UsedImage]:
+        """Return the images of other VOs that VOs of a project use and find."""
+        found = [
+            UsedImage(holder, record, use)
+            for holder, record, use in self._stated()
+            if use.project == images.project_id and _finds(images, holder, record)
+        ]
+        reached = self.projects.keys()
+        for image in images.shared.values():
+            owner = str(image["owner"])
+            record = None if owner in reached else properties.recognise(image, owner=owner)
+            stated = sharing.stated(image) if record else ()
+            found += [
+                UsedImage(None, record, use)
+                for use in stated
+                if record and use.project == images.project_id
+            ]
+        return found
+
+    def has(self, images: ProjectImages, key: ApplianceKey) -> bool:
+        """Check whether a VO has an appliance in its project, its own or a shared image."""
+        return images.has(key) or bool(self._uses(images, key))
+
+    def offer(
+        self, images: ProjectImages, appliance: Appliance, *, is_wanted: Callable[[], bool]
+    ) -> Mapping[str, str]:
+        """Offer an appliance to its VO in the project ``images``; return the digests of its data.
+
+        Raises:
+            ApplianceError: it could not be offered; an older version stays.
+
+        """
+        key = properties.key_of(appliance)
+        name = name_of(key)
+        if name is None:
+            return images.offer(appliance, is_wanted=is_wanted)
+        with self.ownership.claim(name, longest=LONG_WAIT, is_wanted=is_wanted):
+            if not self.is_on:
+                digests = images.offer(appliance, is_wanted=is_wanted)
+                self._release_others(images, key)
+                return digests
+            subject = (images.project_id, key)
+            with self.ownership.claim(subject, longest=LONG_WAIT, is_wanted=is_wanted):
+                self._refresh(images, key)
+                return self._share(images, key, appliance, is_wanted)
+
+    def describe(self, images: ProjectImages, appliance: Appliance) -> None:
+        """Replace the metadata of an appliance, for all VOs that use the image; its data stay.
+
+        Raises:
+            ApplianceError: the appliance is not offered, or its project cannot be reached.
+
+        """
+        key = properties.key_of(appliance)
+        used = self._uses(images, key)
+        if images.has(key) or not used:
+            images.describe(appliance)
+            return
+        with self._turn(key):
+            newest = max(used, key=_age)
+            if newest.holder is None:
+                raise Failed(
+                    f"image {newest.record.id}",
+                    "is shared by a project that cannot be reached, so it stays as it is",
+                    status=CallStatus.RESOURCE_STATE,
+                )
+            newest.holder.redescribe(newest.record, appliance)
+
+    def withdraw(self, images: ProjectImages, key: ApplianceKey, *, hides: bool) -> None:
+        """Remove an appliance from the users of a VO, or hide it; other VOs keep it.
+
+        Raises:
+            ApplianceError: Glance refuses that, or does not answer.
+
+        """
+        with self._turn(key):
+            (images.hide if hides else images.withdraw)(key)
+            for one in self._uses(images, key):
+                if one.holder and hides:
+                    one.holder.hide_from(one.record, one.use.identity)
+                    continue
+                self._release(images, one)
+                self.tally.count("hidden" if hides else "removed")
+                words = "project %s: %s is no longer shared with it, image %s"
+                logger.info(words, images.name, key, one.record.id)
+
+    def keys(self, images: ProjectImages, list_id: ListId) -> list[ApplianceKey]:
+        """Return the keys of a list's appliances that a project has, complete or not."""
+        shared = [one.as_own.key for one in self.used(images) if one.use.list_id == list_id]
+        return list(dict.fromkeys([*images.keys(list_id), *shared]))
+
+    def repair(self) -> None:
+        """Complete what a killed run has left half shared, and half replaced."""
+        for holder, record, use in list(self._stated()):
+            images = self._project(use)
+            if images and not _finds(images, holder, record):
+                self._drop_unfound(images, holder, record, use)
+        for project in self._mapped().values():
+            self._release_outdated(project)
+
+    def settle(self, removals: RunRemovals) -> Iterator[str]:
+        """End the memberships of VOs that the mapping has elsewhere; yield what stays undone.
+
+        A VO with a new project keeps the old membership until the new project has the image.
+        """
+        stale: dict[ListId, list[tuple[ProjectImages, ImageRecord, Use]]] = {}
+        for holder, record, use in self._stated():
+            if self._is_stale(record, use):
+                stale.setdefault(use.list_id, []).append((holder, record, use))
+        for list_id, found in stale.items():
+            names = [f"{use.vo} {one.key.identifier} in {use.project}" for _, one, use in found]
+            try:
+                removals.allow(list_id, names)
+                for holder, record, use in found:
+                    holder.release(record, [use.identity])
+                    self.tally.count("removed")
+            except ApplianceError as error:
+                vo, project = found[0][2].vo, found[0][2].project
+                yield f"project {project}: was the project of VO {vo}, and stays a member: {error}"
+
+    def report(self) -> None:
+        """Log what the option does not change at once, and what projects hold for others."""
+        holders: dict[ShareName, set[str]] = {}
+        shared = 0
+        for images in self.projects.values():
+            for record in images.active():
+                shared += len(sharing.uses(record)) > 1
+                if (name := name_of(record.key)) and record.backend_id:
+                    holders.setdefault(name, set()).add(images.project_id)
+                if sharing.is_held(record):
+                    self._note_held(images, record)
+        copies = sum(len(found) for found in holders.values() if len(found) > 1)
+        if self.is_on and copies:
+            words = "image_sharing = share: copies that stay until a new version replaces them: %d"
+            logger.info(words, copies)
+            self.tally.count("copies_to_share", copies)
+        if not self.is_on and shared:
+            words = "image_sharing = copy: shared images that stay until each VO has another: %d"
+            logger.info(words, shared)
+            self.tally.count("shares_to_copy", shared)
+
+    def _note_held(self, images: ProjectImages, record: ImageRecord) -> None:
+        vos = ", ".join(dict.fromkeys(use.vo for use in sharing.uses(record)))
+        words = "its users find it until a new version is uploaded elsewhere"
+        line = f"project {images.name}: holds image {record.id} for VO {vos}; {words}"
+        self.tally.note("images_held_for_others", line)
+
+    def _share(
+        self,
+        images: ProjectImages,
+        key: ApplianceKey,
+        appliance: Appliance,
+        is_wanted: Callable[[], bool],
+    ) -> Mapping[str, str]:
+        assert appliance.data is not None  # noqa: S101  the caller has checked it
+        fitting = self._fitting(images, appliance, appliance.data)
+        if fitting is None:
+            return self._make(images, key, appliance, appliance.data, is_wanted).digests
+        holder, record = fitting
+        use = Use(key.vo, key.list_id, images.project_id)
+        if use.identity not in self._found_by(holder, record):
+            _admit(holder, record, use, images)
+            self.tally.count("shared")
+            words = "project %s: shares %s, image %s of project %s"
+            logger.info(words, images.name, key, record.id, holder.name)
+        holder.redescribe(holder.current(record), appliance)
+        self._release_others(images, key, but=record.id)
+        algorithm = algorithm_of(appliance.data)
+        return {algorithm: appliance.data.checksum.lower()} if algorithm else {}
+
+    def _fitting(
+        self, images: ProjectImages, appliance: Appliance, data: ImageData
+    ) -> tuple[ProjectImages, ImageRecord] | None:
+        """Return an image that VOs can share instead of an upload: of this project, or the first.
+
+        It holds the same layer in the same format, which this backend has verified, and has the
+        site's own properties of the same source.
+        """
+        name = name_of(properties.key_of(appliance))
+        for holder in {images.project_id: images, **self._mapped()}.values():
+            for record in holder.active():
+                is_ours = record.backend_id == self.ownership.id and name_of(record.key) == name
+                if is_ours and _fits(record, appliance, data):
+                    return holder, record
+        return None
+
+    def _make(
+        self,
+        images: ProjectImages,
+        key: ApplianceKey,
+        appliance: Appliance,
+        data: ImageData,
+        is_wanted: Callable[[], bool],
+    ) -> MadeImage:
+        """Upload a version, for all VOs that use the one before; release that."""
+        caller = Use(key.vo, key.list_id, images.project_id, is_added=True)
+        base = self._newest(images, key)
+        users = self._followers(base, appliance, caller)
+        owner = images
+        if base and any(use.project == base[0].project_id for use in users):
+            owner = base[0]
+        first = next(use for use in users if use.project == owner.project_id)
+        members = sharing.beside(base[0].glance, base[1].image) if base else {}
+        rest = [
+            use._replace(is_added=use.project not in members and use.project != owner.project_id)
+            for use in users
+            if use is not first
+        ]
+        made = owner.create(
+            replace(appliance, vo=first.vo, list_id=first.list_id),
+            data,
+            base[1] if base and base[0] is owner else None,
+            is_wanted,
+            Audience(rest, members),
+        )
+        self.tally.count("updated" if base else "added")
+        self._settle_made(images, made)
+        return made
+
+    def _settle_made(self, images: ProjectImages, made: MadeImage) -> None:
+        """Release what a new version replaces; report the projects that do not find it.
+
+        Raises:
+            ApplianceError: the project of the call does not find it.
+
+        """
+        for use in sharing.uses(made.record):
+            self.ownership.note(
+                (use.project, ApplianceKey(use.vo, use.list_id, made.record.key.identifier)),
+                made.record.id,
+            )
+            project = self.projects[use.project]
+            if use.project != made.record.image["owner"]:
+                project.shared[made.record.id] = made.record.image
+        for use in sharing.uses(made.record):
+            key = ApplianceKey(use.vo, use.list_id, made.record.key.identifier)
+            self._release_others(self.projects[use.project], key, but=made.record.id, with_=made)
+        failures = dict(made.failures)
+        own = failures.pop(images.project_id, None)
+        for failure in failures.values():
+            self.tally.fail(failure)
+        if own:
+            raise own
+
+    def _newest(
+        self, images: ProjectImages, key: ApplianceKey
+    ) -> tuple[ProjectImages, ImageRecord] | None:
+        """Return the version that a VO has, and the project that holds it."""
+        found = [(images, record) for record in images.versions(key)]
+        found += [(one.holder, one.record) for one in self._uses(images, key) if one.holder]
+        return max(found, key=lambda one: (one[1].created, one[1].id), default=None)
+
+    def _followers(
+        self, base: tuple[ProjectImages, ImageRecord] | None, appliance: Appliance, caller: Use
+    ) -> list[Use]:
+        """Return the uses of a new version: those of the version before, and the caller's.
+
+        Sources with other properties of the site are different ones, so their VOs do not follow.
+        """
+        if base is None or not properties.has_same_own(base[1].image, appliance):
+            return [caller]
+        found = [
+            use
+            for use in sharing.uses(base[1])
+            if self._project(use) and use.identity != caller.identity
+        ]
+        return [*found, caller]
+
+    def _release_others(
+        self,
+        images: ProjectImages,
+        key: ApplianceKey,
+        *,
+        but: str = "",
+        with_: MadeImage | None = None,
+    ) -> None:
+        """Release all images of a VO's appliance but one, for this VO and for all ``with_`` it."""
+        identity = (key.vo, key.list_id, images.project_id)
+        served = [use.identity for use in sharing.uses(with_.record)] if with_ else [identity]
+        if self.is_on:
+            for record in images.versions(key):
+                if record.id != but:
+                    images.replace(record, served)
+        for one in self._uses(images, key):
+            if one.record.id == but:
+                continue
+            if one.holder:
+                one.holder.replace(one.record, served)
+            else:
+                self._reject(images, one)
+
+    def _release_outdated(self, images: ProjectImages) -> None:
+        """Release all versions but the newest of each appliance that a project has and shares."""
+        for key in {one.as_own.key for one in self.used(images)}:
+            newest = self._newest(images, key)
+            with self._turn(key):
+                for record in images.versions(key):
+                    if newest and record.id != newest[1].id:
+                        images.replace(record, [(key.vo, key.list_id, images.project_id)])
+                for one in self._uses(images, key):
+                    if newest and one.record.id != newest[1].id and one.holder:
+                        one.holder.replace(one.record, [one.use.identity])
+
+    def _drop_unfound(
+        self, images: ProjectImages, holder: ProjectImages, record: ImageRecord, use: Use
+    ) -> None:
+        """Take back a sharing that was not completed; the VO's list shares it again if it wants.
+
+        A call of a killed frontend may have completed it since the projects were listed.
+        """
+        key = ApplianceKey(use.vo, use.list_id, record.key.identifier)
+        if self.ownership.is_claimed((images.project_id, key)):
+            return
+        try:
+            found = holder.glance.members(record.id)
+        except GlanceRefusal as error:
+            if error.code != glance.NOT_FOUND:
+                self.tally.fail(error)
+                return
+            found = {}
+        if found.get(images.project_id) == sharing.ACCEPTED:
+            images.shared[record.id] = record.image
+            return
+        logger.warning(
+            "project %s: image %s was not accepted in project %s; its sharing is taken back",
+            holder.name,
+            record.id,
+            images.name,
+        )
+        holder.replace(record, [use.identity])
+
+    def _release(self, images: ProjectImages, one: UsedImage) -> None:
+        if one.holder:
+            one.holder.release(one.record, [one.use.identity])
+        else:
+            images.glance.reject(one.record.id, images.project_id)
+        images.shared.pop(one.record.id, None)
+
+    def _reject(self, images: ProjectImages, one: UsedImage) -> None:
+        try:
+            self._release(images, one)
+        except ApplianceError as error:
+            self.tally.fail(error)
+
+    def _refresh(self, images: ProjectImages, key: ApplianceKey) -> None:
+        """Read an image that another run's call has completed since this run began."""
+        image_id = self.ownership.completed((images.project_id, key))
+        known = {record.id for one in self.projects.values() for record in one.active()}
+        if not image_id or image_id in known:
+            return
+        try:
+            image = images.glance.get(image_id)
+        except GlanceRefusal as error:
+            if error.code != glance.NOT_FOUND:  # it may have been removed
+                raise
+            return
+        holder = self.projects.get(str(image.get("owner")))
+        if holder:
+            holder.keep(image_id, image)
+        if holder is not images:
+            images.shared[image_id] = image
+
+    def _turn(self, key: ApplianceKey) -> contextlib.AbstractContextManager[None]:
+        name = name_of(key)
+        if name is None:
+            return contextlib.nullcontext()
+        return self.ownership.claim(name)
+
+    def _uses(self, images: ProjectImages, key: ApplianceKey) -> list[UsedImage]:
+        return [one for one in self.used(images) if one.as_own.key == key]
+
+    def _found_by(self, holder: ProjectImages, record: ImageRecord) -> set[tuple[str, ListId, str]]:
+        """Return the uses of an image by VOs that find it."""
+        return {
+            use.identity
+            for use in sharing.uses(record)
+            if (images := self.projects.get(use.project)) and _finds(images, holder, record)
+        }
+
+    def _stated(self) -> Iterator[tuple[ProjectImages, ImageRecord, Use]]:
+        for holder in self.projects.values():
+            for record in holder.active():
+                for use in sharing.stated(record.image):
+                    yield holder, record, use
+
+    def _mapped(self) -> dict[str, ProjectImages]:
+        """Return the projects of all VOs, by id, in the order of the mapping."""
+        found = self.by_vo.values()
+        return {one.project_id: one for one in found if isinstance(one, ProjectImages)}
+
+    def _project(self, use: Use) -> ProjectImages | None:
+        """Return the project of a use, if it is its VO's and can be reached."""
+        found = self.by_vo.get(use.vo)
+        is_same = isinstance(found, ProjectImages) and found.project_id == use.project
+        return found if isinstance(found, ProjectImages) and is_same else None
+
+    def _is_stale(self, record: ImageRecord, use: Use) -> bool:
+        """Check whether the mapping has a VO elsewhere, where it has the image by now."""
+        found = self.by_vo.get(use.vo)
+        if found is None:
+            return True
+        if isinstance(found, ApplianceError) or found.project_id == use.project:
+            return False
+        return self.has(found, ApplianceKey(use.vo, use.list_id, record.key.identifier))
+
+
+def _finds(images: ProjectImages, holder: ProjectImages, record: ImageRecord) -> bool:
+    """Check whether a project finds an image that states it; a hidden one is found again later."""
+    return holder is images or record.id in images.shared or record.is_hidden
+
+
+def _fits(record: ImageRecord, appliance: Appliance, data: ImageData) -> bool:
+    """Check whether an image holds the data of an appliance, by its source's digest, for all."""
+    image, layer = record.image, appliance.attributes.get(LAYER_KEY, "").lower()
+    is_sent = data.checksum.lower() if algorithm_of(data) == "sha256" else ""
+    return bool(
+        layer
+        and layer == str(image.get(LAYER_KEY)).lower()
+        and is_sent in ("", layer.partition(":")[2])
+        and image.get("disk_format") == data.format.value
+        and image.get("status") == "active"
+        and not image.get("os_hidden")
+        and image.get("visibility") not in sharing.FOR_ALL
+        and properties.has_same_own(image, appliance)
+    )
+
+
+def _age(one: UsedImage) -> tuple[datetime, str]:
+    return one.record.created, one.record.id
+
+
+def _admit(holder: ProjectImages, record: ImageRecord, use: Use, guest: ProjectImages) -> None:
+    """Let a VO of the project ``guest`` use an image.
+
+    Raises:
+        ApplianceError: the project cannot become a member; nothing has changed for others.
+
+    """
+    # The listing may be some minutes old, and other calls change what an image states.
+    image, is_other = holder.glance.get(record.id), guest is not holder
+    known = [one for one in sharing.stated(image) if one.project == use.project]
+    is_shared = image.get("visibility") == "shared"
+    if known:
+        is_added = known[0].is_added
+    else:
+        members = holder.glance.members(record.id) if is_other and is_shared else {}
+        is_added = is_other and use.project not in members
+    use = use._replace(is_added=is_added)
+    staying = [one for one in sharing.stated(image) if one.identity != use.identity]
+    patch = sharing.statement(image, [*staying, use])
+    if is_other and not is_shared:
+        patch.insert(0, operation("replace", "visibility", "shared"))
+    admitted = holder.keep(record.id, holder.glance.change(record.id, patch)) if patch else record
+    if is_other and admitted:
+        try:
+            sharing.join(holder.glance, record.id, use.project, guest.glance)
+        except ApplianceError:
+            holder.replace(admitted, [use.identity])
+            raise
+        guest.shared[record.id] = admitted.image
