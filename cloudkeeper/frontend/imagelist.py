@@ -238,6 +238,8 @@ def _member(holder: Mapping[str, Any], key: str, kind: type[Any], where: str) ->
 
 def _text(holder: Mapping[str, Any], key: str) -> str:
     value = holder.get(key)
+    if isinstance(value, str) and len(value) <= _MAX_TEXT and value.isascii() and key.isascii():
+        return value  # as nearly all are
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):

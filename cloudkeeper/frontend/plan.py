@@ -192,7 +192,8 @@ def _differing(wanted: Mapping[str, str], held: Mapping[str, str]) -> list[str]:
     been unable to list it in this run.
     """
     named = {LAYER_KEY, *({SBOM_KEY} & wanted.keys())}
-    keys = (key for key in wanted.keys() | held.keys() if {":", "."} & set(key) or key in named)
+    changed = {key for key, _ in wanted.items() ^ held.items()}  # of nearly all images, none
+    keys = (key for key in changed if {":", "."} & set(key) or key in named)
     return sorted(key for key in keys if not _is_same(key, wanted.get(key, ""), held.get(key, "")))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -393,6 +394,30 @@ def test_an_unknown_authority_is_refused(offered: World) -> None:
     assert not openssl_accepts(message, offered.certificates)
     offered.web.put("/ops/image.list", message)
     refused(offered, "is not among the trust anchors")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "words"),
+    [
+        ("missing", 3, "the CA directory cannot be read: No such file or directory; install the"),
+        ("empty", 3, "no CA certificate (HASH.0) can be read in this directory; install the IGTF"),
+        ("a file", 2, "cloudkeeper.yml:3: [cloudkeeper] ca-dir: {} is not a directory"),
+    ],
+)
+def test_a_ca_directory_without_authorities_is_one_line(
+    offered: World, kind: str, status: int, words: str
+) -> None:
+    before = dict(offered.cloud.appliances)
+    shutil.rmtree(offered.certificates)
+    if kind == "empty":
+        offered.certificates.mkdir()
+    elif kind == "a file":
+        offered.certificates.write_text("")
+    done = offered.sync()
+    assert done.returncode == status
+    assert len(done.stderr.splitlines()) == 1
+    assert words.format(offered.certificates) in done.stderr
+    assert offered.cloud.appliances == before
 
 
 def test_an_expired_list_is_refused(offered: World) -> None:

@@ -142,12 +142,16 @@ def test_two_lists_over_several_runs(site: Site, tmp_path: Path) -> None:
     altered = site.publish("biomed", []).replace(b'"biomed list"', b'"biomed Iist"', 1)
     site.web.put("/biomed/image.list", altered)
     site.publish("ops", [site.image(1, "two.qcow2", hv__version="2026.12.01")])
-    done = site.sync()
+    with watched(site) as seen:
+        done = site.sync()
     assert done.returncode == 1
     assert "the text is not the one that was signed; its images stay as they are" in done.stderr
     assert site.offered("biomed") == first["biomed"]
     ops = site.offered("ops")
     assert list(ops) == [image_id(1)]
+    versions = {first["ops"][image_id(1)].id, ops[image_id(1)].id}
+    assert len(versions) == 2
+    assert all(found & versions for found in seen)
     assert sha512(site.download("ops", ops[image_id(1)])) == sha512(site.files["two.qcow2"])
 
     # Only the metadata of an image change: its record in Glance stays.

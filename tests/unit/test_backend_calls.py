@@ -195,6 +195,30 @@ def test_a_frontend_that_only_asks_hears_who_made_an_image(site: BackendSite) ->
         client.call("PostAction")
 
 
+def test_users_find_a_whole_version_at_every_request_of_an_update(site: BackendSite) -> None:
+    """The old one, then both, then the new one; nothing else is ever visible."""
+    older, newer = offer(site), offer(site, "newer")
+    with newer.path.open("ab") as file:
+        file.write(bytes(65536))
+    newer.sha512 = sha512sum(newer.path)
+    seen: list[set[str]] = []
+
+    def look(_method: str, _path: str) -> None:
+        images = site.glance.images.values()
+        visible = [one for one in images if not one["os_hidden"] and one["status"] == "active"]
+        found = {str(one["os_hash_value"]) for one in visible}
+        if found not in seen[-1:]:
+            seen.append(found)
+
+    with site.running() as client:
+        client.run(("AddAppliance", older.message()))
+        site.glance.fault = look
+        client.run(("UpdateAppliance", newer.message()))
+        client.run()
+    old, new = older.sha512, newer.sha512
+    assert seen == [{old}, {old, new}, {new}]
+
+
 def test_a_converted_file_is_hashed_by_the_backend_alone(site: BackendSite) -> None:
     """Without the key of our frontends, a file without a checksum stays refused."""
     one = offer(site)
