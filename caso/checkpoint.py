@@ -100,7 +100,7 @@ class Checkpoints:
         return wanted
 
     def write(self, contents: Mapping[str, str]) -> None:
-        """Write checkpoint files, each durably, except those with a later time by now.
+        """Write checkpoint files durably; skip a file that has a later time by now.
 
         Raises:
             OSError: none of them can be written. One is enough for the next run.

@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=_TIMEOUT,
         metavar="SECONDS",
-        help="seconds to wait for an answer of the cloud, 1 to 3600 (default: %(default)s)",
+        help=f"seconds to wait for an answer of the cloud, 1 to 3600 (default: {_TIMEOUT})",
     )
     for name in vocabulary.ACCOUNT_FLAGS:
         made.add_argument(

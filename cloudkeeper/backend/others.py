@@ -79,7 +79,7 @@ def is_relevant(image: Image) -> bool:
 def held(
     images: Iterable[Image], *, list_id: ListId, vo: str, owners: Mapping[str, str]
 ) -> Iterator[HeldImage]:
-    """Yield the images of a list that a project sees in ``images``; managers' come first.
+    """Yield the images of a list that a project sees in ``images``; those of managers come first.
 
     ``images`` are without those that this backend keeps for ``vo``. ``owners`` are the ids of the
     projects of all VOs.

@@ -399,7 +399,7 @@ def _shown(attributes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _attributes(image: Image) -> Mapping[str, str]:
-    """Return the attributes, with those that are properties of their own."""
+    """Return the attributes of an appliance, also those that are stored as own properties."""
     found = dict(own_properties.plain(_described_attributes(image)))
     if REFERENCE_KEY in found and image.get(LAYER_KEY):
         found[LAYER_KEY] = str(image[LAYER_KEY])

@@ -1,6 +1,6 @@
 """The service in the numbering of each run's frontend: that of cloudkeeper 1.x, or that of 2.0.
 
-Both have one name of the service, so a server cannot tell them apart by it. A frontend of 2.0 calls
+Both have one name of the service, so a server cannot distinguish them. A frontend of 2.0 calls
 RemoveExpiredAppliances at the beginning of each run, which 1.x does not have: from then on, until
 its end, the run is one of 2.0. Each message is checked against the numbering of its run
 (`cloudkeeper.wire.second_numbering`), so a wrong guess stores nothing.

@@ -105,7 +105,7 @@ class Run:
                 yield images
 
     def has(self, project_id: str) -> bool:
-        """Check whether a project is a VO's and can be reached."""
+        """Check whether a project is mapped to a VO and can be reached."""
         return project_id in self._doors
 
     @property

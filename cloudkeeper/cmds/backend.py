@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.main(
         cli.Program(
             PROGRAM,
-            "Manages the images of VOs in Glance, as the frontend cloudkeeper requests over gRPC.",
+            "Manage the images of VOs in Glance, as the frontend cloudkeeper requests over gRPC.",
             add_arguments,
             run,
         ),

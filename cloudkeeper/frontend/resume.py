@@ -108,7 +108,7 @@ class ResumedBody:
             raise error
 
     def _resume(self) -> Iterator[bytes]:
-        """Return further blocks, one at least, after as many attempts as it takes."""
+        """Return at least one further block; retry as often as `TRIES` allows."""
         retry.wait(next(retry.pauses()))
         try:
             return retry.call(

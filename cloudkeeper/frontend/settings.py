@@ -54,7 +54,7 @@ _VALUES = {
         "/etc/cloudkeeper/image-lists.conf",
     ),
     "sources-file": (
-        "file of registries and lists by name, YAML",
+        "YAML file of registries and named lists",
         "/etc/cloudkeeper/sources.yaml",
     ),
     "accounts-file": (

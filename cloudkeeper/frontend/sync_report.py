@@ -91,7 +91,7 @@ class SyncReport:
             )
 
     def refuse_list(self, line: str, *, fate: str = "its images stay as they are") -> None:
-        """Record a list that is not accepted, and what becomes of its images."""
+        """Record that a list is not accepted, and the fate of its images."""
         self.fail(f"{line}; {fate}")
         self.refused_lists += 1
 

@@ -131,7 +131,7 @@ def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
         "--crls",
         choices=["warn", "require", "off"],
         default="warn",
-        help="missing revocation lists: accept with a warning, refuse, or ignore all lists"
+        help="revocation lists: warn if one is missing or stale, refuse then, or read none"
         " (default: warn)",
     )
 

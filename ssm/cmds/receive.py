@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"file with the DNs of accepted senders, one a line (default: {_NAMES})",
     )
     parser.add_argument(
-        "--daemon", action="store_true", help="go on in the background, without a terminal"
+        "--daemon", action="store_true", help="run in the background, without a terminal"
     )
     parser.add_argument(
         "--count", type=startup.positive, metavar="N", help="end after N messages (default: never)"

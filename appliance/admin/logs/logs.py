@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Print the lines."""
+    """Print the latest lines of the log."""
     try:
         return _print(arguments)
     except KeyboardInterrupt:

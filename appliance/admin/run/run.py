@@ -55,10 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = f"job to run: {', '.join(inventory.JOBS)}"
     parser.add_argument("job", metavar="JOB", help=words)
     parser.usage = "appliance run JOB [--wait] [--timeout SECONDS] [--log] [-- ARGUMENT ...]"
+    verbs = "; ".join(f"{job.name}: {', '.join(sorted(job.verbs))}" for job in _with_verbs())
+    parser.epilog = f"ARGUMENT is for the job's program, or begins with a verb of it. {verbs}."
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="if the job runs already, wait for its end and return its exit status",
+        help="if the job already runs, wait for its end and return its exit status",
     )
     parser.add_argument(
         "--timeout",
@@ -71,6 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the output to the job's file in /var/log, as timers do",
     )
+
+
+def _with_verbs() -> list[Job]:
+    return [job for job in inventory.JOBS.values() if job.verbs]
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ class ServiceState:
 
     @property
     def is_running(self) -> bool:
-        """Return whether its container runs or is being restarted."""
+        """Return whether the service's container runs or is being restarted."""
         return self.state in ("running", "restarting", "paused")
 
     @property

@@ -197,7 +197,7 @@ def _wait(host: Host, unit: str, *, timeout: int, pid: int | None = None) -> Non
 
 
 def _keep(host: Host, layout: Layout, decision: Decision) -> None:
-    """Keep a copy of the configuration of each service that runs with the site's."""
+    """Keep a copy of the configuration of each service that runs with the files in ``/etc``."""
     own = [service for service, one in decision.choices.items() if one.start is Start.SITE]
     choose.remember(decision.unit, host, layout, services=own)
 

@@ -63,12 +63,12 @@ class _Word:
 
 
 def parse(path: Path, text: str) -> Document:
-    """Parse a file.
+    """Parse the assignments of a shell file; execute nothing.
 
     Messages quote the names of variables only: other texts may be a part of a password.
 
     Raises:
-        ConfigurationError: some lines are not plain assignments; it has all of them.
+        ConfigurationError: some lines are not plain assignments; all of them are listed.
 
     """
     document, problems = Document(paths=[path]), []

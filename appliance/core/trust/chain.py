@@ -95,10 +95,10 @@ def who(certificate: x509.Certificate, subject: DN) -> str:
 
 
 def subject_of(certificate: x509.Certificate) -> DN:
-    """Return the subject in slash form.
+    """Return the subject of a certificate in slash form.
 
     Raises:
-        Malformed: it cannot be read.
+        Malformed: the subject cannot be read.
 
     """
     try:

@@ -207,7 +207,7 @@ class _Case:
                 yield found.ends + _SECOND
 
     def _walk(self) -> Iterator[Doubt]:
-        """Yield the links that a list names."""
+        """Yield a doubt for each certificate of the chain that a list names as revoked."""
         for link, issuer in itertools.pairwise(self._chain):
             names = {canonical(link.issuer)} | named_list_issuers(link)
             found = _revoking(link, [one for name in names for one in self._usable[name]])

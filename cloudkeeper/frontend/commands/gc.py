@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # start-up is a cost
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags, and those of the configuration."""
-    words = "print what would be removed, and remove nothing"
+    words = "print the files that would be removed, and remove none"
     parser.add_argument("--dry-run", action="store_true", help=words)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     startup.add_arguments(parser)

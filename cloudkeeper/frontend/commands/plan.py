@@ -175,4 +175,4 @@ def _summary(changes: Sequence[Change]) -> str:
     return f"{output.count(len(changes), 'change')}, {least}{amount} to transfer"
 
 
-VERB = cli.Program("plan", "Print what sync would change; change nothing.", add_arguments, run)
+VERB = cli.Program("plan", "Print the changes that sync would make.", add_arguments, run)

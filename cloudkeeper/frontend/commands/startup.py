@@ -47,10 +47,12 @@ def add_reconversion(parser: argparse.ArgumentParser) -> None:
 
 
 def configure(arguments: argparse.Namespace, *, is_reading: bool = False) -> FrontendSettings:
-    """Return the settings; the log is set up by them, without a file for a verb that only reads.
+    """Return the settings, and set up the log as they say.
+
+    A verb that only reads, ``is_reading``, writes no log file.
 
     Raises:
-        ConfigurationError: they are wrong.
+        ConfigurationError: the settings have faults; all of them are listed.
         LocalFailure: the log file cannot be opened.
 
     """

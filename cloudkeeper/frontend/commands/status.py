@@ -165,7 +165,7 @@ class _SiteStatus:
         return found
 
     def show(self) -> None:
-        """Print everything for people."""
+        """Print the status as text."""
         if running := lock.holder(self._configured.lock_file):
             output.line(f"a sync is {running}")
         for line in self._last.lines():
@@ -241,5 +241,5 @@ def _moment(text: object) -> datetime | None:
 
 
 VERB = cli.Program(
-    "status", "Print what the last sync left, and the images of each VO.", add_arguments, run
+    "status", "Print the result of the last sync, and the images of each VO.", add_arguments, run
 )

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the changes that sync would make, and make none, as plan does",
+        help="print the changes that sync would make, as plan does, and make none",
     )
     parser.add_argument("--json", action="store_true", help="print the changes as JSON")
     startup.add_allowance(parser)
@@ -72,7 +72,7 @@ def _synchronise(
 
 VERB = cli.Program(
     "sync",
-    "Update the images in the cloud; cloudkeeper does it without a verb, too.",
+    "Update the images in the cloud; the default without a verb.",
     add_arguments,
     run,
 )

@@ -264,7 +264,7 @@ def _agrees(question: str) -> bool:
     """Ask on a terminal.
 
     Raises:
-        UsageError: nobody can answer.
+        UsageError: standard input is not a terminal.
 
     """
     if sys.stdin is None or not sys.stdin.isatty():
@@ -278,5 +278,5 @@ def _agrees(question: str) -> bool:
 
 
 VERB = cli.Program(
-    "trust", "Show what is pinned; accept a change, or forget it.", add_arguments, run
+    "trust", "Show the pinned sources; accept a change of one, or forget it.", add_arguments, run
 )

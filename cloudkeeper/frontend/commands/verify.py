@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--crls",
         choices=("require", "warn", "off"),
         default="warn",
-        help="use of CRLs: a missing or stale one is refused, is a warning, or all are ignored",
+        help="CRLs: refuse if one is missing or stale, warn then, or read none",
     )
     words = "accept only this subject of the signer's certificate, in slash form"
     parser.add_argument("--endorser-dn", metavar="DN", help=words)

@@ -27,7 +27,7 @@ def read(path: Path) -> frozenset[ListId]:
 
 
 def note(path: Path, accepted: Iterable[ListId]) -> None:
-    """Add lists.
+    """Remember lists as accepted.
 
     Raises:
         LocalFailure: the file cannot be written.

@@ -65,7 +65,7 @@ class HarborListing:
     repositories: tuple[str, ...] = ()
 
     def artefacts(self, known: Mapping[str, Digest]) -> Iterator[TaggedArtefact]:
-        """Yield what the project offers; see `ProjectListing`."""
+        """Yield the artefacts of the project; see `ProjectListing`."""
         del known  # Harbor's listing has the digests
         missing = set(self.repositories)
         for repository in _bounded(self._repositories(), f"project {self.project}"):
@@ -119,7 +119,7 @@ class DistributionListing:
     repositories: tuple[str, ...] = ()
 
     def artefacts(self, known: Mapping[str, Digest]) -> Iterator[TaggedArtefact]:
-        """Yield what the project offers; see `ProjectListing`."""
+        """Yield the artefacts of the project; see `ProjectListing`."""
         found = self.repositories or _bounded(self._catalog(), f"project {self.project}")
         for repository in found:
             for tag in _bounded(self._tags(repository), f"repository {repository}"):
@@ -157,7 +157,7 @@ def resolve(
     With ``known``, a registry that still has this digest answers without content.
 
     Raises:
-        ApplianceError: the registry does not say.
+        ApplianceError: the registry gives no answer that can be used.
 
     """
     headers = ACCEPT | ({"If-None-Match": f'"{known}"'} if known else {})
