@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _DATE_OF_MAIL = re.compile(r"[A-Z][a-z]{2}, ")
 _NAMED_UTC = re.compile(r"\s+(?:UTC|GMT)$")
 
@@ -12,6 +16,25 @@ _NAMED_UTC = re.compile(r"\s+(?:UTC|GMT)$")
 def now() -> datetime:
     """Return the current time, aware and in UTC."""
     return datetime.now(UTC)
+
+
+class Uptime(NamedTuple):
+    """How long this machine has run, which no change of its clock affects.
+
+    Two of them can be compared if they have the same ``boot``; it is empty if unknown.
+    """
+
+    boot: str
+    length: timedelta
+
+
+def uptime() -> Uptime:
+    """Return how long this machine has run, with the time in which it was suspended."""
+    try:
+        boot = _BOOT_ID.read_text().strip()
+    except OSError:
+        boot = ""
+    return Uptime(boot, timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME)))
 
 
 def parse(text: str) -> datetime:

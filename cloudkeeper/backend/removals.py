@@ -5,6 +5,9 @@ the day began, whichever is more. What was removed is kept in the state director
 all runs and restarts, so that many small runs do not pass the limit. Hiding an image counts as its
 removal. A removal is noted before it is made; one that fails and is repeated counts once.
 
+The day is one of the machine's uptime, so a clock that is set forward does not shorten it. Over a
+restart of the machine only the calendar is known, and counts for six hours at most.
+
 Who may remove more is the word of cloudkeeper-os.conf (`RemovalPolicy`). Without that word, the
 frontend of this host, which uses the socket, passes on what its administrator has confirmed with
 ``--allow-remove N``; a frontend that comes over TCP cannot.
@@ -16,10 +19,11 @@ import enum
 import logging
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from appliance.core import clock, json_file
 from appliance.core.run import place
@@ -33,6 +37,8 @@ logger = logging.getLogger(__name__)
 # Removals of a list that are always allowed: half of a small list would be none or one.
 _ALWAYS = 3
 _WINDOW = timedelta(hours=24)
+_PAUSE = timedelta(hours=6)
+"""The longest time that a restart of the machine counts for."""
 _LARGEST = 2**24
 
 
@@ -47,15 +53,42 @@ class RemovalPolicy(enum.StrEnum):
     """More than the limit, if the frontend says that an administrator has confirmed the number."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RecentRemovals:
-    """The removals of a list within the last day, by image.
+    """The removals of a list within the last day: the age of each, by image.
 
     ``there`` is the number of its images when the first of them was made.
     """
 
     there: int
-    removed: dict[str, datetime] = field(default_factory=dict)
+    removed: Mapping[str, timedelta] = field(default_factory=dict)
+
+    def later(self, by: timedelta) -> RecentRemovals:
+        """Return those that still count after some time."""
+        ages = {image: age + by for image, age in self.removed.items()}
+        return replace(self, removed={key: age for key, age in ages.items() if age < _WINDOW})
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """The time of the ages, by two clocks: that of the machine's uptime, and the calendar's."""
+
+    uptime: clock.Uptime
+    at: datetime
+
+    @classmethod
+    def now(cls) -> _Moment:
+        return cls(clock.uptime(), clock.now())
+
+    def is_of_boot(self, earlier: _Moment) -> bool:
+        """Return whether the machine has certainly not been restarted since."""
+        return bool(self.uptime.boot) and self.uptime.boot == earlier.uptime.boot
+
+    def since(self, earlier: _Moment) -> timedelta:
+        """Return how much time has certainly passed: the calendar's clock may have been set."""
+        if self.is_of_boot(earlier):
+            return max(self.uptime.length - earlier.uptime.length, timedelta())
+        return min(max(self.at - earlier.at, timedelta()), _PAUSE)
 
 
 class RemovalMemory:
@@ -68,47 +101,49 @@ class RemovalMemory:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lists = _read(path)
+        self._at, self._lists = _read(path)
 
     def recent(self, list_id: ListId, *, there: int) -> RecentRemovals:
-        """Return the recent removals of a list that has ``there`` images now."""
-        known = self._lists.get(list_id)
-        now = clock.now()
-        # A time to come is of a clock that was wrong; it would count for ever.
-        kept = {
-            image: min(at, now)
-            for image, at in (known.removed.items() if known else ())
-            if now - at < _WINDOW
-        }
-        return RecentRemovals(known.there if known and kept else there, kept)
-
-    def note(self, list_id: ListId, recent: RecentRemovals, images: Iterable[str]) -> None:
-        """Note images of a list that are about to be removed.
+        """Return the recent removals of a list that has ``there`` images now.
 
         Raises:
             LocalFailure: the file cannot be written.
 
         """
-        now = clock.now()
-        recent.removed |= {image: now for image in images if image not in recent.removed}
-        self._write({**self._lists, list_id: recent})
+        earlier, self._at = self._at, _Moment.now()
+        passed = self._at.since(earlier)
+        later = {key: found.later(passed) for key, found in self._lists.items()}
+        self._lists = {key: found for key, found in later.items() if found.removed}
+        if self._lists and not self._at.is_of_boot(earlier):
+            # Or the next restart of the machine would count from the same moment again.
+            self._write(self._lists)
+        return self._lists.get(list_id) or RecentRemovals(there)
+
+    def note(self, list_id: ListId, recent: RecentRemovals, images: Iterable[str]) -> None:
+        """Note images of a list that are about to be removed; ``recent`` are those before.
+
+        Raises:
+            LocalFailure: the file cannot be written.
+
+        """
+        new = dict.fromkeys(images, timedelta())
+        noted = replace(recent, removed={**new, **recent.removed})
+        self._write({**self._lists, list_id: noted})
 
     def _write(self, lists: dict[ListId, RecentRemovals]) -> None:
-        now = clock.now()
-        kept = {
-            key: found
-            for key, found in lists.items()
-            if any(now - at < _WINDOW for at in found.removed.values())
-        }
         document = {
-            key: {
-                "there": found.there,
-                "removed": {image: at.isoformat() for image, at in found.removed.items()},
-            }
-            for key, found in kept.items()
+            "boot": self._at.uptime.boot,
+            "uptime": self._at.uptime.length.total_seconds(),
+            "at": self._at.at.isoformat(),
+            "lists": {key: _as_json(found) for key, found in lists.items()},
         }
         json_file.write(self._path, document)
-        self._lists = kept
+        self._lists = lists
+
+
+def _as_json(found: RecentRemovals) -> Mapping[str, object]:
+    ages = {image: age.total_seconds() for image, age in found.removed.items()}
+    return {"there": found.there, "removed": ages}
 
 
 class RunRemovals:
@@ -179,20 +214,25 @@ def _confirmation(number: int) -> str:
     return f"{program} sync --allow-remove {number}"
 
 
-def _read(path: Path) -> dict[ListId, RecentRemovals]:
+def _read(path: Path) -> tuple[_Moment, dict[ListId, RecentRemovals]]:
     try:
         found = json_file.read(path, limit=_LARGEST)
-        return {
-            ListId(key): RecentRemovals(
-                int(each["there"]),
-                {image: clock.parse(at) for image, at in each["removed"].items()},
-            )
-            for key, each in found.items()
-        }
+        length = timedelta(seconds=float(found["uptime"]))
+        at = _Moment(clock.Uptime(str(found["boot"]), length), clock.parse(found["at"]))
+        return at, {ListId(key): _from_json(each) for key, each in found["lists"].items()}
     except FileNotFoundError:
-        return {}
+        pass
     except OSError as error:
         raise LocalFailure.from_os(error, subject=path) from error
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError):
         logger.warning("%s: has unreadable contents; the removals of the last day are lost", path)
-        return {}
+    return _Moment.now(), {}
+
+
+def _from_json(found: Mapping[str, Any]) -> RecentRemovals:
+    # An age below zero would count for longer than a day.
+    ages = {
+        image: max(timedelta(seconds=float(age)), timedelta())
+        for image, age in found["removed"].items()
+    }
+    return RecentRemovals(int(found["there"]), ages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,22 +15,49 @@ from cloudkeeper.backend.removals import RemovalMemory, RemovalPolicy, RunRemova
 from cloudkeeper.model import ListId
 
 LIST = ListId("7c1d2e3f-0000-4000-8000-00000000000a")
+MEMORY = '{"boot": "b", "at": "2026-11-30", "uptime": %s, "lists": %s}'
 CONFIRMED, LIMITED = RemovalPolicy.CONFIRMED, RemovalPolicy.LIMITED
 
 
+FIRST = clock.Uptime("first", timedelta(days=3))
+
+
+@dataclass
+class Machine:
+    """The clocks of a machine: the calendar's, which anyone may set, and that of its uptime."""
+
+    at: datetime = datetime(2026, 11, 30, 12, tzinfo=UTC)
+    up: clock.Uptime = FIRST
+
+    def wait(self, length: timedelta) -> None:
+        self.at += length
+        self.up = clock.Uptime(self.up.boot, self.up.length + length)
+
+    def boot(self, *, after: timedelta) -> None:
+        self.at += after
+        self.up = clock.Uptime(f"{self.up.boot} and next", timedelta(seconds=9))
+
+
 @pytest.fixture
-def at(monkeypatch: pytest.MonkeyPatch) -> list[datetime]:
-    """Return the current time, which tests may move."""
-    moment = [datetime(2026, 11, 30, 12, tzinfo=UTC)]
-    monkeypatch.setattr(clock, "now", lambda: moment[0])
-    return moment
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Return the machine of the backend; its time passes when a test says so."""
+    made = Machine()
+    monkeypatch.setattr(clock, "now", lambda: made.at)
+    monkeypatch.setattr(clock, "uptime", lambda: made.up)
+    return made
 
 
 def run(
-    path: Path, *, there: int = 8, allowance: int = 0, policy: RemovalPolicy = CONFIRMED
+    path: Path,
+    *,
+    there: int = 8,
+    allowance: int = 0,
+    policy: RemovalPolicy = CONFIRMED,
+    memory: RemovalMemory | None = None,
 ) -> RunRemovals:
-    """Return a run of a backend that has just started."""
-    made = RunRemovals(RemovalMemory(path / "removals.json"), policy=policy, allowance=allowance)
+    """Return a run of a backend that has just started, or of one that has a ``memory``."""
+    memory = memory or RemovalMemory(path / "removals.json")
+    made = RunRemovals(memory, policy=policy, allowance=allowance)
     made.expect([LIST] * there + [ListId("other")] * 100)
     return made
 
@@ -61,7 +89,7 @@ def test_no_more_than_half_and_no_more_than_three(
         one_by_one.allow(LIST, images(removed))
 
 
-@pytest.mark.usefixtures("at")
+@pytest.mark.usefixtures("machine")
 def test_a_peer_that_begins_run_after_run_passes_no_limit(tmp_path: Path) -> None:
     """F-M4: each run sees fewer images, and its half would be new."""
     left = 8
@@ -74,33 +102,63 @@ def test_a_peer_that_begins_run_after_run_passes_no_limit(tmp_path: Path) -> Non
     assert left == 4
 
 
-def test_a_day_later_the_limit_is_new(tmp_path: Path, at: list[datetime]) -> None:
-    run(tmp_path).allow(LIST, images(1, 2, 3, 4))
-    at[0] += timedelta(hours=23)
+@pytest.mark.parametrize("is_restarted", [True, False])
+def test_a_day_later_the_limit_is_new(
+    tmp_path: Path, machine: Machine, *, is_restarted: bool
+) -> None:
+    """Whether or not the service is restarted at each run."""
+    memory = None if is_restarted else RemovalMemory(tmp_path / "removals.json")
+    run(tmp_path, memory=memory).allow(LIST, images(1, 2, 3, 4))
+    machine.wait(timedelta(hours=23))
     with pytest.raises(Failed, match="5 of its 8 images would be removed within a day"):
-        run(tmp_path, there=4).allow(LIST, images(5))
-    at[0] += timedelta(hours=2)
-    run(tmp_path, there=4).allow(LIST, images(5, 6, 7))
+        run(tmp_path, there=4, memory=memory).allow(LIST, images(5))
+    machine.wait(timedelta(hours=2))
+    run(tmp_path, there=4, memory=memory).allow(LIST, images(5, 6, 7))
 
 
-def test_a_removal_that_is_repeated_counts_once(tmp_path: Path, at: list[datetime]) -> None:
+def test_a_removal_that_is_repeated_counts_once(tmp_path: Path, machine: Machine) -> None:
     for _ in range(5):
         run(tmp_path).allow(LIST, images(1, 2, 3, 4))
-        at[0] += timedelta(hours=1)
+        machine.wait(timedelta(hours=1))
 
 
-def test_a_clock_that_was_ahead_does_not_count_for_ever(tmp_path: Path, at: list[datetime]) -> None:
-    at[0] += timedelta(days=4000)
+@pytest.mark.parametrize("days", [1, 2, 4000, -4000])
+@pytest.mark.parametrize("is_restarted", [True, False])
+def test_a_clock_that_is_set_frees_nothing_and_holds_nothing(
+    tmp_path: Path, machine: Machine, *, days: int, is_restarted: bool
+) -> None:
+    """ADR 41: a day forward used to empty the memory; time that has passed still does."""
+    memory = None if is_restarted else RemovalMemory(tmp_path / "removals.json")
+    run(tmp_path, memory=memory).allow(LIST, images(1, 2, 3, 4))
+    machine.at += timedelta(days=days)
+    with pytest.raises(Failed):
+        run(tmp_path, memory=memory).allow(LIST, images(5))
+    machine.wait(timedelta(hours=12))
+    machine.at -= timedelta(days=days)
+    with pytest.raises(Failed):
+        run(tmp_path, memory=memory).allow(LIST, images(5))
+    machine.wait(timedelta(hours=13))
+    run(tmp_path, memory=memory).allow(LIST, images(5))
+
+
+def test_a_restart_of_the_machine_counts_for_six_hours_at_most(
+    tmp_path: Path, machine: Machine
+) -> None:
+    """Its clock may come up with any time; each restart is counted once."""
     run(tmp_path).allow(LIST, images(1, 2, 3, 4))
-    at[0] -= timedelta(days=4000)
+    for days in (4000, -4000, 4000):
+        machine.boot(after=timedelta(days=days))
+        for _ in range(3):
+            with pytest.raises(Failed):
+                run(tmp_path).allow(LIST, images(5))
+    machine.wait(timedelta(hours=11))
     with pytest.raises(Failed):
         run(tmp_path).allow(LIST, images(5))
-    run(tmp_path).allow(LIST, images(4))  # repeated, so that the file is written at this time
-    at[0] += timedelta(hours=25)
+    machine.wait(timedelta(hours=2))
     run(tmp_path).allow(LIST, images(5))
 
 
-@pytest.mark.usefixtures("at")
+@pytest.mark.usefixtures("machine")
 def test_what_an_administrator_confirms_leaves_the_limit_as_it_was(tmp_path: Path) -> None:
     run(tmp_path, allowance=8).allow(LIST, images(*range(8)))
     run(tmp_path).allow(LIST, images(11, 12, 13))
@@ -151,7 +209,15 @@ def test_removals_that_cannot_be_noted_are_not_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ['{"x": [1]}', "[" * 100_000, "null", '{"x": {"there": 1e999, "removed": {}}}'],
+    [
+        '{"x": [1]}',
+        "[" * 100_000,
+        "null",
+        MEMORY % ("1", '{"x": {"there": 1e999, "removed": {}}}'),
+        MEMORY % ("1e999", "{}"),
+        MEMORY % ('"soon"', "{}"),
+        MEMORY % ("1", '{"x": {"there": 1, "removed": {"a": "b"}}}'),
+    ],
 )
 def test_an_unreadable_memory_is_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
