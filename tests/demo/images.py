@@ -160,10 +160,11 @@ class Stage:
                 process, has_begun=lambda: bool(self._states("saving")), kill=self.backend.kill
             )
             self.backend.wait()
+            half = self._unfinished()
+            self.say(f"  killed with {half} image half uploaded, started again")
+            # At once, as systemd does: cloudkeeper waits a minute for a backend that has died.
+            self.start_backend()
             process.wait(timeout=CEILING)
-        half = self._unfinished()
-        self.say(f"  killed with {half} image half uploaded, started again")
-        self.start_backend()
         self.site.run("cloudkeeper", "sync")
         struck = strike(
             act, is_running=is_running, is_half_done=half > 0, counted_by="Glance's database"
