@@ -56,8 +56,13 @@ _LONGEST = 65_000
 Operations = list[dict[str, object]]
 
 
-def taking(image: Image, key: ApplianceKey, *, tags: Sequence[str], backend_id: str) -> Operations:
-    """Return the patch that makes an image with the tags of another manager ours."""
+def taking(
+    image: Image, key: ApplianceKey, *, tags: Sequence[str], backend_id: str, digest: str
+) -> Operations:
+    """Return the patch that makes an image with the tags of another manager ours.
+
+    ``digest`` is that of its data.
+    """
     image_id = str(image["id"])
     kept = [tag for tag in image.get("tags", ()) if tag not in tags]
     mpuri = str(image.get(_IDENTITY) or image.get("vmcatcher_event_ad_mpuri") or "")
@@ -70,6 +75,7 @@ def taking(image: Image, key: ApplianceKey, *, tags: Sequence[str], backend_id: 
         properties.STATUS: State.ACTIVE.value,
         **properties.mark(backend_id, image_id),
         TAKEN_OVER: _memory(image, tags),
+        LAYER_KEY: digest,
     }
     found = attributes(image)
     if found.get(REFERENCE_KEY) != key.identifier:

@@ -3,8 +3,13 @@
 A takeover is one patch of the image in Glance: it gets our properties, and loses the tag by which
 the other manager finds it. `TAKEN_OVER` remembers the tag, and the properties as they were, in the
 image itself, so that a lost state directory loses nothing; `give_back` undoes the takeover with one
-patch. No data move. Between the two the image is ours by all rules: updates replace it, and the new
-version inherits the memory of the tag and the members that the other manager had added.
+patch. No data are uploaded. Between the two the image is ours by all rules: updates replace it, and
+the new version inherits the memory of the tag and the members that the other manager had added.
+
+Members of the project can write the properties of the other manager's images, so its word on the
+data counts for nothing: the property `LAYER_KEY` gets the digest of the bytes that Glance holds,
+whatever it was before. Where that is not the digest of the source, or Glance does not let the bytes
+be read, the next sync uploads the image again and replaces this one.
 
 The other manager uploads an image again, and deletes ours, if it still runs: whoever asks for a
 takeover must have switched it off first. That cannot be seen from here, but its opposite can: while
@@ -13,12 +18,13 @@ the other manager has written an image within `QUIET`, by Glance's own clock, no
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from appliance.core.cloud.glance import Image
+from appliance.core.cloud.glance import FORBIDDEN, GlanceRefusal, Image
 from appliance.core.run.errors import ApplianceError, Unavailable
 from cloudkeeper.backend import handover, others, properties, sharing
 from cloudkeeper.backend.errors import Failed
@@ -31,6 +37,8 @@ from cloudkeeper.wire.status import CallStatus, Takeover
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN = "unknown"
+"""In place of the digest of data that cannot be read; no source has this one."""
 QUIET = timedelta(hours=6)
 """Two periods of EGI's catch-all, which runs every three hours."""
 
@@ -104,10 +112,19 @@ def _hand_over(images: ProjectImages, one: HeldImage, key: ApplianceKey, wanted:
     image_id = str(one.image["id"])
     image = images.glance.get(image_id)
     if wanted is Takeover.IMPORT:
+        # Data never change once an image is active, but its properties may while they are read.
+        digest = _digest(images, image)
+        image = images.glance.get(image_id)
         if others.manager(image) != one.holder or image.get("owner") != images.project_id:
             raise _refused(f"image {image_id}", f"is no longer one of {one.holder}", "run again")
         tags = [tag for tag in others.TAGS if tag in image["tags"]]
-        patch = handover.taking(image, key, tags=tags, backend_id=images.ownership.id)
+        taken_by = images.ownership.id
+        patch = handover.taking(image, key, tags=tags, backend_id=taken_by, digest=digest)
+        if digest != str(image.get(LAYER_KEY)).lower():
+            words = "its data are not those of its image_hash, so the next sync uploads it again"
+            images.tally.note(
+                "taken_over_with_other_data", f"VO {key.vo}: {key.identifier}: {words}"
+            )
     else:
         patch = handover.giving_back(image)
     try:
@@ -119,6 +136,27 @@ def _hand_over(images: ProjectImages, one: HeldImage, key: ApplianceKey, wanted:
     images.note(changed)
     words = "took %s over" if wanted is Takeover.IMPORT else "gave %s back"
     logger.info(f"project %s: {words}, image %s", images.name, key, image_id)
+
+
+def _digest(images: ProjectImages, image: Image) -> str:
+    """Return ``sha256:…`` of the bytes that Glance holds; `UNKNOWN` if it does not show them.
+
+    Raises:
+        Unavailable: the bytes cannot be read to their end now.
+
+    """
+    if image.get("os_hash_algo") == "sha256" and (known := str(image.get("os_hash_value") or "")):
+        return f"sha256:{known.lower()}"
+    found = hashlib.sha256()
+    try:
+        for block in images.glance.read(image):
+            found.update(block)
+    except GlanceRefusal as error:
+        if error.code != FORBIDDEN:
+            raise
+        logger.warning("project %s: image %s: %s", images.name, image["id"], error)
+        return UNKNOWN
+    return f"sha256:{found.hexdigest()}"
 
 
 def _owner(run: Run, images: ProjectImages, vo: str, image: Image) -> str:

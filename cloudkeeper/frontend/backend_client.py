@@ -193,7 +193,8 @@ class BackendClient:
     def hand_over(self, appliance: Appliance, *, wanted: Takeover) -> None:
         """Take an image over from another manager of the cloud, or give it back."""
         metadata = [(TAKE_OVER, wanted.value)]
-        self._call("UpdateAppliance", to_message(appliance), _SHORT, metadata=metadata)
+        # The backend reads the data of an image that it takes over.
+        self._call("UpdateAppliance", to_message(appliance), _DATA, metadata=metadata)
 
     def add(self, appliance: Appliance) -> None:
         """Add an appliance, which must have ``data``."""

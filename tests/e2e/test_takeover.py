@@ -7,6 +7,7 @@ is read from that API, from Glance's database and its store, and by sha256sum.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -243,6 +244,21 @@ def test_after_an_import_syncs_keep_the_images_and_move_nothing(world: World) ->
     assert world.command("sync").returncode == 0
     assert world.catch_all.shown(image) == before
     assert (world.moved(), world.rows("biomed")) == (0, {})
+
+
+def test_a_forged_image_is_replaced_by_the_next_sync(world: World) -> None:
+    """A member wrote the digests of the registry's image to an image with other data."""
+    right = hashlib.sha256(world.disks["one.qcow2"]).hexdigest()
+    forged = world.uploaded(disk="two.qcow2", image_hash=f"sha256:{right}")
+    world.catch_all.age(LONG_AGO, forged)
+    assert world.command("import", UBUNTU, "--yes").returncode == 0
+    assert set(world.rows()) == {forged}
+    done = world.command("sync")
+    assert done.returncode == 0, done.stderr
+    rows = {row.name: row.id for row in world.rows().values()}
+    assert forged not in rows.values()
+    stored = world.stored()[rows[f"{world.egi.host} {UBUNTU}"]]
+    assert stored == right
 
 
 def test_an_update_after_an_import_reaches_all_projects_without_a_gap(world: World) -> None:

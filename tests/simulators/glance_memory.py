@@ -158,6 +158,8 @@ class MemoryGlance:
             before = self._before.get(image_id)
             return Answer(body=before) if before and method == "GET" else Answer(404, {})
         image = self.images[image_id]
+        if method == "GET" and is_file:
+            return Answer(body=self.files.get(image_id, b""))
         if method == "GET":
             return Answer(body=image)
         if method == "DELETE":
@@ -202,10 +204,19 @@ class _Handler(openstack._Handler):
         if answer.status == 204:
             self.send_response(answer.status)
             self.end_headers()
+        elif isinstance(answer.body, bytes):
+            self._send_data(answer.body)
         elif isinstance(answer.body, str):
             self._send_page(answer.status, answer.body.encode())
         else:
             self._send(answer)
+
+    def _send_data(self, data: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def _send_page(self, status: int, page: bytes) -> None:
         """Answer with HTML, as WebOb and proxies render errors."""

@@ -15,6 +15,8 @@ REFERENCE = "egi_vm_images/ubuntu:24.04"
 KEY = ApplianceKey("ops", ListId("registry.egi.eu/egi_vm_images/ops"), ApplianceId(REFERENCE))
 IDENTITY = f"registry.egi.eu/{REFERENCE}-sha256:{'0' * 64}"
 ATTRIBUTES = json.dumps({"eu.egi.cloud.tag": "24.04", "eu.egi.cloud.image_ref": REFERENCE})
+DIGEST = f"sha256:{'2' * 64}"
+"""Of the data, which is not the one that the image names."""
 IMAGE: dict[str, Any] = {
     "id": "7",
     "name": f"registry.egi.eu {REFERENCE}",
@@ -46,7 +48,7 @@ def patched(image: dict[str, Any], patch: handover.Operations) -> dict[str, Any]
 
 def taken(image: dict[str, Any], *tags: str) -> dict[str, Any]:
     wanted = tags or ("atrope-catchall",)
-    return patched(image, handover.taking(image, KEY, tags=wanted, backend_id="b"))
+    return patched(image, handover.taking(image, KEY, tags=wanted, backend_id="b", digest=DIGEST))
 
 
 def test_a_takeover_adds_our_marks_and_takes_the_tag() -> None:
@@ -108,6 +110,7 @@ def test_properties_that_the_site_sets_on_a_source_end_with_the_takeover() -> No
 
 def test_a_newer_artefact_keeps_its_own_description() -> None:
     newer = {"appdb_id": IDENTITY.replace("0", "2"), "os_distro": "y", "APPLIANCE_ATTRIBUTES": "{}"}
+    newer["image_hash"] = f"sha256:{'3' * 64}"
     ours = taken(IMAGE) | newer
     end = patched(ours, handover.giving_back(ours))
     assert {**end, "tags": sorted(end["tags"])} == IMAGE | newer

@@ -23,6 +23,9 @@ from tests.unit.backend_site import BackendSite
 REFERENCE = "egi_vm_images/ubuntu:24.04"
 LIST = "registry.egi.eu/egi_vm_images/ops"
 IMPORT, RELEASE = [("take-over", "import")], [("take-over", "release")]
+DATA = b"the disk that the list names"
+DIGEST = "sha256:37ffcf5346f857b45113bb711edd99e3811fc52f5d9315333a5c626e6b67346e"
+"""Of `DATA`, by sha256sum."""
 MESSAGE = pb.Appliance(identifier=REFERENCE, image_list_identifier=LIST, vo="ops")
 
 
@@ -48,11 +51,15 @@ def upload(site: BackendSite, **changes: Any) -> dict[str, Any]:
         "created_at": long_ago,
         "updated_at": long_ago,
         "appdb_id": f"registry.egi.eu/{REFERENCE}-sha256:{'0' * 64}",
-        "image_hash": f"sha256:{'1' * 64}",
+        "image_hash": DIGEST,
+        "size": len(DATA),
+        "os_hash_algo": "sha512",
+        "os_hash_value": "5" * 128,
         "APPLIANCE_ATTRIBUTES": json.dumps({"eu.egi.cloud.image_ref": REFERENCE}),
         **changes,
     }
     site.glance.images[image["id"]] = image
+    site.glance.files[image["id"]] = DATA
     return dict(image)
 
 
@@ -82,11 +89,76 @@ def test_one_patch_each_way(site: BackendSite) -> None:
             patches = [one for one in site.glance.requests if one.startswith("PATCH")]
             assert patches == ["PATCH /v2/images/7"]
             assert not [one for one in site.glance.requests if one.startswith(("PUT", "POST"))]
+            # The data are read once, and only to be taken over.
+            read = site.glance.requests.count("GET /v2/images/7/file")
+            assert (read, site.glance.images["7"]["image_hash"]) == (int(word is IMPORT), DIGEST)
             if word is IMPORT:
                 assert candidate(client, RELEASE) == expected
                 assert site.glance.images["7"]["APPLIANCE_STATUS"] == "ACTIVE"
     assert site.glance.images["7"] == before
     assert site.record()["counts"]["given_back"] == 1
+
+
+FORGED = f"sha256:{'1' * 64}"
+OTHER = "VO ops: egi_vm_images/ubuntu:24.04: its data are not those of its image_hash, so the next"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "expected"),
+    [
+        # A member of the project wrote the digest of the list beside data of another image.
+        ({"image_hash": FORGED}, 200, DIGEST),
+        # Glance's own digest is proof enough, and cannot be written by users.
+        ({"image_hash": FORGED, "os_hash_algo": "sha256", "os_hash_value": "A" * 64}, 500, None),
+        # Glance does not let the account read the data.
+        ({"image_hash": FORGED}, 403, "unknown"),
+    ],
+)
+def test_what_an_image_says_of_its_data_is_not_believed(
+    site: BackendSite, changes: dict[str, Any], code: int, expected: str | None
+) -> None:
+    """The next sync finds another digest than the list's, and uploads the image again."""
+    before = upload(site, **changes)
+    expected = expected or f"sha256:{'a' * 64}"
+
+    def fault(_: str, path: str) -> Answer | None:
+        return Answer(code, {}) if path.endswith("/file") and code != 200 else None
+
+    site.glance.fault = fault
+    with site.running() as client:
+        assert client.call("PreAction")[0] == "SUCCESS"
+        assert hand_over(client, IMPORT) == ("SUCCESS", "")
+        assert client.call("PostAction")[0] == "SUCCESS"
+        assert site.glance.images["7"]["image_hash"] == expected
+        (note,) = site.record()["notes"]["taken_over_with_other_data"]
+        assert note.startswith(OTHER)
+        assert client.call("PreAction")[0] == "SUCCESS"
+        assert hand_over(client, RELEASE) == ("SUCCESS", "")
+    assert site.glance.images["7"] == before
+
+
+def test_glances_own_digest_of_the_right_data_saves_the_reading(site: BackendSite) -> None:
+    upload(site, os_hash_algo="sha256", os_hash_value=DIGEST.removeprefix("sha256:"))
+    with site.running() as client:
+        assert client.call("PreAction")[0] == "SUCCESS"
+        assert hand_over(client, IMPORT) == ("SUCCESS", "")
+        assert client.call("PostAction")[0] == "SUCCESS"
+    assert site.glance.images["7"]["image_hash"] == DIGEST
+    assert "GET /v2/images/7/file" not in site.glance.requests
+    assert "notes" not in site.record() or not site.record()["notes"]
+
+
+@pytest.mark.parametrize("size", [len(DATA) - 1, len(DATA) + 1])
+def test_data_that_cannot_be_read_to_their_end_stay_where_they_are(
+    site: BackendSite, size: int
+) -> None:
+    before = upload(site, size=size)
+    with site.running() as client:
+        assert client.call("PreAction")[0] == "SUCCESS"
+        status, message = hand_over(client, IMPORT)
+        assert status.startswith("ERROR")
+        assert f"with other than the {size} bytes of the image" in message
+    assert site.glance.images["7"] == before
 
 
 @pytest.mark.parametrize("code", [403, 409])

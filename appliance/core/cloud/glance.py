@@ -42,6 +42,8 @@ _BLOCK_PATIENCE = timedelta(minutes=2)
 """For connecting, and for each block of an upload to be accepted."""
 _ANSWER_PATIENCE = timedelta(minutes=30)
 """For the answer to an upload: some stores write only after the last byte has arrived."""
+# Bytes of a block of a download.
+_BLOCK = 2**20
 _SETTLING_ATTEMPTS, _SETTLING_PAUSE = 5, 4.0
 """Attempts at an image that was just changed, and the longest pause in seconds: 11 s at most."""
 # Characters of Glance's text in a message.
@@ -228,6 +230,31 @@ class Glance:
             return self._object("PATCH", f"/v2/images/{image_id}", json=patch, headers=headers)
 
         return _settling(change) if is_new else change()
+
+    def read(self, image: Image) -> Iterator[bytes]:
+        """Yield the data of an image in blocks.
+
+        Raises:
+            Unavailable: their number is not the one that Glance has recorded.
+
+        """
+        path = f"/v2/images/{image['id']}/file"
+        patience = _BLOCK_PATIENCE.total_seconds()
+        response = self._call("GET", path, stream=True, timeout=patience, log=False)
+        count, size = 0, int(image.get("size") or 0)
+        try:
+            for block in response.iter_content(_BLOCK):
+                count += len(block)
+                if count > size:
+                    break
+                yield block
+        except OSError as error:  # what requests raises, when the connection is lost
+            raise Unavailable(hosts.of_url(response.url), f"GET {path}: {error}") from error
+        finally:
+            response.close()
+        if count != size:
+            words = f"Glance answers GET {path} with other than the {size} bytes of the image"
+            raise Unavailable(hosts.of_url(response.url), words, "run again")
 
     def delete(self, image_id: str) -> None:
         """Delete an image with its data; one that does not exist counts as deleted."""

@@ -1,4 +1,4 @@
-"""``cloudkeeper import``: take images over from another manager of the cloud; no data move."""
+"""``cloudkeeper import``: take images over from another manager of the cloud; no upload."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _run(arguments: argparse.Namespace) -> ExitStatus:
 
 VERB = cli.Program(
     "import",
-    "Take images over from EGI's catch-all, or another atrope, without moving data.",
+    "Take images over from EGI's catch-all, or another atrope, without an upload.",
     hand_over.add_arguments,
     _run,
 )
