@@ -166,6 +166,11 @@ def test_the_site_has_one_name() -> None:
     assert finding.identifier == "C22.a"
     assert list(across.site_names(values[1:])) == []
     assert [one.path for one in across.site_names([*values[:1], *values[1:3]])] == [CASO]
+    # The odd one out is named, also if it is site.cfg itself: three files are right.
+    odd = [*values[:3], value("DEFAULT", "SITE_NAME", "C", SITE, 4)]
+    odd[0] = value("DEFAULT", "site_name", "B", CASO, 12)
+    (finding,) = across.site_names([*odd, odd[0]])
+    assert str(finding).startswith(f"{SITE}:4: SITE_NAME: 'C' here, 'B' in {CASO}:12; write GOCDB")
     # a default
     assert (
         list(across.site_names([values[0], value("DEFAULT", "SITE_NAME", "host", SITE, 0)])) == []
@@ -297,6 +302,30 @@ def test_without_a_name_everything_that_is_on_is_checked(
     shown = capsys.readouterr().out
     assert "caso: not started: the flow accounting is off" in shown
     assert shown.endswith("cloudkeeper, cloudbdii, sitebdii, cloudkeeper-os: nothing found\n")
+
+
+def test_without_the_flag_it_names_the_commands_that_contact_the_cloud(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same checks either way; only commands of programs that were checked are named."""
+    untried = "No other host was contacted, no password tried."
+    assert main(["check", "caso", "cloudkeeper", "bdii", "--root", str(site.root)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "caso, cloudkeeper, cloudbdii, sitebdii: nothing found"
+    assert shown[1].startswith(untried)
+    assert shown[2:] == [
+        "  appliance run caso -- --dry-run",
+        "  appliance run cloud-info",
+        "  appliance run cloudkeeper -- plan",
+    ]
+    assert main(["check", "caso", "--root", str(site.root)]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == ["  appliance run caso -- --dry-run"]
+    assert main(["check", "sitebdii", "--root", str(site.root)]) == 0
+    assert untried not in capsys.readouterr().out
+    assert main(["check", "--json", "caso", "--root", str(site.root)]) == 0
+    assert json.loads(capsys.readouterr().out)["findings"] == []
+    assert main(["check", "--offline", "caso", "--root", str(site.root)]) == 0
+    assert untried not in capsys.readouterr().out
 
 
 def test_findings_are_a_table_with_the_errors_first(

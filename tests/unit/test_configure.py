@@ -259,6 +259,26 @@ def test_an_answer_that_cannot_be_right_changes_nothing(
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_an_interrupt_leaves_everything_as_it_was(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C among the questions: nothing is kept to continue from, and it says so."""
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+    class Interrupted(io.StringIO):
+        def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
+            line = super().readline(size if size is not None else -1)
+            if not line:
+                raise KeyboardInterrupt
+            return line
+
+    monkeypatch.setattr("sys.stdin", Interrupted("accounting\nSITE\n"))
+    assert main(["configure", "--root", str(root)]) == 3
+    said = "appliance: configure: interrupted: no file was changed, and no answer is kept;"
+    assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
 def test_the_input_may_end_early(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

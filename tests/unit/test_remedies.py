@@ -454,6 +454,41 @@ def test_a_foreign_starter_s_line_is_the_one_to_remove(site: Site, name: str) ->
     assert path.read_text() == text.splitlines(keepends=True)[0]
 
 
+MISSPELT = {
+    CASO: ("[DEFAULT]", "[DEFAULT]\nspooldri = /x"),
+    BACKEND: ("[DEFAULT]", "[DEFAULT]\nremoval = none"),
+    "etc/cloudkeeper/cloudkeeper.yml": ("cloudkeeper:\n", "cloudkeeper:\n  image-dri: /x\n"),
+    "etc/apel/sender.cfg": ("[messaging]\n", "[messaging]\npahts: /x\n"),
+    "etc/sitebdii/bdii.conf": ("BDII_SITE_CFG=", "BDII_PROT=2171\nBDII_SITE_CFG="),
+    "etc/fedcloud/appliance.yaml": ("profile:", "profil: egi\nprofile:"),
+}
+"""By file, an optional option that is almost a known one."""
+
+
+def test_a_misspelt_option_is_a_warning_in_every_file(site: Site) -> None:
+    """Upstream ignores such options, so a file with one works with it, and must work here."""
+    for file, change in MISSPELT.items():
+        site.edit(file, change)
+    with contextlib.redirect_stdout(io.StringIO()) as reported:
+        assert main(["check", "--offline", "--json", "--root", str(site.root)]) == 1
+    found = json.loads(reported.getvalue())["findings"]
+    assert {one["path"] for one in found} == {f"{site.root}/{file}" for file in MISSPELT}
+    for one in found:
+        assert (one["id"], one["is_error"]) == ("C21.a", False), one
+        assert "unknown option, ignored; did you mean " in one["text"], one
+
+
+def test_an_account_that_a_misspelt_option_leaves_incomplete_is_an_error(site: Site) -> None:
+    """The one exception: the program could not log in."""
+    for file in (CASO, BACKEND):
+        site.edit(file, ("\npassword =", "\npasword ="))
+    with contextlib.redirect_stdout(io.StringIO()) as reported:
+        assert main(["check", "--offline", "--json", "--root", str(site.root)]) == 1
+    found = json.loads(reported.getvalue())["findings"]
+    errors = {one["path"] for one in found if one["id"] == "C21.a" and one["is_error"]}
+    assert errors == {f"{site.root}/{file}" for file in (CASO, BACKEND)}
+
+
 def test_jobs_that_nothing_starts_are_started_by_the_remedy(site: Site) -> None:
     """F-H14."""
     for path in (site.root / "etc/cron.d").iterdir():

@@ -231,9 +231,14 @@ def test_a_start_runs_both_jobs_of_accounting_in_one_process(site: Site) -> None
     shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (shown.returncode, len(site.runs)) == (1, 2), shown
     assert (
-        "! failed: appliance run caso --wait: exit status 1\nNext: appliance status\n"
+        "! failed: appliance run caso --wait --log: exit status 1\nNext: appliance status\n"
         in shown.stdout
     )
+    # What they print is seen at once, and found again by `appliance logs`.
+    for name in ("caso", "ssm"):
+        logged = (site.root / f"var/log/{name}.log").read_text()
+        assert "from the job\n" in logged
+        assert logged in shown.stdout
     assert [site.record(job)["counts"]["job_exit_status"] for job in ("caso", "ssmsend")] == [1, 0]
     assert (site.root / "etc/cron.d/caso").exists()
     assert (site.root / "var/lib/fedcloud/since").read_text() == f"{first_of_this_month()}\n"

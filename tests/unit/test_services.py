@@ -308,6 +308,17 @@ def test_who_can_connect_is_reported(
         "incomplete" in shown
     )
     assert "repair it with: appliance firewall up" in shown
+    configuration = tmp_path / "etc/sitebdii/bdii.conf"
+    environment.write_text("FEDCLOUD_NETWORK=host\n")
+    configuration.parent.mkdir()
+    for text, where in (
+        ("", "port 2170 of all addresses"),
+        ("BDII_PORT=2171\n", "port 2171 of all addresses"),
+        ("SLAPD_HOST=2001:db8::1\nBDII_PORT=3\nSLAPD_PORT=2172\n", "[2001:db8::1]:2172"),
+    ):
+        configuration.write_text(text)
+        assert status(tmp_path) == 0
+        assert f"sitebdii: clients connect to {where} ({configuration})" in capsys.readouterr().out
     environment.write_text("FEDCLOUD_NETWORK=host\nFEDCLOUD_BDII_LISTEN=[2001:db8::1]:2171\n")
     assert status(tmp_path) == 0
     shown = capsys.readouterr().out

@@ -69,6 +69,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("job")
         parser.add_argument("--wait", action="store_true")
+        parser.add_argument("--log", action="store_true")
 
     steps = cli.Program(
         "appliance",
@@ -93,8 +94,8 @@ def test_all_that_is_on_starts_and_each_command_is_printed(
         "$ systemctl start bdii",
         "$ systemctl start cloudkeeper-os",
         "$ appliance schedule cron",
-        "$ appliance run caso --wait",
-        "$ appliance run ssmsend --wait",
+        "$ appliance run caso --wait --log",
+        "$ appliance run ssmsend --wait --log",
     ]
     assert said[-1] == "Next: appliance status"
 

@@ -132,6 +132,38 @@ def test_records_of_containers_stand_beside_those_of_jobs(
     assert "geheim" not in shown
 
 
+def test_a_job_is_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The figures are the program's, the result is the job's; without a record only the job's."""
+    jobs = Layout(tmp_path).runs / "jobs"
+    for status, of_program, words in (
+        (ExitStatus.DONE, [], []),
+        (ExitStatus.NOTHING, [], ["ssmsend was stopped by its time limit"]),
+        (ExitStatus.PARTLY, ["broker: refused"], ["broker: refused"]),
+    ):
+        job = RunRecord("job-ssmsend")
+        own = ExitStatus.PARTLY if of_program else ExitStatus.DONE
+        ran(tmp_path, "ssmsend", own, *of_program, sent=17)
+        if status is not ExitStatus.DONE:
+            job.fail(
+                words[0] if not of_program else "ssmsend ended with exit status 1; see the log"
+            )
+        job.write(jobs, status)
+        assert main(["status", "--root", str(tmp_path)]) == (status is not ExitStatus.DONE)
+        shown = capsys.readouterr().out
+        assert [line.split()[0] for line in shown.splitlines() if "just now" in line] == ["ssmsend"]
+        assert "ssmsend: sent 17" in shown
+        assert [line[4:] for line in shown.splitlines() if line.startswith("  ! ")] == words
+    failed = RunRecord("job-ssmsend")
+    failed.fail("the Docker engine does not run")
+    failed.write(jobs, ExitStatus.NOTHING)
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert "ssmsend: no figures\n  ! the Docker engine does not run" in shown
+    assert "job-ssmsend" not in shown
+    assert main(["status", "--json", "--root", str(tmp_path)]) == 1
+    assert {"ssmsend", "job-ssmsend"} <= json.loads(capsys.readouterr().out).keys()
+
+
 def test_foreign_files_among_the_records_hide_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,19 +31,20 @@ _ReadTable = Callable[[Path], Table]
 
 
 def site_names(values: Sequence[Value]) -> Iterator[Finding]:
-    """Yield a finding for each file with another name of the site than site.cfg.
+    """Yield a finding for each file with another name of the site than most files have.
 
-    Without site.cfg the name that most files have is taken as the right one.
+    If no name has the majority, the one in site.cfg is taken as the right one.
     """
     named = [
         value for value in values if (value.section, value.option) in _SITE_NAMES and value.line
     ]
     if len({value.text for value in named}) < 2:  # noqa: PLR2004  two names
         return
-    judge = next((value for value in named if value.path.name == "site.cfg"), None)
-    common = Counter(value.text for value in named).most_common(1)[0][0]
-    judge = judge or next(value for value in named if value.text == common)
-    for value in dict.fromkeys(named):
+    named = list(dict.fromkeys(named))
+    counted = Counter(value.text for value in named)
+    # False sorts before True: the file that others are compared with, of the commonest name.
+    judge = min(named, key=lambda value: (-counted[value.text], value.path.name != "site.cfg"))
+    for value in named:
         if value.text != judge.text:
             text = (
                 f"{value.text!r} here, {judge.text!r} in {judge.path}:{judge.line};"

@@ -1,8 +1,9 @@
-"""``appliance check --offline [NAME ...]``: check the configuration, not the running programs.
+"""``appliance check [NAME ...]``: check the configuration, not the running programs.
 
 Each job and service checks its configuration in its own container, as it would run; then the files
 are compared with each other. Nothing is locked or stopped, and the only file written is a copy of
-the host key on tmpfs, which the check of ssmsend needs.
+the host key on tmpfs, which the check of ssmsend needs. No other host is contacted. Without
+``--offline`` the commands that do contact the cloud are printed in the end.
 
 Exit status: 0 nothing found; 1 findings, listed; 2 usage, or the host's own settings cannot be
 read; 3 no program could be checked.
@@ -44,6 +45,12 @@ from appliance.core.suggestion import did_you_mean
 _FRESH = 3.0
 """Seconds: an editor may still be writing a file that has changed so recently."""
 _PAUSE = 1.0
+_ONLINE = (
+    (("caso",), "appliance run caso -- --dry-run"),
+    (("cloudbdii", "cloud-info"), "appliance run cloud-info"),
+    (("cloudkeeper",), "appliance run cloudkeeper -- plan"),
+)
+"""By the programs that were checked, the command that logs in or fetches, and sends nothing."""
 
 
 @dataclass(slots=True)
@@ -74,8 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--offline",
         action="store_true",
-        required=True,
-        help="contact no other host (required: no other check exists)",
+        help="do not print the commands that try what this check cannot: passwords, other hosts",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
@@ -90,9 +96,12 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.check_config:
         return ExitStatus.DONE
     if os.geteuid() != 0:
-        raise UsageError("check", "only root can read all files", "sudo appliance check --offline")
+        raise UsageError("check", "only root can read all files", "sudo appliance check")
     report = check(host, layout, chosen)
     print(_as_json(report) if arguments.json else _as_text(report))
+    if not (arguments.json or arguments.offline):
+        for line in _untried(report.asked):
+            print(line)
     return ExitStatus.PARTLY if report.findings and report.asked else _empty(report)
 
 
@@ -244,6 +253,14 @@ def _as_text(report: CheckReport) -> str:
     return "\n".join(
         log.one_line(log.redact(line)) for line in [*lines, *report.off, f"{asked}: {counts}"]
     )
+
+
+def _untried(asked: Sequence[str]) -> Iterator[str]:
+    """Yield the commands that contact the cloud and other hosts, and change nothing there."""
+    commands = [command for names, command in _ONLINE if set(names) & set(asked)]
+    if commands:
+        yield "No other host was contacted, no password tried. Commands that do, and send nothing:"
+        yield from (f"  {command}" for command in commands)
 
 
 def _as_json(report: CheckReport) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from appliance.admin import settings
 from appliance.admin.configure import site
-from appliance.admin.configure.answers import Interview
+from appliance.admin.configure.answers import Answers, Interview
 from appliance.admin.configure.rewrite import rewrite
 from appliance.admin.inventory import Flow
 from appliance.admin.mounts import site_files
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return ExitStatus.DONE
     if os.geteuid() != 0:
         raise UsageError("appliance", "only root can configure it", "sudo appliance configure")
-    answers = Interview(site.defaults(texts, places, host, layout)).answers()
+    answers = _asked(Interview(site.defaults(texts, places, host, layout)))
     # Before the first message that could contain it.
     for account in answers.accounts.values():
         if account.password:
@@ -56,6 +56,21 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         print(f"No image list: name a registry in {where}, or the images have no source")
     print(f"{count or 'No'} files changed. Next: appliance check --offline")
     return ExitStatus.DONE
+
+
+def _asked(interview: Interview) -> Answers:
+    """Return the answers.
+
+    Raises:
+        Unavailable: the administrator interrupted the questions.
+
+    """
+    try:
+        return interview.answers()
+    except KeyboardInterrupt:
+        print()  # the terminal is in the line of the question
+        cause = "interrupted: no file was changed, and no answer is kept"
+        raise Unavailable("configure", cause, "run it again") from None
 
 
 def _read(layout: Layout, places: Mapping[str, str]) -> dict[str, str]:

@@ -66,12 +66,13 @@ def _print(arguments: argparse.Namespace) -> ExitStatus:
     # Without a name only jobs: services have no log files, and tail follows files only.
     jobs = [JOBS[name]] if name else list(JOBS.values())
     paths = [path for job in jobs if (path := layout.path(f"/var/log/{job.log}")).exists()]
-    for job in jobs:
-        _mention_run_by_hand(job, layout)
+    mentioned = [job.name for job in jobs if _mention_run_by_hand(job, layout)]
     if not paths:
-        raise Unavailable(
-            layout.path(f"/var/log/{jobs[0].log}"), "does not exist", "no job has run yet"
-        )
+        remedy = "no job has run yet"
+        if mentioned:
+            remedy = f"appliance run {mentioned[0]} --log runs it again and writes it"
+        path = layout.path(f"/var/log/{JOBS[(mentioned or [jobs[0].name])[0]].log}")
+        raise Unavailable(path, "does not exist", remedy)
     return _of_files([str(path) for path in paths], lines=arguments.lines, follow=arguments.follow)
 
 
@@ -83,8 +84,8 @@ def _of_files(paths: Sequence[str], *, lines: int, follow: bool) -> ExitStatus:
     return ExitStatus.DONE if done.returncode == 0 else ExitStatus.NOTHING
 
 
-def _mention_run_by_hand(job: Job, layout: Layout) -> None:
-    """Print where the output of the last run is, if that is not the log file."""
+def _mention_run_by_hand(job: Job, layout: Layout) -> bool:
+    """Print where the output of the last run is, if that is not the log file; return whether."""
     last = record.read(f"job-{job.name}", records(layout))
     begun, ended = ((last or {}).get(name) for name in ("started", "ended"))
     try:
@@ -96,13 +97,14 @@ def _mention_run_by_hand(job: Job, layout: Layout) -> None:
             isinstance(begun, str) and datetime.fromisoformat(begun).timestamp() > written + 1
         )
     except ValueError:
-        return
+        return False
     if is_missed:
         print(
             f"# {job.name}: the last run, which ended {ended}, wrote to the terminal it was"
             " started from",
             flush=True,
         )
+    return is_missed
 
 
 def _of_services(

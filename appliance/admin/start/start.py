@@ -8,12 +8,15 @@ sends new records.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 
 from appliance.admin import settings
-from appliance.admin.inventory import UNITS, Flow
+from appliance.admin.inventory import JOBS, UNITS, Flow
 from appliance.admin.run import run as run_verb
 from appliance.admin.schedule import schedule, state
 from appliance.core.run import cli
@@ -66,15 +69,36 @@ def _jobs(host: settings.Host, layout: Layout, scheduling: list[str]) -> Iterato
     """
     commands = [scheduling]
     if host.flows[Flow.ACCOUNTING]:
-        commands += [["run", "caso", "--wait"], ["run", "ssmsend", "--wait"]]
+        # With --log, or `appliance logs` would not find what the first runs have printed.
+        commands += [["run", job, "--wait", "--log"] for job in ("caso", "ssmsend")]
     for command in commands:
         words = f"appliance {' '.join(command)}"
         print(f"$ {words}", flush=True)
-        status = cli.main(_STEPS, [*command, "--root", str(layout.root)])
+        with _shown(command, layout):
+            status = cli.main(_STEPS, [*command, "--root", str(layout.root)])
         if status != ExitStatus.DONE:
             yield f"{words}: exit status {status}"
         if status not in _GOES_ON:
             return
+
+
+@contextlib.contextmanager
+def _shown(command: list[str], layout: Layout) -> Iterator[None]:
+    """Print what a job adds to its log during the block."""
+    if command[0] != "run":
+        yield
+        return
+    path = layout.path(f"/var/log/{JOBS[command[1]].log}")
+    before = path.stat().st_size if path.is_file() else 0
+    try:
+        yield
+    finally:
+        if path.is_file():
+            with path.open("rb") as file:
+                # A file that was rotated meanwhile has fewer bytes, all of them new.
+                file.seek(before if path.stat().st_size >= before else 0)
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.flush()
 
 
 _STEPS = cli.Program(

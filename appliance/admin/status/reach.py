@@ -13,10 +13,13 @@ from appliance.admin.firewall.egress import NetworkMode
 from appliance.admin.settings import Host
 from appliance.admin.status.services import Services
 from appliance.core import hosts
+from appliance.core.config import document, shell
 from appliance.core.run.errors import AccessDenied, ConfigurationError, Unavailable
+from appliance.core.run.layout import Layout
 
 _SERVICE = "sitebdii"
-_CONFIGURED = "the addresses and the port of /etc/sitebdii/bdii.conf"
+_CONFIGURATION = "/etc/sitebdii/bdii.conf"
+_EVERYWHERE = ("", "0.0.0.0")  # noqa: S104  words of the file; nothing is bound here
 _NO_INPUT = "; INPUT rules of the host's firewall do not apply"
 _REPAIR = "repair it with: appliance firewall up"
 
@@ -43,7 +46,8 @@ def of_bdii(host: Host, services: Services | None) -> Reach | None:
         state.service == _SERVICE and state.is_running for state in services.states
     )
     if is_running and host.is_native:
-        return _outward(host, f"clients connect to {_CONFIGURED}, if the host's firewall allows it")
+        words = f"clients connect to {_configured(host)}, if the host's firewall allows it"
+        return _outward(host, words)
     # Without a network file, `appliance check` reports it; nothing is known here.
     if not is_running or not host.network.is_file():
         return None
@@ -81,12 +85,27 @@ def _outward(host: Host, clients: str) -> Reach:
     return Reach(clients, f"connects to its resource BDIIs only (chain {bridges.chain})")
 
 
+def _configured(host: Host) -> str:
+    """Return the addresses and the port in the configuration of the site's BDII."""
+    path = Layout(host.root).path(_CONFIGURATION)
+    try:
+        found = document.read([path], shell.parse).sections.get(shell.SECTION, {})
+    except ConfigurationError:
+        return f"the addresses and the port of {path}"
+    texts = {name: entry.text for name, entry in found.items()}
+    port = texts.get("SLAPD_PORT") or texts.get("BDII_PORT") or str(PORT)
+    address = texts.get("SLAPD_HOST", "")
+    if address in _EVERYWHERE:
+        return f"port {port} of all addresses ({path})"
+    return f"{hosts.join_port(address, int(port))} ({path})" if port.isdecimal() else f"{path}"
+
+
 def _clients(host: Host, mode: NetworkMode) -> str:
     if mode is NetworkMode.OTHER:
         return f"clients connect to the ports that {host.network} publishes{_NO_INPUT}"
     where = hosts.join_port(*host.listen) if host.listen else ""
     if mode is NetworkMode.HOST:
-        where = where or _CONFIGURED
+        where = where or _configured(host)
         return f"clients connect to {where}, if the host's firewall allows it"
     where = where or f"port {PORT} of all addresses"
     return f"clients connect to {where}, published by the engine{_NO_INPUT}"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from appliance.admin import inventory, settings
 from appliance.admin.schedule import state
-from appliance.admin.status import age, reach, services
+from appliance.admin.status import age, one_each, reach, services
 from appliance.admin.status.services import Services
 from appliance.core import clock, files
 from appliance.core.run import cli, log, record
@@ -82,7 +82,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         raise Unavailable(directory, "no program has run yet", "see appliance schedule")
     schedule, images = _schedule(layout, host), age.of_images(host, today=clock.now().date())
     runs = [
-        _last(program, record_, is_off=program in off) for program, record_ in sorted(found.items())
+        _last(program, record_, is_off=program in off)
+        for program, record_ in sorted(one_each.one_a_job(found).items())
     ]
     reached = reach.of_bdii(host, found_services)
     complaints = [

@@ -226,7 +226,7 @@ def _guarded(program: Program, arguments: argparse.Namespace) -> int:
         report(program.name, LocalFailure.from_os(error))
         return ExitStatus.NOTHING
     except KeyboardInterrupt:
-        _print_error(f"{program.name}: interrupted; run it again to continue")
+        _print_error(f"{program.name}: interrupted; run it again")
         return ExitStatus.NOTHING
     except Exception as error:  # noqa: BLE001  all that is left here is a bug
         if str(error) == _NO_THREAD:
