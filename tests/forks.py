@@ -26,6 +26,8 @@ import pytest
 from tests import needs
 
 _FORK = multiprocessing.get_context("fork")
+_WORTH = 10
+"""Tests for which a fork is made."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,8 +45,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """Run the tests in forks, unless one process is enough."""
-    number = min(session.config.getoption("forks"), len(session.items))
-    if number < 2 or session.config.getoption("collectonly") or session.testsfailed:
+    ask = session.config.getoption
+    number = min(ask("forks"), len(session.items) // _WORTH)
+    if number < 2 or ask("collectonly") or ask("usepdb") or session.testsfailed:
         return None
     _Parent(session).run(number)
     return True

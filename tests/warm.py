@@ -11,7 +11,9 @@ The end-to-end tests start the installed programs themselves.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -25,7 +27,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 _TOP = Path(__file__).resolve().parents[1]
 _LARGEST = 1 << 20
@@ -125,6 +127,8 @@ def _serve(channel: socket.socket, entry: str) -> None:
     for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         importlib.import_module(found.name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy the memory of all that was imported
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, _LARGEST, 3)
         if not message:
@@ -133,7 +137,7 @@ def _serve(channel: socket.socket, entry: str) -> None:
             channel.close()
             if _keep(descriptors):
                 _become(json.loads(message), descriptors)
-                sys.exit(getattr(sys.modules[module], function)())
+                _end(getattr(sys.modules[module], function))
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -152,6 +156,21 @@ def _keep(descriptors: list[int]) -> bool:
     with contextlib.suppress(BrokenPipeError):  # the test did not wait for the end
         os.write(control, _NUMBER.pack(os.waitstatus_to_exitcode(status)))
     os._exit(0)
+
+
+def _end(program: Callable[[], int]) -> NoReturn:
+    """Run the program and end as the interpreter does, but without freeing what was imported."""
+    try:
+        status = program()
+    except SystemExit as ended:  # of argparse
+        if not isinstance(ended.code, int):
+            raise
+        status = ended.code
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _become(request: dict[str, Any], descriptors: list[int]) -> None:
