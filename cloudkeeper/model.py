@@ -167,6 +167,25 @@ def is_same_dn(one: str, other: str) -> bool:
     return _EMAIL.sub("/emailAddress=", one) == _EMAIL.sub("/emailAddress=", other)
 
 
+@dataclass(slots=True)
+class PartialData:
+    """The first bytes of an image that are there already, and the version of the file they are of.
+
+    Whoever downloads sets the version. ``number`` 0 means that there are none.
+    """
+
+    number: int = 0
+    etag: str = ""
+    modified: str = ""
+    total: int | None = None
+    """Bytes of the whole file; None if nobody says."""
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether something would show that the rest is of the same file (RFC 9110, 13.1.5)."""
+        return self.etag.startswith('"') or bool(self.modified)
+
+
 @dataclass(frozen=True, slots=True)
 class ImageSource:
     """The URL of an appliance's data, their digest, and their size in bytes if known.
@@ -180,6 +199,8 @@ class ImageSource:
     digest: str
     size: int | None
     compression: str = ""
+    partial: PartialData | None = field(default=None, compare=False, repr=False)
+    """Set on the way to whoever downloads: the bytes that are there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +227,14 @@ class ImageList:
     """The images that one source offers to one VO; only a verified one may be acted on.
 
     ``refused`` are images that cannot be used. Their copies in the cloud stay as they are, because
-    the source still offers them.
+    the source still offers them. ``ignored`` are images that the configuration does not take.
     """
 
     identifier: ListId
     vo: str
     offers: tuple[Offer, ...]
     refused: tuple[Refusal, ...] = ()
+    ignored: tuple[Appliance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

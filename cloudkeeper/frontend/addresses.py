@@ -18,6 +18,7 @@ from appliance.core import hosts
 from appliance.core.config.document import read_text
 from appliance.core.run import log
 from appliance.core.run.errors import Problem
+from cloudkeeper.frontend.selection import ALL, Selection
 from cloudkeeper.model import Endorser
 
 # Hiding these would hide words that messages need.
@@ -46,8 +47,8 @@ class Address:
     password: str = field(default="", repr=False)
     endorser: Endorser | None = None
     """The only one who may sign the list; None: the one of the first list that came."""
-    images: frozenset[str] = frozenset()
-    """The identifiers of the images to take; none: all."""
+    selection: Selection = ALL
+    """The images to take."""
     properties: tuple[tuple[str, str], ...] = ()
     """Names and values of the site's own properties of its images in Glance."""
 

@@ -105,4 +105,5 @@ def _project(
         SBOMs(referrers, memory.of("sboms")),
         signatures if configured.signing_keys else None,
         configured.properties,
+        configured.selection,
     )

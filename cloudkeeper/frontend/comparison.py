@@ -18,6 +18,7 @@ from cloudkeeper.frontend.ended import EndedList, EndedPolicy
 from cloudkeeper.frontend.plan import AcceptedFormats
 from cloudkeeper.frontend.reading import OfferSources
 from cloudkeeper.frontend.remedies import command
+from cloudkeeper.frontend.selection import WHOLE, RunFilter
 from cloudkeeper.frontend.sources import OfferSource
 from cloudkeeper.frontend.sync_report import BUG, ComparedList, SyncReport, counted
 from cloudkeeper.model import (
@@ -52,6 +53,8 @@ class Comparison:
     backend: BackendClient
     allowed: int = 0
     formats: AcceptedFormats = field(default_factory=AcceptedFormats)
+    chosen: RunFilter = WHOLE
+    """The part of the lists that the run is about."""
 
     def plans(
         self, in_cloud: Iterable[ListId], report: SyncReport, *, at: datetime
@@ -61,6 +64,8 @@ class Comparison:
         for source, lists in self.sources.accepted(report, at=at):
             plans: list[tuple[Plan, str]] = []
             for wanted in lists:
+                if not self.chosen.has(source, wanted):
+                    continue
                 try:
                     found = self._plan(source, wanted, known, report, at=at)
                 except ApplianceError as error:
@@ -72,6 +77,9 @@ class Comparison:
                     continue
                 plans.append((found, wanted.vo))
             yield source, plans
+        if self.chosen and not report.chosen:
+            words = "no image of the sources that could be read matches"
+            report.fail(f"{self.chosen}: {words}; for their names, run: {command('list')}")
 
     def _leave(
         self, wanted: ImageList, source: OfferSource, words: str, report: SyncReport
@@ -107,12 +115,47 @@ class Comparison:
             formats=self.formats,
         )
         report.outdated += full.outdated
-        offered = {offer.appliance.identifier for offer in wanted.offers}
+        ignored = {one.identifier for one in wanted.ignored}
+        offered = {offer.appliance.identifier for offer in wanted.offers} | ignored
         proven = self._without_doubt(full, source, report, offered=offered)
-        guarded = self._guarded(proven, source, report, held=len(held) - len(others))
+        ignoring = self._ignoring(proven, wanted, held, report)
+        guarded = self._guarded(ignoring, source, report, held=len(held) - len(others))
         report.unchanged += guarded.unchanged
         report.compared.append(ComparedList(str(source), wanted.vo, guarded, held))
-        return guarded
+        known_images = [*held, *(offer.appliance for offer in wanted.offers), *wanted.ignored]
+        report.chosen += sum(map(self.chosen.covers, known_images))
+        return replace(guarded, changes=self.chosen.part(guarded.changes))
+
+    def _ignoring(
+        self, full: Plan, wanted: ImageList, held: Iterable[Appliance], report: SyncReport
+    ) -> Plan:
+        """Return a plan in which images that the configuration ignores follow the policy."""
+        ignored = {one.identifier for one in wanted.ignored}
+        leaving = {change.appliance.identifier for change in full.removals}
+        affected = [
+            one
+            for one in held
+            if one.identifier in ignored - leaving and HOLDER_KEY not in one.attributes
+        ]
+        policy = self._possible_policy(report) if affected else EndedPolicy.KEEP
+        found = EndedList(wanted.identifier, "the configuration ignores it")
+        ending, kept = ended.plan(found, affected, policy)
+        report.ignored += [one for one in kept if self.chosen.covers(one)]
+        unchanged = full.unchanged - len(ending.removals)
+        return replace(full, changes=(*full.changes, *ending.removals), unchanged=unchanged)
+
+    def _possible_policy(self, report: SyncReport) -> EndedPolicy:
+        """Return the policy for ended lists, as far as the backend can follow it."""
+        policy = self.sources.configured.policy
+        if policy is EndedPolicy.HIDE and not self.backend.can_hide:
+            words = (
+                "ended-lists: hide: this backend cannot hide images, so they stay as they are; "
+                "use the cloudkeeper-os of this release, or set keep or remove"
+            )
+            if words not in report.failures:
+                report.fail(words)
+            return EndedPolicy.KEEP
+        return policy
 
     def _guarded(
         self, full: Plan, source: OfferSource | EndedList, report: SyncReport, *, held: int
@@ -133,15 +176,12 @@ class Comparison:
     ) -> Iterator[tuple[EndedList, Sequence[Remove | Hide]]]:
         """Yield the lists that have ended, with the removals that the policy asks for."""
         configured = self.sources.configured
-        policy = configured.policy
-        if in_cloud and not configured.is_whole and policy is not EndedPolicy.KEEP:
-            report.note(f"ended-lists: {policy}: no effect when the command line names the sources")
-        if policy is EndedPolicy.HIDE and not self.backend.can_hide:
-            report.fail(
-                "ended-lists: hide: this backend cannot hide images, so they stay as they are; "
-                "use the cloudkeeper-os of this release, or set keep or remove"
-            )
-            policy = EndedPolicy.KEEP
+        if self.chosen:  # some sources have not been read
+            return
+        if in_cloud and not configured.is_whole and configured.policy is not EndedPolicy.KEEP:
+            words = "no effect when the command line names the sources"
+            report.note(f"ended-lists: {configured.policy}: {words}")
+        policy = self._possible_policy(report)
         kept: dict[EndedList, int] = {}
         for found in configured.doubtful(in_cloud):
             kept[found] = len(self._held(found, report))

@@ -31,6 +31,7 @@ from cloudkeeper.frontend.answers import Answer
 from cloudkeeper.frontend.connections import Transient
 from cloudkeeper.frontend.pace import Pace
 from cloudkeeper.frontend.resume import Asking, Attempt, ResumedBody
+from cloudkeeper.model import PartialData
 
 _LENGTH = re.compile("[0-9]{1,18}")
 _SECONDS = re.compile("[0-9]{1,9}")
@@ -159,8 +160,11 @@ class Downloader:
         user: str = "",
         password: str = "",
         timeouts: Timeouts = Timeouts(),
+        partial: PartialData | None = None,
     ) -> Iterator[tuple[int | None, Iterator[bytes]]]:
         """Open ``url``; yield its size, if the server sends it, and an iterator over its blocks.
+
+        With ``partial`` data, these are the blocks after them; see `resumed`.
 
         Raises:
             Unavailable: it cannot be fetched; the iterator over the blocks raises it, too.
@@ -169,31 +173,49 @@ class Downloader:
 
         """
         question = Question(url, name, basic(user, password))
-        with self._resuming(question, timeouts=timeouts) as answer:
+        with self._resuming(question, timeouts=timeouts, partial=partial) as answer:
             yield answer.size, answer.blocks
 
     def _resuming(
-        self, question: Question, *, timeouts: Timeouts
+        self, question: Question, *, timeouts: Timeouts, partial: PartialData | None = None
     ) -> contextlib.AbstractContextManager[Answer]:
         def ask(attempt: Attempt) -> contextlib.AbstractContextManager[Answer]:
             return self.ask(question, timeouts=timeouts, attempt=attempt)
 
-        return self.resumed(ask, name=question.name, timeouts=timeouts)
+        return self.resumed(ask, name=question.name, timeouts=timeouts, partial=partial)
 
     @contextlib.contextmanager
-    def resumed(self, ask: Asking, *, name: str, timeouts: Timeouts) -> Iterator[Answer]:
+    def resumed(
+        self,
+        ask: Asking,
+        *,
+        name: str,
+        timeouts: Timeouts,
+        partial: PartialData | None = None,
+    ) -> Iterator[Answer]:
         """Send a request and yield its answer, whose body is resumed where it breaks.
+
+        ``partial`` data are bytes that an earlier run has received: the body is what follows them.
+        Without such bytes, it gets the version of the file.
 
         ``ask`` sends the request, at first and again; the second time it must expect the answers
         of `resume.EXPECTED`, which `ask` of this class does by itself.
 
         Raises:
+            CannotResume: the server no longer has the file of the ``partial`` data.
             ApplianceError: as for ``ask``; also from within the blocks.
 
         """
         with deadline.limit(timeouts.total) as limit, contextlib.ExitStack() as stack:
             attempt = Attempt(limit, Pace(timeouts.window), self._attempts)
+            if partial and partial.number:
+                before = _answer_before(partial)
+                body = ResumedBody(before, ask, attempt, stack, name=name, received=partial.number)
+                yield replace(before, blocks=body.rest())
+                return
             first = stack.enter_context(ask(attempt))
+            if partial:
+                _note_version(first, partial)
             body = ResumedBody(first, ask, attempt, stack, name=name)
             yield replace(first, blocks=iter(body))
 
@@ -352,6 +374,19 @@ def _retry_after(response: requests.Response) -> float:
         return max((moment - clock.now()).total_seconds(), 0.0)
     except (ValueError, TypeError, OverflowError):  # TypeError: a date without a zone
         return 0.0
+
+
+def _answer_before(partial: PartialData) -> Answer:
+    """Return the answer of an earlier run, of which a part has come."""
+    versions = {"ETag": partial.etag, "Last-Modified": partial.modified}
+    headers = {name: value for name, value in versions.items() if value}
+    return Answer(_OK, headers, partial.total, iter(()))
+
+
+def _note_version(first: Answer, partial: PartialData) -> None:
+    partial.etag = first.headers.get("ETag", "")
+    partial.modified = first.headers.get("Last-Modified", "")
+    partial.total = first.size
 
 
 def _conditions(known: Fetched) -> dict[str, str]:

@@ -15,15 +15,16 @@ from pathlib import Path
 
 from cloudkeeper.frontend import accepted_log
 from cloudkeeper.frontend.build_sources import REGISTRY_LISTS
+from cloudkeeper.frontend.disk_room import PREFIX
 from cloudkeeper.frontend.ended import project_of
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
+from cloudkeeper.frontend.part_files import waiting
 from cloudkeeper.frontend.registry import accepted_lists
 from cloudkeeper.frontend.registry.kept import key_of
 from cloudkeeper.frontend.registry.names import TaggedArtefact
 from cloudkeeper.frontend.registry.tags import TagHistory
 from cloudkeeper.frontend.settings import FrontendSettings
-from cloudkeeper.frontend.transfer import PREFIX
 from cloudkeeper.model import ListId
 
 
@@ -37,9 +38,13 @@ class Leftover:
 
 
 def part_files(directory: Path) -> Iterator[Leftover]:
-    """Yield the files of killed runs in the image directory; no run may be using it."""
+    """Yield the files of killed runs in the image directory; no run may be using it.
+
+    Those that the next run can go on with are left for a day.
+    """
+    kept = waiting(directory) if directory.is_dir() else frozenset()
     for path in _files(directory):
-        if path.name.startswith(PREFIX):
+        if path.name.startswith(PREFIX) and path.name not in kept:
             yield _file(path, "left by a killed sync")
 
 

@@ -1,17 +1,19 @@
 """The plan for one list: a function of the list, of its appliances in the cloud, and of the time.
 
 An appliance is removed when the list no longer has it, or says that it has expired. An image of the
-list that cannot be used leaves its appliance as it is. If such an image has no identifier, it could
-be any appliance in the cloud, so only expired ones are removed. Data are replaced when their
-checksum differs, or, without a checksum, version or size; every other difference changes the
-metadata.
+list that cannot be used, or that the configuration ignores, leaves its appliance as it is. If an
+image that cannot be used has no identifier, it could be any appliance in the cloud, so only expired
+ones are removed. Data are replaced when their checksum differs, or, without a checksum, version or
+size; every other difference changes the metadata.
 
-Removals come last, and only after all additions and updates of the list have succeeded: an image
-whose identifier has changed is an addition and a removal.
+Additions and updates come in the order of their size, small ones first: most images are there
+before the largest is. Removals come last, and only after all additions and updates of the list have
+succeeded: an image whose identifier has changed is an addition and a removal.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -91,11 +93,13 @@ def compare(
         if offer.appliance.identifier not in others
     }
     valid = {key: offer for key, offer in offered.items() if not offer.appliance.is_expired(at=at)}
-    removals = _removals(wanted, present, valid=valid, offered=offered)
-    creations = [Create(offer) for key, offer in valid.items() if key not in present]
+    removals = _removals(wanted, present, valid=valid, offered=offered, at=at)
+    creations = [
+        Create(offer) for key, offer in sorted(valid.items(), key=_size) if key not in present
+    ]
     updates = [
         change
-        for key, offer in valid.items()
+        for key, offer in sorted(valid.items(), key=_size)
         if key in present
         and (
             change := _update(
@@ -134,6 +138,12 @@ def is_too_many(number: int, *, held: int, allowed: int) -> bool:
     return number > max(_FEW, allowed) and 2 * number > held
 
 
+def _size(item: tuple[ApplianceId, Offer]) -> float:
+    """Return the bytes of an offer's data; an unknown number counts as the largest."""
+    size = item[1].source.size
+    return math.inf if size is None else size
+
+
 def _check_owner(wanted: ImageList, present: Iterable[Appliance]) -> None:
     for appliance in present:
         if appliance.vo and appliance.vo != wanted.vo:
@@ -149,16 +159,18 @@ def _removals(
     *,
     valid: Mapping[ApplianceId, Offer],
     offered: Mapping[ApplianceId, Offer],
+    at: datetime,
 ) -> list[Remove]:
     refused = {refusal.identifier for refusal in wanted.refused}
+    ignored = {one.identifier: one.is_expired(at=at) for one in wanted.ignored}
     expired = [
         Remove(present[key], "it has expired")
         for key in present
-        if key in offered and key not in valid
+        if (key in offered and key not in valid) or ignored.get(key)
     ]
     if None in refused:  # an image without identifier could be any of them
         return expired
-    missing = [key for key in present if key not in offered and key not in refused]
+    missing = [key for key in present if key not in {*offered, *refused, *ignored}]
     return [*expired, *(Remove(present[key], "it is no longer in the list") for key in missing)]
 
 

@@ -14,6 +14,7 @@ from cloudkeeper.frontend import accepted_log
 from cloudkeeper.frontend.ended import ConfiguredLists, project_of
 from cloudkeeper.frontend.imagelist import ListExpired
 from cloudkeeper.frontend.registry import accepted_lists
+from cloudkeeper.frontend.selection import WHOLE, RunFilter
 from cloudkeeper.frontend.sources import OfferSource
 from cloudkeeper.frontend.sync_report import BUG, SyncReport
 from cloudkeeper.model import ImageList, ListId
@@ -33,6 +34,8 @@ class OfferSources:
     """The file that keeps when each source was accepted; None: none does."""
     registry_lists: Path | None = None
     """The file that keeps which lists of registries were accepted; None: none does."""
+    chosen: RunFilter = WHOLE
+    """The part of the lists that the run is about."""
 
     def accepted(
         self, report: SyncReport, *, at: datetime
@@ -41,6 +44,8 @@ class OfferSources:
         seen: dict[ListId, OfferSource] = {}
         good: list[str] = []
         for source in self.sources:
+            if not self.chosen.may_have(source, source.list_ids()):
+                continue
             self.configured.identifiers |= source.list_ids()
             try:
                 lists = self._fetch(source, seen, at=at)

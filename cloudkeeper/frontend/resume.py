@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from appliance.core import retry
@@ -43,6 +43,10 @@ LONGEST_ASKED = 120.0
 
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", re.ASCII)
 _AGAIN = "the next run starts again"
+
+
+class CannotResume(Unavailable):
+    """The server no longer has the file whose first bytes have come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,14 @@ class ResumedBody:
     """The blocks of a file, of one answer after the other; ``stack`` holds the present one."""
 
     def __init__(
-        self, first: Answer, ask: Asking, attempt: Attempt, stack: ExitStack, *, name: str
+        self,
+        first: Answer,
+        ask: Asking,
+        attempt: Attempt,
+        stack: ExitStack,
+        *,
+        name: str,
+        received: int = 0,
     ) -> None:
         self._first = first
         self._ask = ask
@@ -78,7 +89,19 @@ class ResumedBody:
         self._stack = stack
         self._name = name
         self._total = first.size
-        self._received = 0
+        self._received = received
+
+    def rest(self) -> Iterator[bytes]:
+        """Yield the blocks after those that were received before; the server is asked now.
+
+        Raises:
+            CannotResume: it no longer has the same file.
+            ApplianceError: as for iterating.
+
+        """
+        blocks = self._call()
+        self._first = replace(self._first, size=self._total, blocks=blocks)
+        return iter(self)
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the blocks.
@@ -110,6 +133,9 @@ class ResumedBody:
     def _resume(self) -> Iterator[bytes]:
         """Return at least one further block; retry as often as `TRIES` allows."""
         retry.wait(next(retry.pauses()))
+        return self._call()
+
+    def _call(self) -> Iterator[bytes]:
         try:
             return retry.call(
                 self._continue,
@@ -192,9 +218,9 @@ class ResumedBody:
             raise self._refused(answer, f"sends the Content-Range {text[:80]!r}")
         return total
 
-    def _refused(self, answer: Answer, words: str) -> Unavailable:
+    def _refused(self, answer: Answer, words: str) -> CannotResume:
         cause = f"cannot be resumed at byte {self._received}: {answer.host} {words}"
-        return Unavailable(self._name, cause, _AGAIN)
+        return CannotResume(self._name, cause, _AGAIN)
 
 
 def _validator(answer: Answer) -> str:

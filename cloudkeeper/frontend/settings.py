@@ -13,22 +13,25 @@ import argparse
 import logging
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from appliance.core import hosts
 from appliance.core.config import document
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import Problem
 from appliance.core.run.layout import Layout
-from cloudkeeper.frontend import addresses, source_settings
+from cloudkeeper.frontend import addresses, amounts, source_settings
 from cloudkeeper.frontend.addresses import Address
+from cloudkeeper.frontend.bandwidth import LEAST_RATE
 from cloudkeeper.frontend.ignored import IGNORED
 from cloudkeeper.frontend.source_settings import RegistrySettings
 from cloudkeeper.model import Format
+
+_Source = TypeVar("_Source", Address, RegistrySettings)
 
 FILE = "/etc/cloudkeeper/cloudkeeper.yml"
 _TOP = "cloudkeeper"
@@ -43,6 +46,8 @@ _LEVELS = {
 }
 _SOCKET = re.compile(r"unix:(?://)?/[^/].*")
 _SOCKET_PATH = "/run/cloudkeeper/backend.sock"
+# Bytes: of a quota, because a smaller one would hold no image.
+_LEAST_QUOTA = 2**30
 _POLICIES = ("warn", "require", "off")
 _ENDED = ("keep", "hide", "remove")
 # Flags that replace the configured sources, so that a run with one does not know them all.
@@ -76,6 +81,18 @@ _VALUES = {
         "directory for images, shared with the backend",
         "/var/spool/cloudkeeper/images",
     ),
+    "image-dir-quota": (
+        "bytes that images may take in image-dir, such as 200G; an empty value means no limit",
+        "none",
+    ),
+    "bandwidth-limit": (
+        "bytes a second of all downloads together, such as 50M; an empty value means no limit",
+        "none",
+    ),
+    "transfers-per-host": (
+        "images to transfer from one server at the same time",
+        "that of parallel-transfers",
+    ),
     "parallel-transfers": ("images to transfer at the same time; 1: one after the other", "2"),
     "lock-file": ("lock against a second run", "/var/lock/cloudkeeper/cloudkeeper.lock"),
     "external-tools.binaries.qemu-img": ("path of qemu-img", "/usr/bin/qemu-img"),
@@ -102,6 +119,7 @@ _SWITCHES = {
 # The others are input only: the protocol has no number for them.
 _FORMATS = [each for each in Format if each.is_accepted]
 _LISTS = {
+    "ignore-images": "images to ignore, by identifier or title; a pattern with * matches several",
     "image-lists": "URLs of image lists, instead of a file",
     "formats": "formats that the cloud accepts, the preferred one first: "
     f"{', '.join(_FORMATS)} (default: qcow2)",
@@ -126,6 +144,12 @@ class FrontendSettings:
     image_dir: Path
     parallel: int
     """Images that are transferred at the same time."""
+    per_host: int
+    """Those of them that come from one server."""
+    bandwidth: int | None
+    """Bytes a second of all downloads of images together."""
+    quota: int | None
+    """Bytes that image files may take in the directory."""
     lock_file: Path
     formats: tuple[Format, ...]
     qemu_img: Path
@@ -222,17 +246,24 @@ class _FrontendReader:
         registries, named_lists, remarks = self._sources()
         lists, problems = self._lists(has_sources=bool(registries or named_lists))
         log_file, log_level = self._log()
+        parallel = found.integer(_TOP, "parallel-transfers", default=2, minimum=1, maximum=16)
+        ignored = found.words(_TOP, "ignore-images")
         seconds = found.integer(*_place("external-tools.execution-timeout"), default=600, minimum=1)
         return FrontendSettings(
-            lists=(*lists, *named_lists),
-            registries=tuple(registries),
+            lists=tuple(_ignoring(each, ignored) for each in (*lists, *named_lists)),
+            registries=tuple(_ignoring(each, ignored) for each in registries),
             list_problems=tuple(problems),
             ca_dir=self._path("ca-dir", is_directory=True),
             ended_lists=found.choice(_TOP, "ended-lists", default="keep", allowed=_ENDED),
             has_all_sources=self._has_all_sources,
             crl_policy=found.choice(_TOP, "crl-policy", default="warn", allowed=_POLICIES),
             image_dir=self._path("image-dir", is_directory=True),
-            parallel=found.integer(_TOP, "parallel-transfers", default=2, minimum=1, maximum=16),
+            parallel=parallel,
+            per_host=found.integer(
+                _TOP, "transfers-per-host", default=parallel, minimum=1, maximum=16
+            ),
+            bandwidth=self._bandwidth(parallel),
+            quota=self._amount("image-dir-quota", minimum=_LEAST_QUOTA),
             lock_file=self._path("lock-file"),
             formats=self._formats(),
             # A program of the host, wherever the site's files are.
@@ -246,6 +277,33 @@ class _FrontendReader:
             log_level=log_level,
             warnings=(*found.finish(), *remarks),
         )
+
+    def _bandwidth(self, parallel: int) -> int | None:
+        """Return the limit of all downloads, of which each must get what a server owes us."""
+        least = parallel * LEAST_RATE
+        found = self._amount("bandwidth-limit", minimum=LEAST_RATE)
+        if found is not None and found < least:
+            words = f"is too low for parallel-transfers: {parallel}; write {amounts.shown(least)}"
+            self._settings.error(
+                _TOP, "bandwidth-limit", f"{words} or more, or lower parallel-transfers"
+            )
+        return found
+
+    def _amount(self, option: str, *, minimum: int) -> int | None:
+        """Return a number of bytes; None without a limit."""
+        text = self._settings.text(_TOP, option)
+        if not text:
+            return None
+        try:
+            found = amounts.parse(text)
+        except ValueError:
+            self._settings.error(_TOP, option, f"{text!r} is not allowed; write {amounts.ALLOWED}")
+            return None
+        if found < minimum:
+            words = f"{text!r} is too low; write {amounts.shown(minimum)} or more"
+            self._settings.error(_TOP, option, words)
+            return None
+        return found
 
     def _sources(self) -> tuple[list[RegistrySettings], list[Address], tuple[Problem, ...]]:
         """Read the registries, with their accounts, and the lists of sources.yaml."""
@@ -358,6 +416,11 @@ class _FrontendReader:
 
     def _default(self, option: str) -> Path:
         return self._layout.path(_VALUES[option][1])
+
+
+def _ignoring(source: _Source, patterns: Iterable[str]) -> _Source:
+    """Return a source that also ignores what the configuration ignores in all of them."""
+    return replace(source, selection=source.selection.without(patterns))
 
 
 def _flags(option: str) -> tuple[str, ...]:

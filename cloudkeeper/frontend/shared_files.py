@@ -20,6 +20,8 @@ from cloudkeeper.model import ImageData, Offer
 class _Shared:
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while the file is made, for which the others wait."""
+    users: int = 0
+    """Changes that are using it, or wait for it."""
     data: ImageData | None = None
     file: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -56,6 +58,7 @@ class SharedFiles:
         key = _key(offer)
         with self._lock:
             shared = self._made.setdefault(key, _Shared())
+            shared.users += 1
         try:
             with shared.lock:
                 if shared.data is None:
@@ -64,7 +67,9 @@ class SharedFiles:
         finally:
             with self._lock:
                 self._wanted[key] -= 1
-                is_last = self._wanted[key] <= 0
+                shared.users -= 1
+                # Another source may offer the same file, so there may be more users than expected.
+                is_last = self._wanted[key] <= 0 and not shared.users
                 if is_last:
                     self._made.pop(key, None)
             if is_last:

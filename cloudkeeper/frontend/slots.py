@@ -4,8 +4,9 @@
             ── only hosts that have half of the slots wait ──────────────────────────> running
 
 A slow server holds its own slot only: as long as transfers of other hosts wait, no host gets more
-than half of the slots. The bytes of all running transfers are taken off the free space before
-another one begins; one that alone does not fit begins nevertheless, and reports that itself.
+than half of the slots, and never more than ``per_host``. Small images go first. The bytes of all
+running transfers are taken off the free space before another one begins; one that alone does not
+fit begins nevertheless, and reports that itself.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class _Job(Generic[_Result]):
     host: str
     image: str
     size: int
+    length: float
     action: Callable[[], _Result]
     future: Future[_Result] = field(default_factory=Future)
 
@@ -51,6 +53,8 @@ class _Job(Generic[_Result]):
 class Slots:
     """Runs up to ``number`` transfers at a time, with files on a disk of ``free()`` bytes.
 
+    ``per_host`` limits those of one host; None: all may be of one.
+
     With the number 0 there are no threads: a transfer runs when its result is read.
 
     As a context: an exception in the block, an interrupt for example, calls ``abort``, which makes
@@ -58,9 +62,15 @@ class Slots:
     """
 
     def __init__(
-        self, number: int, *, free: Callable[[], int], abort: Callable[[], object]
+        self,
+        number: int,
+        *,
+        free: Callable[[], int],
+        abort: Callable[[], object],
+        per_host: int | None = None,
     ) -> None:
         self._number = number
+        self._per_host = number if per_host is None else per_host
         self._free = free
         self._abort = abort
         self._changed = threading.Condition()
@@ -70,16 +80,23 @@ class Slots:
         self._is_closed = False
 
     def submit(
-        self, action: Callable[[], _Result], *, host: str, image: str, size: int
+        self,
+        action: Callable[[], _Result],
+        *,
+        host: str,
+        image: str,
+        size: int,
+        length: float = 0,
     ) -> Callable[[], _Result]:
         """Run an action in a slot; return a function that waits for its result.
 
         ``image`` stands for the file: one that runs already is not begun again while others wait.
+        ``size`` are the bytes that it needs on disk, ``length`` those to transfer.
         Without slots, that function is the action itself.
         """
         if not self._number:
             return action
-        job = _Job(host, image, size, action)
+        job = _Job(host, image, size, length, action)
         with self._changed:
             self._waiting.append(job)
             self._changed.notify_all()
@@ -133,10 +150,11 @@ class Slots:
         busy = Counter(job.host for job in self._running)
         half = max(self._number // 2, 1)
         images = {job.image for job in self._running}
-        # The order of submission, but first other images than those that run, because those share
-        # one file, and of these first those of hosts that have fewer than half of the slots.
+        # First other images than those that run, because those share one file, and of these first
+        # those of hosts that have fewer than half of the slots; then small ones.
         in_turn = sorted(
-            self._waiting, key=lambda job: (job.image in images, busy[job.host] >= half)
+            (job for job in self._waiting if busy[job.host] < self._per_host),
+            key=lambda job: (job.image in images, busy[job.host] >= half, job.length),
         )
         try:
             room = self._free() - sum(job.size for job in self._running)

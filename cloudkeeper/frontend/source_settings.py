@@ -30,6 +30,7 @@ from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.ignored import SOURCES_IGNORED
 from cloudkeeper.frontend.registry.account import RegistryAccount
 from cloudkeeper.frontend.registry.names import is_repository
+from cloudkeeper.frontend.selection import ALL, Selection
 from cloudkeeper.model import Endorser
 from cloudkeeper.wire import own_properties
 
@@ -59,6 +60,8 @@ class RegistrySettings:
     account: RegistryAccount | None = field(default=None, repr=False)
     properties: tuple[tuple[str, str], ...] = ()
     """Names and values of the site's own properties of its images in Glance."""
+    selection: Selection = ALL
+    """The images to take."""
     signing_keys: tuple[SigningKey, ...] = ()
     """The keys one of which must have signed each artefact; none: no signature is needed."""
 
@@ -182,7 +185,7 @@ class _SourcesReader:
         vos = self._vos(name)
         tags = self._tags(name)
         account = self._account_of(name, host)
-        properties = self._properties(name)
+        properties, selection = self._properties(name), self._selection(name)
         keys = self._signing_keys(name) if is_enabled else ()
         if is_enabled:
             self.registries.append(
@@ -195,6 +198,7 @@ class _SourcesReader:
                     tuple(f"{project}/{each}" for each in repositories),
                     account,
                     properties,
+                    selection,
                     keys,
                 )
             )
@@ -289,6 +293,9 @@ class _SourcesReader:
             found.error(section, child, "is not a text; write NAME: VALUE", entry=line)
         return tuple(sorted(own.items()))
 
+    def _selection(self, name: str) -> Selection:
+        return Selection(*(self.settings.words(name, each) for each in ("images", "ignore")))
+
     def _refuse_unsupported(self, name: str) -> None:
         found = self.settings
         if not found.boolean(name, "verify_ssl", default=True):
@@ -302,7 +309,7 @@ class _SourcesReader:
         found = self.settings
         url = found.text(name, "url", required="the URL of the image list")
         token = found.text(name, "token")
-        properties = self._properties(name, of_list=True)
+        properties, selection = self._properties(name, of_list=True), self._selection(name)
         if found.where(name, "signing_key"):
             words = "is for registries: a list is signed by its endorser; remove this line"
             found.error(name, "signing_key", words)
@@ -320,9 +327,9 @@ class _SourcesReader:
             given, other = ("dn", "ca") if dn else ("ca", "dn")
             found.error(f"{name}.endorser", given, f"is set without {other}; set both or none")
         endorser = Endorser(dn, ca) if dn and ca else None
-        images = frozenset(found.words(name, "images"))
         self.lists += [
-            replace(each, endorser=endorser, images=images, properties=properties) for each in lists
+            replace(each, endorser=endorser, selection=selection, properties=properties)
+            for each in lists
         ]
         for problem in problems:
             found.error(name, "url", problem.text)

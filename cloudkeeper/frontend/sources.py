@@ -114,13 +114,11 @@ class SignedListSource:
         )
 
     def _subscribed(self, found: SignedImageList) -> ImageList:
-        wanted, own = self.address.images, dict(self.address.properties)
+        own = dict(self.address.properties)
         offers = tuple(
-            replace(one, appliance=_with_properties(one.appliance, own))
-            for one in found.offers
-            if not wanted or one.appliance.identifier in wanted
+            replace(one, appliance=_with_properties(one.appliance, own)) for one in found.offers
         )
-        return replace(found, offers=offers)
+        return self.address.selection.part(replace(found, offers=offers))
 
     def list_ids(self) -> frozenset[ListId]:
         """Return the lists that were accepted from this URL; see `OfferSource`."""
@@ -137,7 +135,7 @@ class SignedListSource:
 
     def open(self, source: ImageSource, *, name: str, timeouts: Timeouts) -> Stream:
         """Open the URL that the list names; see `ImageOpener`."""
-        return self.client.stream(source.uri, name=name, timeouts=timeouts)
+        return self.client.stream(source.uri, name=name, timeouts=timeouts, partial=source.partial)
 
     def doubt(self, missing: Appliance) -> str:
         """Return nothing: a signed list is complete; see `OfferSource`."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -88,6 +89,8 @@ class Synchronisation:
     workshop: Workshop
     is_dry: bool = False
     parallel: int = 1
+    per_host: int | None = None
+    """Of them, those of one server; None: all."""
     progress: Progress = field(default_factory=Progress)
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -111,6 +114,7 @@ class Synchronisation:
                 for wanted_plan, vo in plans:
                     report.outcomes += [ChangeOutcome(change, vo) for change in wanted_plan.changes]
                 report.lists_left -= 1
+            report.note_ignored()
             for _, removals in self.comparison.ended(known, report):
                 report.outcomes += [ChangeOutcome(one, one.appliance.vo) for one in removals]
             report.note_formats()
@@ -129,6 +133,7 @@ class Synchronisation:
             for suspect in suspects:  # after all others, which a second failure then cannot affect
                 self._carry_out_last(suspect.change, suspect.source, vo=suspect.vo, report=report)
             report.note_formats()
+            report.note_ignored()
             # After all additions: another list may offer the same images to the same VO.
             for former, removals in self.comparison.ended(known, report):
                 for change in removals:
@@ -141,7 +146,10 @@ class Synchronisation:
     def _slots(self) -> Slots:
         is_parallel = self.parallel > 1 and self.backend.can_work_in_parallel
         return Slots(
-            self.parallel if is_parallel else 0, free=self.workshop.room, abort=self._abort
+            self.parallel if is_parallel else 0,
+            free=self.workshop.room,
+            abort=self._abort,
+            per_host=self.per_host,
         )
 
     def _abort(self) -> None:
@@ -174,6 +182,7 @@ class Synchronisation:
                     host=hosts.of_url(data.uri),
                     image=data.digest,
                     size=self.workshop.disk_bytes(change.offer, may_stream=self.backend.can_stream),
+                    length=math.inf if data.size is None else data.size,
                 )
             begun.append((change, attempt))
         return begun

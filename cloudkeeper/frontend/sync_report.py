@@ -21,6 +21,8 @@ from cloudkeeper.model import (
 
 logger = logging.getLogger(__name__)
 
+# Images that one line names.
+_SHOWN = 5
 BUG = "bug in cloudkeeper"
 """Begin of the reason of a failure that is a fault of this program."""
 
@@ -65,6 +67,10 @@ class SyncReport:
     """Images in the cloud that stay in a format that the configuration no longer accepts."""
     kept_of_ended: int = 0
     """Images of lists that have ended, which the policy keeps."""
+    ignored: list[Appliance] = field(default_factory=list)
+    """Images in the cloud that the configuration ignores, and that the policy keeps."""
+    chosen: int = 0
+    """Images of the run: all of the sources, or those that match the run's filter."""
     withheld: int = 0
     transferred_bytes: int = 0
     """Bytes of image files that the backend has accepted."""
@@ -89,6 +95,14 @@ class SyncReport:
                 f"kept in a format that formats no longer accepts ({words}): {number}; to convert "
                 f"them, run: {again}"
             )
+
+    def note_ignored(self) -> None:
+        """Note the images in the cloud that the configuration ignores."""
+        if self.ignored:
+            names = [one.identifier for one in self.ignored]
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            words = f"kept in the cloud, though the configuration ignores them: {len(names)}"
+            self.note(f"{words}: {', '.join(names[:_SHOWN])}{more} (policy: ended-lists)")
 
     def refuse_list(self, line: str, *, fate: str = "its images stay as they are") -> None:
         """Record that a list is not accepted, and the fate of its images."""

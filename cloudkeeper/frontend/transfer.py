@@ -4,6 +4,8 @@
                └ NAME.download.part ─ size, digest ─ headers ─┬──────────── rename to NAME.FORMAT
                                                               └ convert to NAME.FORMAT.part ─┘
 
+A compressed file is decompressed to NAME.content.part, after its digest has been verified.
+
 A stream costs no disk, and each byte passes once. It needs a backend on this host that reads
 streams; an image in a format that the cloud accepts, not compressed; its size; and a digest that
 the backend verifies. All other images become files, and so do those whose first bytes are refused:
@@ -14,7 +16,8 @@ The backend, perhaps another account of the same group, sees the directory. A fi
 file, and it has a format that the cloud accepts. The rename is atomic and comes last.
 
 A file lives only as long as the backend needs it. All names begin with `PREFIX`, by which the next
-run finds and removes the files of a killed one.
+run finds and removes the files of a killed one. Of a download that was cut, the part file stays for
+the next run (`cloudkeeper.frontend.part_files`).
 """
 
 from __future__ import annotations
@@ -26,33 +29,35 @@ import itertools
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from appliance.core import files
-from appliance.core.run.errors import LocalFailure, Unavailable
+from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.errors import Tampered
 from cloudkeeper import formats
 from cloudkeeper.formats import Unusable
+from cloudkeeper.frontend import part_files
 from cloudkeeper.frontend.answers import BLOCK
+from cloudkeeper.frontend.bandwidth import Bandwidth
 from cloudkeeper.frontend.compression import Bounds, decompress, sniff
 from cloudkeeper.frontend.conversion import QemuImg, choose_target
+from cloudkeeper.frontend.disk_room import PREFIX, DiskRoom
 from cloudkeeper.frontend.download import Timeouts
+from cloudkeeper.frontend.part_files import PartFile
 from cloudkeeper.frontend.refused import RefusedImages
+from cloudkeeper.frontend.resume import CannotResume
 from cloudkeeper.frontend.shared_files import SharedFiles
 from cloudkeeper.frontend.sources import ImageOpener
 from cloudkeeper.frontend.stream import OfferedStream, Received, digest_differs, shown
-from cloudkeeper.model import Format, ImageData, ImageSource, Offer
+from cloudkeeper.model import Format, ImageData, ImageSource, Offer, PartialData
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "cloudkeeper-"
 _PART = ".part"
-# Bytes of the file system to keep free for other programs.
-_RESERVE = 64 * 2**20
 # The time of a download of any size, and bytes a second: its slowest rate.
 _PATIENCE = timedelta(minutes=10)
 _SLOWEST = 256 * 1024
@@ -65,6 +70,15 @@ _VERIFIED = frozenset({"sha512", "sha256"})
 _DECLARED = ("hv:format", "org.openstack.glance.disk_format")
 _STREAMED = formats.STREAMED - {Format.VMDK}
 _ZEROS = bytes(BLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """An image whose first bytes have come, from a connection that closes with the stack."""
+
+    received: Received
+    partial: PartialData
+    connection: contextlib.ExitStack
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +95,25 @@ class Workshop:
     refused: RefusedImages
     shared: SharedFiles = field(default_factory=SharedFiles)
     """Files of images that the run needs more than once; they are not streamed."""
+    quota: int | None = None
+    """Bytes that all files may take; None: all that are free."""
+    bandwidth: Bandwidth = field(default_factory=Bandwidth)
+    """The bytes a second that all downloads share."""
+    disk: DiskRoom = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "disk", DiskRoom(self.directory, self.quota))
 
     def sweep(self) -> list[LocalFailure]:
-        """Remove the files of a killed run; return a failure for each that cannot be removed."""
+        """Remove the files of a killed run, but for part files that this run may go on with.
+
+        A failure is returned for each that cannot be removed.
+        """
         files.make_directory(self.directory)
         stuck: list[LocalFailure] = []
-        for name in sorted(name for name in os.listdir(self.directory) if name.startswith(PREFIX)):
+        kept = part_files.waiting(self.directory)
+        left = {name for name in os.listdir(self.directory) if name.startswith(PREFIX)} - kept
+        for name in sorted(left):
             path = self.directory / name
             try:
                 if path.is_dir() and not path.is_symlink():  # not made by us
@@ -134,31 +161,54 @@ class Workshop:
         with contextlib.ExitStack() as stack:
             stack.callback(_remove, made)
             try:
-                connection = stack.enter_context(contextlib.ExitStack())
-                if not may_stream:
-                    self._check_room(offer.source.size or 0)  # before the server is asked
-                start = formats.START if may_stream else 0
-                received = connection.enter_context(_receiving(offer.source, source, start))
-                stream = self._stream(offer, received) if may_stream else None
-                data = _entered(stack, stream) if stream else None
+                opened = self._probed(offer, source, stack) if may_stream else None
+                data = self._stream(offer, opened, stack) if opened else None
                 if data is None:
-                    data = self._file(offer, received, made, connection)
+                    data = self._file(offer, source, stack, made, opened)
             except OSError as error:
                 raise LocalFailure.from_os(error) from error
             yield data
 
     def disk_bytes(self, offer: Offer, *, may_stream: bool) -> int:
-        """Return the bytes of a file that an image will become; 0 if it is probably a stream."""
+        """Return the bytes of the files of an image; 0 if it is probably a stream."""
         size = offer.source.size or 0
-        declared = {offer.appliance.attributes.get(name, "").lower() for name in _DECLARED}
         is_alone = not self.shared.is_wanted(offer)
         is_stream = may_stream and size and is_alone and not offer.source.compression
-        return 0 if is_stream and declared & _STREAMED & set(self.accepted) else size
+        if is_stream and _declared(offer) & _STREAMED & set(self.accepted):
+            return 0
+        return self._needed(offer, size)
+
+    def _needed(self, offer: Offer, size: int) -> int:
+        """Return the bytes of an image's file, and of its conversion if there will be one.
+
+        The result is as large as the source, as far as anybody knows before the download.
+        """
+        declared = _declared(offer) & set(Format)
+        is_converted = bool(declared) and not declared & set(self.accepted)
+        return 2 * size if is_converted or offer.source.compression else size
+
+    def _probed(
+        self, offer: Offer, source: ImageOpener, stack: contextlib.ExitStack
+    ) -> _Opened | None:
+        """Open an image and read its first bytes, unless a part of its file is there already."""
+        if self._part(offer).found(offer.source).number:
+            return None  # an earlier run has found that it needs a file
+        connection = stack.enter_context(contextlib.ExitStack())
+        partial = PartialData()
+        wanted = replace(offer.source, partial=partial)
+        receiving = self._receiving(wanted, source, start_bytes=formats.START)
+        return _Opened(connection.enter_context(receiving), partial, connection)
 
     def _stream(
+        self, offer: Offer, opened: _Opened, stack: contextlib.ExitStack
+    ) -> ImageData | None:
+        """Return the stream of an image; None if it must become a file."""
+        stream = self._offered(offer, opened.received)
+        return _entered(stack, stream) if stream else None
+
+    def _offered(
         self, offer: Offer, received: Received
     ) -> contextlib.AbstractContextManager[ImageData] | None:
-        """Return the stream of an image; None if it must become a file."""
         algorithm, _, digits = offer.source.digest.partition(":")
         if offer.source.compression or not received.size or algorithm not in _VERIFIED:
             return None
@@ -178,15 +228,21 @@ class Workshop:
     def _file(
         self,
         offer: Offer,
-        received: Received,
+        source: ImageOpener,
+        stack: contextlib.ExitStack,
         made: list[Path],
-        connection: contextlib.ExitStack,
+        opened: _Opened | None,
     ) -> ImageData:
-        stem = self.directory / _file_name(offer)
-        part = stem.with_name(f"{stem.name}.download{_PART}")
-        made.append(part)
-        size, sha512 = self._download(offer, received, part)
-        connection.close()
+        name = _file_name(offer)
+        # Before the server is asked.
+        needed = self._needed(offer, offer.source.size or 0)
+        stack.enter_context(self.disk.holding(name, needed))
+        if opened:
+            fetched = self._download(offer, opened.received, self._part(offer), opened.partial)
+            opened.connection.close()
+        else:
+            fetched = self._fetched(offer, source)
+        part, size, sha512 = self._content(offer, fetched, made)
         with self.refused.noting(offer):
             declared = offer.appliance.attributes.get("hv:format", "")
             found = formats.detect(part, declared=declared)
@@ -194,61 +250,80 @@ class Workshop:
             objection = formats.check_marks(part, found)
             into = choose_target(found, self.accepted, name=part.name, is_refused=bool(objection))
         self.qemu.virtual_size(disk)  # raises for a disk that qemu-img cannot open
-        final = stem.with_name(f"{stem.name}.{into or found}")
+        final = self.directory / f"{name}.{into or found}"
         made.append(final)
         if into is None:
             _publish(part, final)
             return ImageData(str(final), found, sha512, size, uri=offer.source.uri)
-        converted = stem.with_name(f"{stem.name}.{into}{_PART}")
+        converted = self.directory / f"{name}.{into}{_PART}"
         made.append(converted)
         reason = f", because Glance would refuse it as it is: {objection}" if objection else ""
         logger.info(
             "%s: converting from %s to %s%s", offer.appliance.identifier, found, into, reason
         )
-        self._check_room(self.qemu.needed_bytes(disk))
-        self.qemu.convert(disk, into, converted)
+        with self.disk.adding(name, self.qemu.needed_bytes(disk)):
+            self.qemu.convert(disk, into, converted)
         part.unlink()
         _publish(converted, final)
         # Size and checksum are not those of the list; whoever reads the file computes the latter.
         size, uri = final.stat().st_size, offer.source.uri
         return ImageData(str(final), into, "", size, uri=uri, is_converted=True)
 
-    def _download(self, offer: Offer, found: Received, part: Path) -> tuple[int, str]:
-        """Download and verify; return size and SHA-512 of the content."""
-        wanted, damage = offer.source, None
-        name, size = found.name, wanted.size or 0
-        self._check_room(found.size or 0)
-        blocks = itertools.chain([found.start], found.rest) if found.start else found.rest
-        limit = found.size or self.room()
-        received = HashedBlocks(blocks, wanted.digest, name=name, limit=limit)
-        try:
-            written, sha512 = self._write(received, part, kind=wanted.compression, name=name)
-        except Unusable as error:
-            damage = error
-            for _ in received:  # the digest says whether the source itself is damaged
-                pass
-        if size and received.size != size:
-            raise Tampered(name, f"the server sent {received.size} bytes, the source says {size}")
-        if received.digest != wanted.digest:
-            raise digest_differs(name, received.digest, wanted.digest)
-        if damage:
+    def _content(
+        self, offer: Offer, fetched: HashedFile, made: list[Path]
+    ) -> tuple[Path, int, str]:
+        """Return the content of a verified file, decompressed: its file, size and SHA-512."""
+        part = self._part(offer)
+        made.append(part.path)
+        with part.path.open("rb") as file:
+            found, blocks = sniff(_blocks_of(file))
+            if not (kind := offer.source.compression or found):
+                return part.path, fetched.size, fetched.sha512
+            content = part.stem.with_name(f"{part.stem.name}.content{_PART}")
+            made.append(content)
+            name, bounds = shown(offer.source.uri), Bounds(self.room())
             with self.refused.noting(offer):
-                raise damage
-        return written, sha512
+                size, sha512 = _write(decompress(blocks, kind, name=name, bounds=bounds), content)
+        part.drop()
+        return content, size, sha512
 
-    def _write(
-        self, received: HashedBlocks, part: Path, *, kind: str, name: str
-    ) -> tuple[int, str]:
-        """Write the content, decompressed; return its number of bytes and its SHA-512."""
-        found, content = sniff(received)
-        if kind or found:
-            bounds = Bounds(self.room())
-            return _write(decompress(content, kind or found, name=name, bounds=bounds), part)
-        return _write(content, part, known=received)
+    def _fetched(self, offer: Offer, source: ImageOpener) -> HashedFile:
+        """Download an image as it is, going on with what an earlier run has left, and verify it."""
+        part = self._part(offer)
+        partial = part.found(offer.source)
+        if partial.number:
+            name = offer.appliance.identifier
+            logger.info("%s: an earlier run has received %d bytes", name, partial.number)
+            try:
+                with self._receiving(replace(offer.source, partial=partial), source) as received:
+                    return self._download(offer, received, part, partial)
+            except (CannotResume, Tampered) as error:
+                logger.warning("%s: %s; downloaded again from its first byte", name, error)
+        partial = PartialData()
+        with self._receiving(replace(offer.source, partial=partial), source) as received:
+            return self._download(offer, received, part, partial)
+
+    def _download(
+        self, offer: Offer, received: Received, part: PartFile, partial: PartialData
+    ) -> HashedFile:
+        wanted = offer.source
+        blocks = itertools.chain([received.start], received.rest)
+        with part.filling(partial):
+            self.disk.check(part.stem.name, (received.size or 0) - partial.number)
+            part.note(wanted, partial)
+            limit = received.size or partial.number + self.room()
+            with part.open(partial.number) as file:
+                found = HashedFile(file, wanted.digest, name=received.name, limit=limit)
+                found.fill(blocks)
+            found.verify(wanted)
+        return found
+
+    def _part(self, offer: Offer) -> PartFile:
+        return PartFile(self.directory / _file_name(offer))
 
     def room(self) -> int:
-        """Return the bytes of free space that files may use."""
-        return shutil.disk_usage(self.directory).free - _RESERVE
+        """Return the bytes that files may use, whichever transfers need them."""
+        return self.disk.free()
 
     def _has_room(self, needed: int) -> bool:
         try:
@@ -256,28 +331,25 @@ class Workshop:
         except OSError:  # whoever writes the file reports it
             return True
 
-    def _check_room(self, needed: int) -> None:
-        room = self.room()
-        if needed > room:
-            raise LocalFailure(
-                self.directory,
-                f"{needed >> 20} MiB are needed, {max(room, 0) >> 20} MiB are free",
-                "free some space; the next run retries",
-            )
+    @contextlib.contextmanager
+    def _receiving(
+        self, wanted: ImageSource, source: ImageOpener, *, start_bytes: int = 0
+    ) -> Iterator[Received]:
+        """Open the data of an image, and read so many of their first bytes."""
+        name, size = shown(wanted.uri), wanted.size
+        timeouts = Timeouts(total=_PATIENCE + timedelta(seconds=(size or _USUAL) // _SLOWEST))
+        with source.open(wanted, name=name, timeouts=timeouts) as (length, blocks):
+            if size and length and length != size:
+                raise Tampered(name, f"the server has {length} bytes, the source says {size}")
+            limited, start = self.bandwidth.limited(blocks), bytearray()
+            while len(start) < start_bytes and (block := next(limited, b"")):
+                start += block
+            yield Received(name, size or length, bytes(start), limited)
 
 
-@contextlib.contextmanager
-def _receiving(wanted: ImageSource, source: ImageOpener, start_bytes: int) -> Iterator[Received]:
-    """Open the data of an image, and read so many of their first bytes."""
-    name, size = shown(wanted.uri), wanted.size
-    timeouts = Timeouts(total=_PATIENCE + timedelta(seconds=(size or _USUAL) // _SLOWEST))
-    with source.open(wanted, name=name, timeouts=timeouts) as (length, blocks):
-        if size and length and length != size:
-            raise Tampered(name, f"the server has {length} bytes, the source says {size}")
-        start = bytearray()
-        while len(start) < start_bytes and (block := next(blocks, b"")):
-            start += block
-        yield Received(name, size or length, bytes(start), blocks)
+def _declared(offer: Offer) -> set[str]:
+    """Return the formats that an image has by its list, or by its annotations."""
+    return {offer.appliance.attributes.get(name, "").lower() for name in _DECLARED}
 
 
 def _entered(
@@ -297,58 +369,93 @@ def _remove(made: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-class HashedBlocks:
-    """Blocks of a download, with their digest (``ALGORITHM:HEX``) and size up to now.
+class HashedFile:
+    """A file that a download fills, with the digest (``ALGORITHM:HEX``) of all its bytes.
 
-    Iterating raises `Unavailable` after ``limit`` bytes.
+    What the file has already is read first.
     """
 
-    def __init__(self, blocks: Iterable[bytes], wanted: str, *, name: str, limit: int) -> None:
-        self.algorithm = wanted.partition(":")[0]
+    def __init__(self, file: BinaryIO, wanted: str, *, name: str, limit: int) -> None:
+        self._algorithm = wanted.partition(":")[0]
+        self._file, self._name, self._limit = file, name, limit
+        self._hashes = {each: hashlib.new(each) for each in {self._algorithm, "sha512"}}
         self.size = 0
-        self._blocks = blocks
-        self._hash = hashlib.new(self.algorithm)
-        self._name, self._limit = name, limit
-
-    def __iter__(self) -> Iterator[bytes]:
-        for block in self._blocks:
-            self.size += len(block)
-            if self.size > self._limit:
-                raise Unavailable(self._name, f"the server sent more than {self._limit} bytes")
-            self._hash.update(block)
-            yield block
+        for block in _blocks_of(file):
+            self._count(block)
 
     @property
     def digest(self) -> str:
-        """The digest of the blocks that have been read."""
-        return f"{self.algorithm}:{self._hash.hexdigest()}"
+        """The digest of the source's algorithm."""
+        return f"{self._algorithm}:{self._hashes[self._algorithm].hexdigest()}"
+
+    @property
+    def sha512(self) -> str:
+        """The SHA-512, which the backend compares."""
+        return self._hashes["sha512"].hexdigest()
+
+    def fill(self, blocks: Iterable[bytes]) -> None:
+        """Write blocks, without their zeros.
+
+        Raises:
+            Unavailable: they are more than the limit; also as the blocks raise it.
+
+        """
+        for block in blocks:
+            self._count(block)
+            if self.size > self._limit:
+                raise Tampered(self._name, f"the server sent more than {self._limit} bytes")
+            _put(self._file, block)
+        _finish(self._file)
+
+    def verify(self, wanted: ImageSource) -> None:
+        """Compare size and digest with those of the source.
+
+        Raises:
+            Tampered: they differ.
+
+        """
+        if wanted.size and self.size != wanted.size:
+            words = f"the server sent {self.size} bytes, the source says {wanted.size}"
+            raise Tampered(self._name, words)
+        if self.digest != wanted.digest:
+            raise digest_differs(self._name, self.digest, wanted.digest)
+
+    def _count(self, block: bytes) -> None:
+        self.size += len(block)
+        for each in self._hashes.values():
+            each.update(block)
 
 
-def _write(
-    content: Iterable[bytes], part: Path, *, known: HashedBlocks | None = None
-) -> tuple[int, str]:
-    """Write the content, without its zeros; return its number of bytes and its SHA-512.
-
-    The SHA-512 is not computed twice: ``known`` blocks, not decompressed ones, may have it already.
-    """
-    is_known = known is not None and known.algorithm == "sha512"
+def _write(content: Iterable[bytes], part: Path) -> tuple[int, str]:
+    """Write the content of a new file, without its zeros; return its bytes and its SHA-512."""
     digest = hashlib.sha512()
     # "x": a name that exists was not made by this run, and a link could lead anywhere.
     with part.open("xb") as file:
         for block in content:
-            if block == _ZEROS[: len(block)]:
-                file.seek(len(block), os.SEEK_CUR)
-            else:
-                file.write(block)
-            if not is_known:
-                digest.update(block)
-        written = file.tell()
-        file.truncate(written)
-        file.flush()
-        os.fsync(file.fileno())
-    if known is not None and is_known:
-        return written, known.digest.partition(":")[2]
-    return written, digest.hexdigest()
+            _put(file, block)
+            digest.update(block)
+        return _finish(file), digest.hexdigest()
+
+
+def _put(file: BinaryIO, block: bytes) -> None:
+    if block == _ZEROS[: len(block)]:
+        file.seek(len(block), os.SEEK_CUR)
+    else:
+        file.write(block)
+
+
+def _finish(file: BinaryIO) -> int:
+    """Write the zeros at the end and make the file durable; return its size."""
+    written = file.tell()
+    file.truncate(written)
+    file.flush()
+    os.fsync(file.fileno())
+    return written
+
+
+def _blocks_of(file: BinaryIO) -> Iterator[bytes]:
+    while block := file.read(BLOCK):
+        yield block
 
 
 def _publish(part: Path, final: Path) -> None:

@@ -330,3 +330,50 @@ def test_warnings_about_tls(tmp_path: Path) -> None:
             "write unix:///PATH or HOST:PORT"
             in problems(tmp_path, start, "--backend-endpoint", wrong)[0]
         )
+
+
+def test_limits_of_transfers(tmp_path: Path) -> None:
+    """§7.20: none by default; bytes as people write them."""
+    found = load(tmp_path, f"cloudkeeper:\n  image-lists: [{URL}]\n")
+    assert (found.bandwidth, found.quota, found.per_host) == (None, None, 2)
+    text = f"cloudkeeper:\n  image-lists: [{URL}]\n  bandwidth-limit: 50M\n"
+    text += "  image-dir-quota: 200G\n  parallel-transfers: 4\n"
+    found = load(tmp_path, text)
+    assert (found.bandwidth, found.quota, found.per_host) == (50 * 2**20, 200 * 2**30, 4)
+    found = load(tmp_path, text, "--bandwidth-limit", "", "--transfers-per-host", "1")
+    assert (found.bandwidth, found.per_host) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("bandwidth-limit: fast", "'fast' is not allowed; write a number of bytes, with K, M, G"),
+        ("bandwidth-limit: 100K", "'100K' is too low; write 512K or more"),
+        (
+            "bandwidth-limit: 1M\n  parallel-transfers: 4",
+            "is too low for parallel-transfers: 4; write 2M or more, or lower parallel-trans",
+        ),
+        ("image-dir-quota: 10M", "'10M' is too low; write 1G or more"),
+        ("transfers-per-host: 0", "'0' is not allowed"),
+    ],
+)
+def test_limits_that_cannot_be(tmp_path: Path, lines: str, words: str) -> None:
+    (line,) = problems(tmp_path, f"cloudkeeper:\n  image-lists: [{URL}]\n  {lines}\n")
+    assert words in line
+    assert line.startswith("cloudkeeper.yml:3: [cloudkeeper] ")
+
+
+def test_images_that_are_ignored(tmp_path: Path) -> None:
+    """Those of all sources, beside those of one; the other options of a source stay."""
+    sources = tmp_path / "etc/cloudkeeper/sources.yaml"
+    sources.parent.mkdir(parents=True)
+    sources.write_text(
+        "egi:\n  type: harbor\n  registry_host: registry.example.org\n  project: images\n"
+        "  vos: [ops]\n  ignore: ['*:rolling']\n"
+    )
+    text = f"cloudkeeper:\n  image-lists: [{URL}]\n  ignore-images: ['*windows*', abc]\n"
+    found = load(tmp_path, text)
+    ((registry,), (one,)) = found.registries, found.lists
+    assert registry.selection.ignored == ("*:rolling", "*windows*", "abc")
+    assert one.selection.ignored == ("*windows*", "abc")
+    assert one.url == URL

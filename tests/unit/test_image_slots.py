@@ -23,8 +23,8 @@ class Transfers:
     _gates: dict[str, threading.Event] = field(default_factory=dict)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def slots(self, number: int) -> Slots:
-        return Slots(number, free=lambda: self.free, abort=self.abort)
+    def slots(self, number: int, per_host: int | None = None) -> Slots:
+        return Slots(number, free=lambda: self.free, abort=self.abort, per_host=per_host)
 
     def action(self, name: str) -> Callable[[], str]:
         gate = self._gates[name] = threading.Event()
@@ -41,10 +41,12 @@ class Transfers:
         return run
 
     def submit(
-        self, slots: Slots, name: str, *, size: int = 0, image: str = ""
+        self, slots: Slots, name: str, *, size: int = 0, image: str = "", length: float = 0
     ) -> Callable[[], str]:
         """Submit a transfer whose name begins with its host."""
-        return slots.submit(self.action(name), host=name[0], image=image or name, size=size)
+        return slots.submit(
+            self.action(name), host=name[0], image=image or name, size=size, length=length
+        )
 
     def end(self, *names: str) -> None:
         for name in names:
@@ -203,3 +205,30 @@ def test_without_slots_a_transfer_runs_when_its_result_is_read(transfers: Transf
         assert transfers.begun == []
         assert [result() for result in results] == ["a1", "a2"]
         assert slots._threads == []
+
+
+def test_small_images_go_first(transfers: Transfers) -> None:
+    """Of unknown size last; and fairness between servers goes before size."""
+    with transfers.slots(1) as slots:
+        waits = [transfers.submit(slots, "first")]
+        transfers.wait_for(1)
+        lengths = {"large": 9.0, "unknown": float("inf"), "small": 1.0, "middle": 5.0}
+        waits += [transfers.submit(slots, f"h-{name}", length=n) for name, n in lengths.items()]
+        transfers.end("first", *(f"h-{name}" for name in lengths))
+        for each in waits:
+            each()
+    assert transfers.begun[1:] == ["h-small", "h-middle", "h-large", "h-unknown"]
+
+
+def test_a_host_never_gets_more_than_its_limit(transfers: Transfers) -> None:
+    """Not even while no other one waits."""
+    with transfers.slots(4, per_host=2) as slots:
+        waits = [transfers.submit(slots, name) for name in ("a1", "a2", "a3", "b1")]
+        assert sorted(transfers.wait_for(3)) == ["a1", "a2", "b1"]
+        transfers.end("b1")
+        assert waits[3]() == "b1"
+        assert len(transfers.begun) == 3
+        transfers.end("a1")
+        assert transfers.wait_for(4)[3] == "a3"
+        transfers.end("a2", "a3")
+        assert [each() for each in waits[:3]] == ["a1", "a2", "a3"]

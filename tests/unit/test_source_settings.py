@@ -11,6 +11,7 @@ from appliance.core.run.errors import ConfigurationError, Problem
 from cloudkeeper.frontend import source_settings
 from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.registry.account import RegistryAccount
+from cloudkeeper.frontend.selection import Selection
 from cloudkeeper.frontend.source_settings import RegistrySettings
 from cloudkeeper.model import Endorser
 
@@ -70,10 +71,8 @@ list:
     assert matlab.tags.pattern == "latest"
     (found,) = lists
     assert (found.url, found.user) == ("https://lists.example.org/ops/image.list", "T0KEN")
-    assert (found.endorser, found.images) == (
-        Endorser("/CN=endorser", "/CN=ca"),
-        frozenset({"a", "b"}),
-    )
+    assert found.endorser == Endorser("/CN=endorser", "/CN=ca")
+    assert found.selection == Selection(wanted=("a", "b"))
     assert [str(warning) for warning in warnings] == [
         f"{FILE}:4: [harbor] page_size: has no effect here"
     ]

@@ -10,6 +10,7 @@ from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from cloudkeeper.frontend import build_sources
 from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.backend_client import BackendClient, Encryption
+from cloudkeeper.frontend.bandwidth import Bandwidth
 from cloudkeeper.frontend.comparison import Comparison
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.download import Downloader
@@ -17,6 +18,7 @@ from cloudkeeper.frontend.plan import AcceptedFormats
 from cloudkeeper.frontend.reading import OfferSources
 from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.registry.project import RegistryProject
+from cloudkeeper.frontend.selection import WHOLE, RunFilter
 from cloudkeeper.frontend.settings import FrontendSettings
 from cloudkeeper.frontend.sources import OfferSource, SignedListSource
 from cloudkeeper.frontend.sync import Synchronisation
@@ -83,6 +85,7 @@ def synchronisation(
     allowed: int,
     reconverts: bool = False,
     is_dry: bool = False,
+    chosen: RunFilter = WHOLE,
 ) -> Synchronisation:
     """Return a run; a dry one writes nothing.
 
@@ -92,11 +95,24 @@ def synchronisation(
     """
     qemu = QemuImg(configured.qemu_img, configured.patience)
     refused = RefusedImages(state / "refused.json", configured.formats)
-    workshop = Workshop(configured.image_dir, configured.formats, qemu, refused)
+    workshop = Workshop(
+        configured.image_dir,
+        configured.formats,
+        qemu,
+        refused,
+        quota=configured.quota,
+        bandwidth=Bandwidth(configured.bandwidth),
+    )
     made = sources(configured, state=state, is_read_only=is_dry)
     lists = build_sources.configured_lists(configured, state=state)
     log, accepted = state / "accepted.json", state / build_sources.REGISTRY_LISTS
-    found = OfferSources(made, not is_dry, lists, log, accepted)
+    found = OfferSources(made, not is_dry, lists, log, accepted, chosen)
     formats = AcceptedFormats(frozenset(configured.formats), reconverts=reconverts)
-    compared = Comparison(found, backend, allowed, formats)
-    return Synchronisation(compared, workshop, is_dry=is_dry, parallel=configured.parallel)
+    compared = Comparison(found, backend, allowed, formats, chosen)
+    return Synchronisation(
+        compared,
+        workshop,
+        is_dry=is_dry,
+        parallel=configured.parallel,
+        per_host=configured.per_host,
+    )

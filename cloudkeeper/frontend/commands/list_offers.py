@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from appliance.core import clock
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     report = assembly.report(configured)
     state = cli.layout(arguments).path(startup.STATE)
     sources = OfferSources(assembly.sources(configured, state=state), keeps=False)
-    accepted = sources.accepted(report, at=clock.now())
+    accepted = list(sources.accepted(report, at=clock.now()))
     if arguments.json:
         images = [
             _as_json(source, found, offer)
@@ -45,7 +45,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             for found in lists
             for offer in found.offers
         ]
-        output.document({"images": images, "failures": report.failures})
+        output.document(
+            {"images": images, "ignored": _ignored(accepted), "failures": report.failures}
+        )
     else:
         for source, lists in accepted:
             _print(source, lists)
@@ -56,7 +58,8 @@ def _print(source: OfferSource, lists: Sequence[ImageList]) -> None:
     """Print the images of a source once for all VOs that get the same."""
     by_images: dict[tuple[str, ...], list[ImageList]] = {}
     for found in lists:
-        key = tuple(offer.appliance.identifier for offer in found.offers)
+        parts = ([offer.appliance for offer in found.offers], found.ignored)
+        key = tuple(one.identifier for part in parts for one in part)
         by_images.setdefault(key, []).append(found)
     for same in by_images.values():
         vos, offers = ", ".join(found.vo for found in same), same[0].offers
@@ -65,6 +68,27 @@ def _print(source: OfferSource, lists: Sequence[ImageList]) -> None:
         if offers:
             heads = ("image", "version", "format", "size", "expires", "digest", "")
             output.table([heads, *map(_row, offers)], indent="  ")
+        if ignored := same[0].ignored:
+            output.line(f"  ignored by the configuration: {output.count(len(ignored), 'image')}")
+            output.table([(one.identifier, one.title) for one in ignored], indent="    ")
+
+
+def _ignored(
+    accepted: Iterable[tuple[OfferSource, Sequence[ImageList]]],
+) -> list[dict[str, object]]:
+    """Return the images that the configuration ignores, for JSON."""
+    return [
+        {
+            "source": str(source),
+            "vo": found.vo,
+            "list": found.identifier,
+            "image": one.identifier,
+            "title": one.title,
+        }
+        for source, lists in accepted
+        for found in lists
+        for one in found.ignored
+    ]
 
 
 def _is_signed(source: OfferSource) -> bool:

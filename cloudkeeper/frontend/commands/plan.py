@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     startup.add_allowance(parser)
     startup.add_reconversion(parser)
+    startup.add_filter(parser)
     startup.add_arguments(parser)
 
 
@@ -62,6 +63,7 @@ def show(configured: FrontendSettings, arguments: argparse.Namespace) -> ExitSta
             state=state,
             allowed=arguments.allow_remove,
             reconverts=arguments.reconvert,
+            chosen=startup.chosen(arguments),
             is_dry=True,
         )
         planned.run(report, at=clock.now())

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from appliance.core import files
 from appliance.core.run import cli
 from appliance.core.run.errors import ConfigurationError, ExitStatus, LocalFailure
-from cloudkeeper.frontend import settings
+from cloudkeeper.frontend import selection, settings
+from cloudkeeper.frontend.selection import RunFilter
 from cloudkeeper.frontend.settings import FrontendSettings
 
 if TYPE_CHECKING:  # start-up is a cost
@@ -44,6 +45,37 @@ def add_reconversion(parser: argparse.ArgumentParser) -> None:
     """Add the flag that replaces images in formats that are no longer accepted."""
     words = "replace images in the cloud whose format is no longer one of formats (default: no)"
     parser.add_argument("--reconvert", action="store_true", help=words)
+
+
+def add_filter(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose a part of the lists."""
+    group = parser.add_argument_group(
+        "a part of the images; all else stays as it is, and the run counts for nothing else"
+    )
+    flags = {
+        "list": "only lists with this identifier, or of this source (HOST/PROJECT or URL)",
+        "vo": "only lists of this VO",
+        "image": "only images with this identifier or title",
+    }
+    for name, words in flags.items():
+        group.add_argument(
+            f"--{name}",
+            dest=f"chosen_{name}",
+            action="append",
+            default=[],
+            metavar="PATTERN",
+            help=f"{words}; a pattern with * matches several; repeat the flag for more",
+        )
+
+
+def chosen(arguments: argparse.Namespace) -> RunFilter:
+    """Return the part of the lists that the command line chooses.
+
+    Raises:
+        UsageError: a pattern is empty.
+
+    """
+    return selection.of_flags(arguments.chosen_list, arguments.chosen_vo, arguments.chosen_image)
 
 
 def configure(arguments: argparse.Namespace, *, is_reading: bool = False) -> FrontendSettings:

@@ -15,6 +15,7 @@ from cloudkeeper.frontend import accepted_log
 from cloudkeeper.frontend.commands import output, startup
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.remedies import command
+from cloudkeeper.frontend.selection import ALL, Selection
 from cloudkeeper.frontend.settings import FrontendSettings
 from cloudkeeper.model import HIDDEN_KEY, HOLDER_KEY, UNMARKED_KEY, Appliance, ListId
 
@@ -106,6 +107,13 @@ class _HeldList:
     vo: str
     images: Sequence[Appliance]
     failure: str = ""
+    selection: Selection = ALL
+    """The images of the source that the configuration takes."""
+
+    def holder(self, image: Appliance) -> str:
+        """Return who keeps an image, and whether the configuration ignores it."""
+        is_taken = self.selection.takes(image.identifier, image.title)
+        return _holder(image) if is_taken else f"{_holder(image)}, ignored"
 
 
 class _SiteStatus:
@@ -140,6 +148,7 @@ class _SiteStatus:
             except BackendFailure as error:
                 self.unreachable = error
                 return
+            selections = self._selections()
             for list_id, (source, vo) in self._known(in_cloud).items():
                 try:
                     images = backend.appliances(list_id, vo=vo)
@@ -147,7 +156,13 @@ class _SiteStatus:
                     self._lists.append(_HeldList(source, vo, (), str(error)))
                     continue
                 shown_vo = vo or next((image.vo for image in images), "?")
-                self._lists.append(_HeldList(source, shown_vo, images))
+                selection = selections.get(source, ALL)
+                self._lists.append(_HeldList(source, shown_vo, images, selection=selection))
+
+    def _selections(self) -> Mapping[str, Selection]:
+        """Return the selection of each source by its name."""
+        registries = {str(each): each.selection for each in self._configured.registries}
+        return registries | {each.name: each.selection for each in self._configured.lists}
 
     def _known(self, in_cloud: Sequence[ListId]) -> Mapping[ListId, tuple[str, str]]:
         """Return source and VO of each list, of the configuration first."""
@@ -191,7 +206,7 @@ class _SiteStatus:
                 "image": image.identifier,
                 "title": image.title,
                 "version": image.version,
-                "holder": _holder(image),
+                "holder": held.holder(image),
             }
             for held in self._lists
             for image in held.images
@@ -214,7 +229,7 @@ def _print_list(held: _HeldList) -> None:
         return
     output.line(f"VO {held.vo}: {held.source}: {output.count(len(held.images), 'image')}")
     rows = [
-        (image.title or image.identifier, image.version or "-", _holder(image))
+        (image.title or image.identifier, image.version or "-", held.holder(image))
         for image in held.images
     ]
     if rows:

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the changes as JSON")
     startup.add_allowance(parser)
     startup.add_reconversion(parser)
+    startup.add_filter(parser)
     startup.add_arguments(parser)
 
 
@@ -34,7 +35,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     if arguments.dry_run:
         return plan.show(startup.configure(arguments, is_reading=True), arguments)
-    with recorded(startup.PROGRAM, cli.layout(arguments).runs) as record:
+    # The record is that of complete runs: with a filter, its figures would be those of a part.
+    runs = None if startup.chosen(arguments) else cli.layout(arguments).runs
+    with recorded(startup.PROGRAM, runs) as record:
         record.status = _synchronise(startup.configure(arguments), arguments, record)
     return record.status
 
@@ -56,6 +59,7 @@ def _synchronise(
             state=state,
             allowed=arguments.allow_remove,
             reconverts=arguments.reconvert,
+            chosen=startup.chosen(arguments),
         )
         try:
             with run.progress.displayed(sys.stderr):

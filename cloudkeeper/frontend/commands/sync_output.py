@@ -28,6 +28,7 @@ def record(report: SyncReport, into: RunRecord) -> None:
     into.add("images_held_by_others", report.held_by_others)
     into.add("images_in_outdated_formats", len(report.outdated))
     into.add("images_of_ended_lists", report.kept_of_ended)
+    into.add("images_ignored", len(report.ignored))
     into.add("removals_withheld", report.withheld)
     into.add("lists_accepted", report.lists)
     into.add("lists_refused", report.refused_lists)

@@ -26,6 +26,7 @@ from cloudkeeper.frontend.registry import names
 from cloudkeeper.frontend.registry.login import FORBIDDEN, UNAUTHORIZED, Login
 from cloudkeeper.frontend.registry.names import Digest
 from cloudkeeper.frontend.resume import Attempt
+from cloudkeeper.model import PartialData
 
 OK, NOT_MODIFIED, NOT_FOUND = 200, 304, 404
 MAX_BYTES = 4 * 2**20
@@ -148,11 +149,17 @@ class RegistryClient:
 
     @contextlib.contextmanager
     def layer(
-        self, repository: str, digest: Digest, *, timeouts: Timeouts
+        self,
+        repository: str,
+        digest: Digest,
+        *,
+        timeouts: Timeouts,
+        partial: PartialData | None = None,
     ) -> Iterator[tuple[int | None, Iterator[bytes]]]:
         """Yield size (None: not announced) and content of a layer.
 
-        The content is resumed where it breaks, with a new token if the registry asks for one.
+        With ``partial`` data, the content is what follows them. It is resumed where it breaks, with
+        a new token if the registry asks for one.
 
         Raises:
             ApplianceError: as for `get`; also from within the blocks.
@@ -167,7 +174,7 @@ class RegistryClient:
             )
 
         name = self._name(path)
-        with self.client.resumed(ask, name=name, timeouts=timeouts) as answer:
+        with self.client.resumed(ask, name=name, timeouts=timeouts, partial=partial) as answer:
             encoding = answer.headers.get("Content-Encoding", "identity")
             if encoding.lower() != "identity":
                 words = f"is sent with the Content-Encoding {encoding[:40]!r}, which changes it"

@@ -28,6 +28,7 @@ from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.registry.sboms import SBOMs
 from cloudkeeper.frontend.registry.signature_check import SignatureCheck
 from cloudkeeper.frontend.registry.tags import TagHistory
+from cloudkeeper.frontend.selection import ALL, Selection
 from cloudkeeper.frontend.sources import Stream
 from cloudkeeper.model import (
     LAYER_KEY,
@@ -70,6 +71,8 @@ class RegistryProject:
     """None: artefacts need no signature."""
     properties: tuple[tuple[str, str], ...] = ()
     """Names and values of the site's own properties of its images in Glance."""
+    selection: Selection = ALL
+    """The images to take; of the others, nothing is read."""
     _found: dict[str, Digest] = field(default_factory=dict)
     """Digests of the offers of this run, by reference."""
     went_back: dict[str, Digest] = field(default_factory=dict)
@@ -82,8 +85,12 @@ class RegistryProject:
         """Return the images of the project for each VO; see `OfferSource`."""
         images: list[_ReadImage] = []
         refused: list[Refusal] = []
+        ignored: list[str] = []
         self._found, self.went_back = {}, {}
         for tagged in self.listing.artefacts(self.history.latest(self.client.host)):
+            if not self.selection.takes(tagged.reference, self._title(tagged.reference)):
+                ignored.append(tagged.reference)
+                continue
             try:
                 found = self._read(tagged, at=at)
             except ApplianceError as error:  # one artefact must not affect the others
@@ -92,7 +99,8 @@ class RegistryProject:
             if found:
                 images.append(found)
                 self._found[tagged.reference] = tagged.digest
-        return [self._list(vo, images, refused) for vo in self.vos], self._warnings()
+        lists = [self._list(vo, images, refused, ignored) for vo in self.vos]
+        return lists, self._warnings()
 
     def list_ids(self) -> frozenset[ListId]:
         """Return the list of each VO, which the configuration names; see `OfferSource`."""
@@ -115,7 +123,9 @@ class RegistryProject:
         """Open the layer of an artefact; see `ImageOpener`."""
         del name  # a registry's errors name the repository
         repository, _, digest = source.uri.partition("/v2/")[2].partition(_BLOBS)
-        return self.client.layer(repository, Digest(digest), timeouts=timeouts)
+        return self.client.layer(
+            repository, Digest(digest), timeouts=timeouts, partial=source.partial
+        )
 
     def doubt(self, missing: Appliance) -> str:
         """Return why a tag that is not listed may still exist; see `OfferSource`.
@@ -158,10 +168,20 @@ class RegistryProject:
         vo: str,
         images: Sequence[_ReadImage],
         refused: Sequence[Refusal],
+        ignored: Sequence[str],
     ) -> ImageList:
         identifier = self._list_id(vo)
+        left = tuple(
+            Appliance(ApplianceId(each), identifier, vo=vo, title=self._title(each))
+            for each in ignored
+        )
         offers = tuple(self._offer(image, vo=vo, list_id=identifier) for image in images)
-        return ImageList(identifier=identifier, vo=vo, offers=offers, refused=tuple(refused))
+        return ImageList(
+            identifier=identifier, vo=vo, offers=offers, refused=tuple(refused), ignored=left
+        )
+
+    def _title(self, reference: str) -> str:
+        return f"{self.client.host} {reference}"
 
     def _offer(self, image: _ReadImage, *, vo: str, list_id: ListId) -> Offer:
         tagged, found = image.tagged, image.disk
@@ -172,7 +192,7 @@ class RegistryProject:
             identifier=ApplianceId(tagged.reference),
             list_id=list_id,
             vo=vo,
-            title=f"{host} {tagged.reference}",
+            title=self._title(tagged.reference),
             description=notes.get(DESCRIPTION, ""),
             mpuri=f"{host}/{tagged.reference}-{tagged.digest}",
             group=self.project,
