@@ -148,8 +148,9 @@ class Packer:
         limit = self.max_wire(message_id) if self.max_wire is not None else len(wire)
         if len(wire) > limit:
             is_known = split.take_apart(mime.with_newlines(text)) is not None
-            form = "a single record" if is_known else "in a form that cannot be split"
-            cause = f"signed, it has {len(wire)} bytes, AMS takes at most {limit}, and it is {form}"
+            form = "it is a single record" if is_known else "its form is unknown"
+            size = f"it has {len(wire)} bytes when signed, AMS accepts at most {limit}"
+            cause = f"{size}, and it cannot be split, because {form}"
             raise envelope.Unsendable("message", cause, "put less into one record or message")
         return wire
 

@@ -302,7 +302,7 @@ def test_a_message_that_is_too_large_is_set_aside_and_blocks_none(
     [buried] = site.buried()
     assert buried["empaid"] == large
     assert (
-        "AMS takes at most 786375, and it is a single record; put less into one record"
+        "at most 786375, and it cannot be split, because it is a single record; put less"
         in buried["reason"]
     )
 

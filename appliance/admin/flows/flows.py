@@ -64,7 +64,7 @@ def _switch(path: Path, wanted: Mapping[str, bool]) -> None:
     if os.geteuid() != 0:
         raise UsageError("flows", "only root can switch a flow", "use sudo")
     if not path.is_file():
-        words = "run scripts/install again, which writes the shipped file"
+        words = "run the bundle's install again, which writes the shipped file"
         raise Unavailable(path, "does not exist", words)
     before = text = path.read_text()
     for flow, is_on in wanted.items():

@@ -83,7 +83,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     elif arguments.since and not arguments.check_config:
         horizon.keep(arguments.since, layout)
     elif not arguments.by and arguments.also:
-        raise UsageError("--with", "needs a starter for the job", "write cron or systemd before it")
+        words = "needs the starter of the jobs"
+        raise UsageError("--with", words, "write appliance schedule cron|systemd --with JOB")
     return _show(layout)
 
 
