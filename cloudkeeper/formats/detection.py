@@ -52,8 +52,7 @@ def detect(path: Path, *, declared: str = "") -> Format:
     """
     with path.open("rb") as file:
         start = file.read(_START)
-        length = file.seek(0, 2)
-        file.seek(max(0, length - vhd.SIZE))
+        file.seek(max(0, path.stat().st_size - vhd.SIZE))
         end = file.read(vhd.SIZE)
     return _recognise(start, end, name=path.name, declared=declared)
 

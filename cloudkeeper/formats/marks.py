@@ -7,8 +7,8 @@ not know. An image with such a feature is good, but has to be rewritten by qemu-
 
 from __future__ import annotations
 
-import io
 import logging
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,9 @@ class Marks:
         """Why Glance refuses the image as it is, once the marks are known; empty if it does not."""
         self._found, self._name, self._end = found, name, b""
         self._refused = (format_inspector.ImageFormatError, format_inspector.SafetyCheckFailed)
-        self._given = io.BytesIO()
-        self._wrapper = format_inspector.InspectWrapper(self._given)
+        self._given: deque[bytes] = deque()
+        source: Any = iter(self._given.popleft, None)
+        self._wrapper = format_inspector.InspectWrapper(source)
 
     def feed(self, block: bytes | memoryview) -> None:
         """Look at the next block.
@@ -67,11 +68,8 @@ class Marks:
         self._end = (self._end + tail)[-vhd.SIZE :]
         if self.are_known:
             return
-        self._given.seek(0)
-        self._given.truncate()
-        self._given.write(block)
-        self._given.seek(0)
-        self._wrapper.read(-1)
+        self._given.append(bytes(block))
+        next(self._wrapper)
         self._judge()
 
     def finish(self) -> None:
@@ -119,9 +117,7 @@ def check_marks(path: Path, found: Format) -> str:
     marks = Marks(found, name=path.name)
     with path.open("rb") as file:
         marks.feed(file.read(_BLOCK))
-        length = file.seek(0, 2)
-        if length > _BLOCK:
-            file.seek(max(_BLOCK, length - _BLOCK))
-            marks.feed(file.read(_BLOCK))
+        file.seek(max(_BLOCK, path.stat().st_size - _BLOCK))
+        marks.feed(file.read(_BLOCK))
     marks.finish()
     return marks.objection

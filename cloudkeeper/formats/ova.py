@@ -27,7 +27,8 @@ def find_disk(path: Path) -> Disk:
 
     """
     end = path.stat().st_size
-    disks, descriptions, number = [], 0, 0
+    disks: list[tarfile.TarInfo] = []
+    descriptions = number = 0
     try:
         with (
             path.open("rb") as file,
@@ -42,7 +43,7 @@ def find_disk(path: Path) -> Disk:
                     raise Unusable(path.name, "its archive is truncated")
                 descriptions += member.name.lower().endswith(".ovf")
                 if _is_vmdk(path, member):
-                    disks.append(Disk(path, Format.VMDK, member.offset_data, member.size))
+                    disks.append(member)
     except (tarfile.TarError, ValueError, OverflowError, RecursionError):
         # Absurd numbers in a header raise all but the first.
         raise Unusable(path.name, "its archive cannot be read") from None
@@ -51,10 +52,11 @@ def find_disk(path: Path) -> Disk:
         if number > _MAX_MEMBERS:
             contents = f"more than {_MAX_MEMBERS} members"
         raise Unusable(path.name, f"is not an OVA with one disk: its archive has {contents}")
+    (disk,) = disks
     with path.open("rb") as file:
-        file.seek(disks[0].offset or 0)
-        vmdk.check_vmdk(file, path.name, size=disks[0].size or 0)
-    return disks[0]
+        file.seek(disk.offset_data)
+        vmdk.check_vmdk(file, path.name, size=disk.size)
+    return Disk(path, Format.VMDK, disk.offset_data, disk.size)
 
 
 def _is_file(path: Path, member: tarfile.TarInfo) -> bool:
@@ -90,7 +92,7 @@ class _Headers:
         self._file = file
         self.tell, self.seek = file.tell, file.seek
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         """Read part of a header.
 
         Raises:

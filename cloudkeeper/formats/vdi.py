@@ -36,12 +36,5 @@ def check_vdi(file: BinaryIO, name: str) -> None:
     if kind not in (_DYNAMIC, _FIXED) or parent != _NO_PARENT:
         raise Unusable(name, "has a parent disk; an image must be complete")
     check_virtual_size(name, size)
-    if (
-        sector != _SECTOR
-        or block != _BLOCK
-        or extra
-        or not size
-        or blocks * block < size
-        or allocated > blocks
-    ):
+    if sector != _SECTOR or block != _BLOCK or extra or blocks * block < size or allocated > blocks:
         raise Unusable(name, "its VDI header does not describe a complete disk")

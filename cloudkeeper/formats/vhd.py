@@ -50,7 +50,7 @@ def check_vhd(file: BinaryIO, name: str) -> None:
     if kind == _DIFFERENCING:
         raise Unusable(name, "has a parent disk; an image must be complete")
     check_virtual_size(name, size)
-    if not size or kind not in (_FIXED, _DYNAMIC):
+    if kind not in (_FIXED, _DYNAMIC):
         raise Unusable(name, f"is a VHD of the unknown type {kind}")
     if kind == _FIXED:
         # A program that looks at the start would take it for a dynamic disk.
@@ -70,8 +70,9 @@ def _check_dynamic(header: bytes, name: str, *, size: int, length: int) -> None:
     _, _, table, _, entries, block, _, parent = _DYNAMIC_HEADER.unpack_from(header)
     if any(parent) or any(header[_LOCATORS]):
         raise Unusable(name, "has a parent disk; an image must be complete")
-    is_power = block >= SIZE and not block & (block - 1)
-    if not is_power or entries * block < size or table + entries * _ENTRY > length:
+    is_power = block >= SIZE and block.bit_count() == 1
+    table_end = table + entries * _ENTRY
+    if not is_power or entries * block < size or table_end > length - SIZE:
         raise Unusable(name, "its VHD header does not describe a complete disk")
 
 

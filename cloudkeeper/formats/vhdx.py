@@ -29,14 +29,15 @@ _KNOWN_REGIONS = {_BAT, _METADATA_REGION}
 _PARAMETERS = "caa16737-fa36-4d43-b3b6-33f0aa44e76b"
 _VIRTUAL_SIZE = "2fa54224-cd1b-4876-b211-5dbed83bf4b8"
 _PARENT = "a8d35f2d-b30b-454d-abf7-d3d84834ab0c"
-_KNOWN = {
+# Each disk has these, and one with a parent its locator, too.
+_REQUIRED = {
     _PARAMETERS,
     _VIRTUAL_SIZE,
-    _PARENT,
     "beca12ab-b2e6-4523-93ef-c309e000c746",  # identifier of the disk
     "8141bf1d-a96f-4709-ba47-f233a8faab5f",  # logical sector size
     "cda348c7-445d-4471-9cc9-e9885251c556",  # physical sector size
 }
+_KNOWN = _REQUIRED | {_PARENT}
 _HAS_PARENT = 2
 
 
@@ -76,7 +77,7 @@ def _current_log(file: BinaryIO, name: str) -> bytes:
 def _check_metadata(file: BinaryIO, start: int, name: str) -> None:
     signature, count = _METADATA.unpack(_read(file, _METADATA.size, name, at=start))
     items = dict(_entries(file, _ITEM, count, name, needed=(_IS_REQUIRED_ITEM, _KNOWN)))
-    if signature != b"metadata" or not {_PARAMETERS, _VIRTUAL_SIZE} <= items.keys():
+    if signature != b"metadata" or not items.keys() >= _REQUIRED:
         raise Unusable(name, "its VHDX metadata are damaged")
     at = start + items[_PARAMETERS] + 4  # behind the size of a block
     flags = int.from_bytes(_read(file, 4, name, at=at), "little")

@@ -49,15 +49,15 @@ def check_vmdk(file: BinaryIO, name: str, *, size: int | None) -> None:
         raise Unusable(name, "its VMDK header does not describe a complete disk")
     descriptor = file.read(max(length, _LEAST_DESCRIPTOR) * _SECTOR)
     if directory == _AT_END and size is not None:
-        # QEMU then uses the footer in place of the header.
-        file.seek(start + max(0, size - _FOOTER))
+        # QEMU then uses the footer in place of the header, which cannot be its own footer.
+        file.seek(start + max(_SECTOR, size - _FOOTER))
         footer = file.read(_HEADER.size)
         if (
             len(footer) < _HEADER.size
             or _HEADER.unpack(footer)[:-1] != _HEADER.unpack_from(header)[:-1]
         ):
             raise Unusable(name, FOOTER_FAULT)
-    text = descriptor.split(b"\0", 1)[0].decode("latin-1").replace("\r\n", "\n")
+    text = descriptor.partition(b"\0")[0].decode("latin-1").replace("\r\n", "\n")
     check_virtual_size(name, capacity * _SECTOR)
     fields, extents = _read_descriptor(name, text)
     kind = fields.get("createType", "unknown")

@@ -243,11 +243,12 @@ def vhdx_items(images: DiskImages) -> Iterator[tuple[int, bytes]]:
 
 
 def vhdx_parent(images: DiskImages) -> bytes:
-    """Make the entry of the sector size that of a parent."""
-    old = b"\x1d\xbf\x41\x81\x6f\xa9\x09\x47\xba\x47\xf2\x33\xa8\xfa\xab\x5f"
-    at = next(start for start, found in vhdx_items(images) if found == old)
+    """Add an entry of a parent."""
+    region = images.read("dynamic.vhdx").index(b"metadata")
+    *_, (last, _) = vhdx_items(images)
+    count = struct.pack("<H", (last - region) // 32 + 1)
     new = b"\x2d\x5f\xd3\xa8\x0b\xb3\x4d\x45\xab\xf7\xd3\xd8\x48\x34\xab\x0c"
-    return images.altered("dynamic.vhdx", (at, new))
+    return images.altered("dynamic.vhdx", (region + 10, count), (last + 32, new))
 
 
 def vhdx_flag(images: DiskImages) -> bytes:

@@ -43,17 +43,21 @@ class Case:
 
     source: Path
     mutant: Mutant
+    target: Target
     covered: Covered
 
     @property
     def tests(self) -> list[str]:
-        """The tests that run the mutant's line; at import, all tests of the module."""
+        """The tests that run the mutant's line; at import, all tests of the module.
+
+        Their files are in the order of the target: the first one that notices ends the judgement.
+        """
         ids = self.covered.tests_of.get((self.source, self.mutant.line))
         if ids is None:
             return []
         found = ids or self.covered.tests_of[self.source, 0]
-        # quick first
-        return sorted(found, key=lambda one: (not one.startswith("tests/unit/"), one))
+        files = self.target.tests
+        return sorted(found, key=lambda one: (files.index(one.partition("::")[0]), one))
 
     @property
     def key(self) -> str:
@@ -119,7 +123,7 @@ def _cases(names: Sequence[str], tree: Path) -> Iterator[Case]:
             covered = trees.measure(target, tree)
             for source in sources:
                 for mutant in mutants((TOP / source).read_bytes()):
-                    yield Case(source, mutant, covered)
+                    yield Case(source, mutant, target, covered)
 
 
 class _Kept:

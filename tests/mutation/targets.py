@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
+SHORT = ("-m", "not matrix")
+"""Options of pytest that leave long matrices out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Modules of one purpose (patterns below the checkout) and their tests (paths)."""
+    """Modules of one purpose (patterns below the checkout) and the paths of their tests.
+
+    Tests that end quickly come first.
+    """
 
     modules: tuple[str, ...]
     tests: tuple[str, ...]
@@ -70,6 +75,8 @@ TARGETS = {
     "formats": Target(
         ("cloudkeeper/formats/*.py",),
         (
+            "tests/unit/test_image_boundaries.py",
+            "tests/unit/test_image_marks.py",
             "tests/unit/test_image_formats.py",
             "tests/unit/test_image_conversion.py",
             "tests/unit/test_image_stream.py",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import coverage
 
-from tests.mutation.targets import TOP, Target
+from tests.mutation.targets import SHORT, TOP, Target
 
 _PACKAGES = ("appliance", "bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm")
 
@@ -70,7 +70,7 @@ def measure(target: Target, tree: Path) -> Covered:
     plugin.write_text(_PLUGIN.format(path=str(modules), ours=_PACKAGES), encoding="utf-8")
     started = time.monotonic()
     under_coverage = [sys.executable, "-m", "coverage", "run", f"--rcfile={settings}"]
-    pytest = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "noted_modules"]
+    pytest = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "noted_modules", *SHORT]
     done = subprocess.run(
         [*under_coverage, *pytest, *target.tests],
         cwd=tree, env=environment(tree), capture_output=True, text=True, check=False,

@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.mutation.targets import SHORT
+
 _KILLED, _SURVIVED, _NO_TESTS = 1, 0, 5
 _LIBRARIES_ARE_IMPORTED = "ignore::pytest.PytestAssertRewriteWarning"
 """Plugins of pytest are among the libraries, too early for it to rewrite their assertions."""
@@ -74,7 +76,7 @@ def _run_tests(tests: Sequence[str]) -> None:
         for descriptor in (0, 1, 2):
             os.dup2(nowhere, descriptor)
         pytest = importlib.import_module("pytest")
-        flags = ["-x", "-q", "-p", "no:cacheprovider", "-W", _LIBRARIES_ARE_IMPORTED]
+        flags = ["-x", "-q", "-p", "no:cacheprovider", "-W", _LIBRARIES_ARE_IMPORTED, *SHORT]
         code = pytest.main([*flags, *tests])
     finally:
         os._exit(int(code))
