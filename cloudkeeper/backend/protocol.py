@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError, Message
 
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.errors import Malformed
@@ -31,6 +32,22 @@ _CODES = {
     CallStatus.AUTHENTICATION: grpc.StatusCode.UNAUTHENTICATED,
     CallStatus.USER_NOT_AUTHORIZED: grpc.StatusCode.PERMISSION_DENIED,
 }
+
+
+def _decoder(kind: type[Message]) -> Callable[[bytes], Message]:
+    """Return a reader of requests that raises `Malformed`: gRPC's would log a traceback."""
+
+    def decode(content: bytes) -> Message:
+        try:
+            return kind.FromString(content)
+        except DecodeError:
+            raise Malformed("frontend", "a request is not one of cloudkeeper") from None
+
+    return decode
+
+
+# The requests that both numberings have.
+_EMPTY, _LIST = _decoder(Empty), _decoder(pb.ImageListIdentifier)
 
 
 class Numbering(enum.StrEnum):
@@ -74,23 +91,22 @@ class NumberedService:
 
     def add_to(self, server: grpc.Server) -> None:
         """Add the service to a server."""
-        own, appliance = self._servicer, self._of_appliance
-        removal = self._decoded(is_removal=True)
+        own, appliance = self._servicer, self._decoded()
         unary = {
-            "PreAction": self._unary(self._begin, Empty.FromString),
-            "PostAction": self._unary(self._end, Empty.FromString),
-            "RemoveExpiredAppliances": self._unary(self._remove_expired, Empty.FromString),
-            "RemoveImageList": self._unary(own.RemoveImageList, pb.ImageListIdentifier.FromString),
-            "AddAppliance": self._unary(appliance(own.AddAppliance, self._decoded())),
-            "UpdateAppliance": self._unary(appliance(own.UpdateAppliance, self._decoded())),
-            "RemoveAppliance": self._unary(appliance(own.RemoveAppliance, removal)),
+            "PreAction": self._unary(self._begin, _EMPTY),
+            "PostAction": self._unary(self._end, _EMPTY),
+            "RemoveExpiredAppliances": self._unary(self._remove_expired, _EMPTY),
+            "RemoveImageList": self._unary(own.RemoveImageList, _LIST),
+            "AddAppliance": self._unary(own.AddAppliance, appliance),
+            "UpdateAppliance": self._unary(own.UpdateAppliance, appliance),
+            "RemoveAppliance": self._unary(own.RemoveAppliance, self._decoded(is_removal=True)),
             "UpdateApplianceMetadata": self._unary(
-                appliance(own.UpdateAppliance, second_numbering.read_second)
+                own.UpdateAppliance, second_numbering.read_second
             ),
         }
         streams = {
-            "ImageLists": self._stream(own.ImageLists, Empty.FromString),
-            "Appliances": self._stream(own.Appliances, pb.ImageListIdentifier.FromString),
+            "ImageLists": self._stream(own.ImageLists, _EMPTY),
+            "Appliances": self._stream(own.Appliances, _LIST),
         }
         handler = grpc.method_handlers_generic_handler(SERVICE, {**unary, **streams})
         server.add_generic_rpc_handlers((handler,))
@@ -122,20 +138,6 @@ class NumberedService:
 
         return decode
 
-    def _of_appliance(
-        self,
-        method: Callable[[pb.Appliance, grpc.ServicerContext], Empty],
-        decode: Callable[[bytes], pb.Appliance],
-    ) -> Callable[[bytes, grpc.ServicerContext], Empty]:
-        def call(content: bytes, context: grpc.ServicerContext) -> Empty:
-            try:
-                message = decode(content)
-            except Malformed as error:
-                return self._refuse(error, context)
-            return method(message, context)
-
-        return call
-
     def _refuse(self, error: ApplianceError, context: grpc.ServicerContext) -> Empty:
         """Report a frontend that is not served, with the option that serves it."""
         remedy = (
@@ -151,18 +153,23 @@ class NumberedService:
     def _unary(
         self,
         method: Callable[[Any, grpc.ServicerContext], Empty],
-        decode: Callable[[bytes], Any] | None = None,
+        decode: Callable[[bytes], Any],
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        def call(request: Any, context: grpc.ServicerContext) -> Empty:
+        def call(content: bytes, context: grpc.ServicerContext) -> Empty:
             noted: Any = _NotedContext(context)
             was_second = self._is_second  # until PostAction, and from RemoveExpiredAppliances on
-            answer = method(request, noted)
+            try:
+                request = decode(content)
+            except Malformed as error:
+                answer = self._refuse(error, noted)
+            else:
+                answer = method(request, noted)
             if was_second or self._is_second:
                 noted.abort_if_failed()
             return answer
 
         return grpc.unary_unary_rpc_method_handler(
-            call, request_deserializer=decode, response_serializer=Empty.SerializeToString
+            call, response_serializer=Empty.SerializeToString
         )
 
     def _stream(
@@ -170,9 +177,17 @@ class NumberedService:
         method: Callable[[Any, grpc.ServicerContext], Iterable[Any]],
         decode: Callable[[bytes], Any],
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        def call(request: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+        def answers(content: bytes, context: grpc.ServicerContext) -> Iterable[Any]:
+            try:
+                request = decode(content)
+            except Malformed as error:
+                self._refuse(error, context)
+                return ()
+            return method(request, context)
+
+        def call(content: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
             noted: Any = _NotedContext(context)
-            for message in method(request, noted):
+            for message in answers(content, noted):
                 if self._is_second and isinstance(message, pb.Appliance):
                     yield second_numbering.write_second(message)
                 else:
@@ -180,4 +195,4 @@ class NumberedService:
             if self._is_second:
                 noted.abort_if_failed()
 
-        return grpc.unary_stream_rpc_method_handler(call, request_deserializer=decode)
+        return grpc.unary_stream_rpc_method_handler(call)

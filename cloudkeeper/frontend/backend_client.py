@@ -15,7 +15,7 @@ import hashlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from appliance.core import hosts
 from appliance.core.run.errors import LocalFailure, Unavailable
+from appliance.core.trust.errors import Malformed
 from cloudkeeper.frontend.stream import digest_differs, shown
 from cloudkeeper.model import Appliance, ImageData, ListId, TransferMode
 from cloudkeeper.wire import communicator_1x_pb2 as pb
@@ -54,6 +55,8 @@ from cloudkeeper.wire.status import (
 )
 
 logger = logging.getLogger(__name__)
+# It logs a traceback for an answer that is no message, of which the call fails anyway.
+logging.getLogger("grpc._common").setLevel(logging.CRITICAL)
 
 _CHECK = (
     "check that cloudkeeper-os is running and that backend: endpoint: is its address (on the same "
@@ -66,6 +69,11 @@ _SHORT, _LISTING, _DATA = timedelta(minutes=5), timedelta(minutes=10), timedelta
 _SLOWEST = 256 * 1024
 # Hexadecimal digits.
 _SHA512 = 128
+# Bytes of an answer with many items, which are kept in memory. An item of any size takes some; gRPC
+# itself limits one to 4 MiB.
+_MOST, _ITEM = 64 * 2**20, 2**10
+# Characters of the name of an appliance in a message.
+_SHOWN = 80
 _CONNECT = timedelta(seconds=10)
 # Time for an unreachable backend to return: its unit restarts it after some seconds.
 _RESTART = timedelta(seconds=60)
@@ -175,8 +183,7 @@ class BackendClient:
         project any longer.
         """
         request = pb.ImageListIdentifier(image_list_identifier=list_id)
-        found = self._stream("Appliances", request, metadata=[(VO, vo)])
-        return [from_message(message) for message in found]
+        return self._appliances(request, metadata=[(VO, vo)])
 
     def to_hand_over(self, list_id: ListId, *, vo: str, wanted: Takeover) -> list[Appliance]:
         """Return the images of a list that a takeover, or its end, would concern.
@@ -187,8 +194,7 @@ class BackendClient:
         """
         request = pb.ImageListIdentifier(image_list_identifier=list_id)
         metadata = [(VO, vo), (TAKE_OVER, wanted.value)]
-        found = self._stream("Appliances", request, metadata=metadata)
-        return [from_message(message) for message in found]
+        return self._appliances(request, metadata=metadata)
 
     def hand_over(self, appliance: Appliance, *, wanted: Takeover) -> None:
         """Take an image over from another manager of the cloud, or give it back."""
@@ -284,10 +290,15 @@ class BackendClient:
                 raise BackendFailure(self._name, f"{method}: it reports no digest of the image")
             return call
 
-    def _stream(
-        self, method: str, request: object, *, metadata: Sequence[tuple[str, str]] = ()
-    ) -> list[Any]:
-        return self._streamed(method, request, metadata=metadata)[0]
+    def _appliances(
+        self, request: object, *, metadata: Sequence[tuple[str, str]]
+    ) -> list[Appliance]:
+        found, _ = self._streamed("Appliances", request, metadata=metadata)
+        try:
+            return [from_message(message) for message in found]
+        except Malformed as error:
+            cause = f"Appliances: {error.subject[:_SHOWN]}: {error.cause}"
+            raise BackendFailure(self._name, cause, error.remedy) from None
 
     def _streamed(
         self, method: str, request: object, *, metadata: Sequence[tuple[str, str]] = ()
@@ -296,9 +307,19 @@ class BackendClient:
         start: Callable[..., Any] = getattr(self._stub, method)
         with self._translated(method):
             call = start(request, timeout=_LISTING.total_seconds(), metadata=metadata)
-            found = list(call)
+            with self._running(call):
+                found = list(self._limited(method, call))
             self._check_result(method, call)
             return found, call
+
+    def _limited(self, method: str, items: Iterable[Any]) -> Iterator[Any]:
+        size = 0
+        for item in items:
+            size += item.ByteSize() + _ITEM
+            if size > _MOST:
+                cause = f"{method}: its answer is larger than {_MOST} bytes"
+                raise BackendFailure(self._name, cause)
+            yield item
 
     @contextlib.contextmanager
     def _running(self, call: Any) -> Iterator[None]:
