@@ -190,7 +190,8 @@ def read(
         ) from error
     except (errors.LDAPException, OSError) as error:
         subject = hosts.join_port(host, port)
-        raise Unavailable(subject, f"the directory does not answer: {error}") from error
+        words = f"the directory does not answer: {error}"
+        raise Unavailable(subject, words, "check host and port, and that the BDII runs") from error
     finally:
         with contextlib.suppress(errors.LDAPException, OSError):
             connection.unbind()

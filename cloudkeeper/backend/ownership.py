@@ -110,7 +110,9 @@ class Ownership:
             left = ends - time.monotonic()
             if left <= 0 or not is_wanted():
                 cause = "another call is still working on it"
-                raise Failed(subject, cause, status=CallStatus.RESOURCE_STATE)
+                raise Failed(
+                    subject, cause, "the next run retries", status=CallStatus.RESOURCE_STATE
+                )
             self._lock.wait(min(left, _POLL.total_seconds()))
 
     def is_claimed(self, subject: Hashable) -> bool:

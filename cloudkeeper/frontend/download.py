@@ -354,10 +354,10 @@ def _checked(
     server = "the server" if is_home else f"{_host(place)}, to which the server redirects,"
     answer = f"{server} answers {status} {(response.reason or '')[:80]}".rstrip()
     if status in _DENIED:
-        remedy = "check the access token in its URL" if is_home else ""
+        remedy = "check the access token in its URL" if is_home else _ASK
         raise AccessDenied(name, answer, remedy)
     if status not in _RETRIED:
-        raise Unavailable(name, answer)
+        raise Unavailable(name, answer, "check its URL, or ask its administrators")
     after = _retry_after(response) if status in _ASKS_TO_WAIT else 0.0
     if after > resume.LONGEST_ASKED:
         answer += f" and asks to wait {after:.0f} s"

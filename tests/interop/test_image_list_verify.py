@@ -151,7 +151,10 @@ def test_a_list_of_a_server(endorsing: Endorsing, capsys: pytest.CaptureFixture[
         assert "s3cr3t" not in shown.out + shown.err
         server.put("/list", image_server.Status(404))
         assert frontend.main(["verify", url, *flags]) == 3
-        assert capsys.readouterr().err == f"cloudkeeper: {url}: the server answers 404 Not Found\n"
+        assert capsys.readouterr().err == (
+            f"cloudkeeper: {url}: the server answers 404 Not Found; check its URL, or ask its"
+            " administrators\n"
+        )
 
 
 def signed_twice_named(endorsing: Endorsing) -> bytes:

@@ -386,7 +386,8 @@ def test_a_store_that_refuses_is_named(
     with pytest.raises(AccessDenied) as caught:
         download(client, url)
     assert str(caught.value) == (
-        f"disk: {host}, to which the server redirects, answers 403 Forbidden"
+        f"disk: {host}, to which the server redirects, answers 403 Forbidden; ask its"
+        " administrators"
     )
 
 

@@ -249,7 +249,8 @@ class Glance:
                     break
                 yield block
         except OSError as error:  # what requests raises, when the connection is lost
-            raise Unavailable(hosts.of_url(response.url), f"GET {path}: {error}") from error
+            words = f"GET {path}: {error}"
+            raise Unavailable(hosts.of_url(response.url), words, CHECK_LOGS) from error
         finally:
             response.close()
         if count != size:
@@ -277,7 +278,8 @@ class Glance:
                 "Keystone", "no longer gives the account a token", "check its password and roles"
             ) from error
         except exceptions.ClientException as error:
-            raise Unavailable("Glance", f"{method} {urlsplit(path).path}: {error}") from error
+            words = f"{method} {urlsplit(path).path}: {error}"
+            raise Unavailable("Glance", words, CHECK_LOGS) from error
         if not response.ok and response.status_code not in accept:
             raise GlanceRefusal(
                 hosts.of_url(response.url),

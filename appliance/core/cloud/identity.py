@@ -107,6 +107,11 @@ class UserNames:
             return name
 
 
+_AS_ADMINISTRATOR = (
+    "use an administrator's account, or run the commands that are printed without --nodry-run"
+)
+
+
 class AllProjects:
     """All projects of the cloud, for changes by an administrator."""
 
@@ -116,8 +121,7 @@ class AllProjects:
                 cloud.host,
                 f"the account {cloud.access.account!r} has no role on the system, or"
                 " system_scope is off",
-                "use an administrator's account, or run the commands that are printed without"
-                " --nodry-run",
+                _AS_ADMINISTRATOR,
             )
         self._host = cloud.host
         self._system = cloud.system
@@ -140,7 +144,8 @@ class AllProjects:
                 raise AccessDenied(subject, cause, "use the id of one of them")
             change(found[0].id)
         except exceptions.HttpError as error:
-            raise AccessDenied(subject, f"{self._host} refuses: {error.message}") from error
+            words = f"{self._host} refuses: {error.message}"
+            raise AccessDenied(subject, words, _AS_ADMINISTRATOR) from error
 
     def _candidates(self, wanted: str) -> list[Project]:
         try:

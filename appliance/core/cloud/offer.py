@@ -102,7 +102,8 @@ def _get(scope: Scope, path: str, microversion: str) -> requests.Response:
             scope.nova, path, "GET", raise_exc=False, microversion=microversion
         )
     except exceptions.ClientException as error:
-        raise Unavailable("Nova", f"GET {urlsplit(path).path}: {error}") from error
+        words = f"GET {urlsplit(path).path}: {error}"
+        raise Unavailable("Nova", words, CHECK_LOGS) from error
     words = f"Nova answers {response.status_code} to GET {urlsplit(path).path}"
     if response.status_code in (401, 403):
         remedy = "the account needs the role reader in the project"

@@ -23,7 +23,7 @@ from appliance.core.cloud import expiry, hops, login
 from appliance.core.cloud.hops import LoginFailure, LoginUnavailable
 from appliance.core.cloud.locks import Locks
 from appliance.core.cloud.login import Access
-from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
+from appliance.core.run.errors import CHECK_LOGS, AccessDenied, ApplianceError, Unavailable
 
 if TYPE_CHECKING:
     from keystoneauth1.access import AccessInfo
@@ -127,7 +127,8 @@ class Tokens:
                 access.grant(f"--project {project_id}"),
             ) from error
         except exceptions.ClientException as error:
-            raise Unavailable(host, f"no token for project {project_id}: {error}") from error
+            words = f"no token for project {project_id}: {error}"
+            raise Unavailable(host, words, CHECK_LOGS) from error
         except _NOT_UNDERSTOOD as error:
             raise self._no_keystone() from error
         return plugin
