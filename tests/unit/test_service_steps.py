@@ -161,6 +161,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def test_a_start_removes_what_has_ended_and_leaves_what_runs(site: Site, unit: str) -> None:
     """R31, R38: `rm` has no -s, so a container that the engine restarted stays; `up` attaches."""
     assert site.step("prepare", unit) == 0
+    assert site.calls() == []  # before the first start there is none
+    service = SERVICES[unit][-1]
+    labels = {"com.docker.compose.project": "fedcloud", "com.docker.compose.service": service}
+    site.engine.add(f"fedcloud_{service}_1", labels=labels, state={"Status": "exited"})
+    assert site.step("prepare", unit) == 0
     assert site.calls() == [f"rm -v -f {' '.join(SERVICES[unit])}"]
 
 
@@ -317,6 +322,24 @@ def test_what_passed_and_came_up_is_kept_and_not_checked_again(site: Site) -> No
     assert site.checks() == ["cloudkeeper-os"]
 
 
+def test_a_start_does_not_repeat_the_check_of_the_administrator(site: Site) -> None:
+    """The first start took three checks longer: `appliance check` had just passed them."""
+    check = ["check", "--offline", "bdii", "--root", str(site.root)]
+    assert main(check) == 0
+    assert site.checks() == ["cloudbdii", "sitebdii"]
+    assert site.step("prepare", "bdii") == 0
+    assert site.checks() == []
+    config = site.root / "etc/sitebdii/site.cfg"
+    config.write_text("another\n")
+    assert site.step("prepare", "bdii") == 0
+    assert site.checks() == ["sitebdii"]
+    site.answer("sitebdii", "'another' is not allowed")
+    assert main(check) == 1
+    site.checks()
+    assert site.step("prepare", "bdii") == 0
+    assert "sitebdii" in site.checks()
+
+
 def test_a_start_with_a_bad_configuration_takes_the_copy_that_passed_last(
     site: Site, unit_status: socket.socket, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -408,7 +431,6 @@ def test_the_resource_level_comes_up_though_the_site_level_cannot(
     site.answer("sitebdii", "is still the placeholder '@example.com'")
     assert site.step("prepare", "bdii") == 0
     assert site.calls() == [
-        "rm -v -f cloudbdii sitebdii",
         "rm -v -f -s sitebdii",
         "up -d --no-build cloudbdii",
     ]

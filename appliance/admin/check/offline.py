@@ -1,9 +1,10 @@
 """``appliance check [NAME ...]``: check the configuration, not the running programs.
 
 Each job and service checks its configuration in its own container, as it would run; then the files
-are compared with each other. Nothing is locked or stopped, and the only file written is a copy of
-the host key on tmpfs, which the check of ssmsend needs. No other host is contacted. Without
-``--offline`` the commands that do contact the cloud are printed in the end.
+are compared with each other. Nothing is locked or stopped. The only files written are a copy of the
+host key on tmpfs, which the check of ssmsend needs, and a note that a service passed
+(`appliance.admin.service.kept`). No other host is contacted. Without ``--offline`` the commands
+that do contact the cloud are printed in the end.
 
 Exit status: 0 nothing found; 1 findings, listed; 2 usage, or the host's own settings cannot be
 read; 3 no program could be checked.
@@ -28,6 +29,7 @@ from appliance.admin.images import needed
 from appliance.admin.run import hostkey
 from appliance.admin.runtime.engine import Engine
 from appliance.admin.schedule import state
+from appliance.admin.service import kept
 from appliance.admin.settings import Host
 from appliance.core import clock
 from appliance.core.config.settings import Value
@@ -136,9 +138,7 @@ def _ask_all(report: CheckReport, services: dict[str, str], host: Host, layout: 
             for name, service in services.items():
                 _progress(name)
                 try:
-                    if engine:
-                        needed.require(engine, host, [service])
-                    answer = patiently(name, service, host, layout)
+                    answer = _noted(engine, name, service, host, layout)
                 except (ApplianceError, OSError) as error:
                     report.add(*_of_failure(name, error))
                 else:
@@ -147,6 +147,22 @@ def _ask_all(report: CheckReport, services: dict[str, str], host: Host, layout: 
                     report.values += answer.values
     except ApplianceError as error:
         report.add(inside.of_error("", error, identifier="C04.a"))
+
+
+def _noted(
+    engine: Engine | None, name: str, service: str, host: Host, layout: Layout
+) -> inside.CheckAnswer:
+    """Check a program; note a service that passes, so that its start does not check it again."""
+    if engine is None:
+        return patiently(name, service, host, layout)
+    image = next(iter(needed.require(engine, host, [service]).values()))
+    is_service = name in inventory.SERVICES
+    before = kept.take(service, host, layout, image=image) if is_service else None
+    answer = patiently(name, service, host, layout)
+    # An editor may have replaced a file in between; it is unknown which one was checked.
+    if before and answer.is_usable and before == kept.take(service, host, layout, image=image):
+        kept.note_check(before, service, layout)
+    return answer
 
 
 def patiently(name: str, service: str, host: Host, layout: Layout) -> inside.CheckAnswer:

@@ -99,8 +99,8 @@ def check(service: str, host: Host, layout: Layout) -> Sequence[str]:
 def decide(unit: str, host: Host, layout: Layout, *, at: datetime) -> Decision:
     """Check the configuration of each service of a unit, and choose.
 
-    A configuration that equals the copy that passed last, with the same image and settings, is not
-    checked again.
+    A configuration that equals the copy that passed last, or the one that `appliance check` has
+    passed, with the same image and settings, is not checked again.
 
     Raises:
         Unavailable: The engine does not answer, or lacks an image.
@@ -111,7 +111,7 @@ def decide(unit: str, host: Host, layout: Layout, *, at: datetime) -> Decision:
         for service in UNITS[unit]:
             image = next(iter(needed.require(engine, host, [service]).values()))
             snapshot = kept.take(service, host, layout, image=image)
-            if snapshot and kept.is_kept(snapshot, service, layout):
+            if snapshot and _is_known(snapshot, service, layout):
                 choices[service] = Choice(Start.SITE)
                 continue
             reasons = tuple(check(service, host, layout))
@@ -123,6 +123,10 @@ def decide(unit: str, host: Host, layout: Layout, *, at: datetime) -> Decision:
             else:
                 choices[service] = Choice(Start.NOTHING, reasons)
     return Decision(unit, at.isoformat(timespec="seconds"), choices)
+
+
+def _is_known(snapshot: kept.Snapshot, service: str, layout: Layout) -> bool:
+    return any(known(snapshot, service, layout) for known in (kept.is_kept, kept.is_checked))
 
 
 def require_good(services: Sequence[str], host: Host, layout: Layout) -> None:

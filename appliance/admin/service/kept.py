@@ -6,6 +6,7 @@ A service whose configuration no longer passes starts with the copy. Only root c
     SERVICE/DIGEST/0 …      the mounts of the container, as in `PLACES`; root:fedcloud, 0640
     SERVICE/DIGEST/about    JSON: the time at which it passed
     SERVICE/good            a link to the current DIGEST, replaced atomically
+    SERVICE/checked         the DIGEST that `appliance check` found without errors last
 
 Links are copied as links, as the container sees them. Anything but files, directories and links is
 left out.
@@ -47,6 +48,7 @@ Each is the path on the host, or the variable that names it, and the path in the
 """
 _LARGEST = 1 << 20
 """Limit for a file, in bytes; no configuration is larger."""
+_CHECKED, _LONGEST = "checked", 100
 _MOST = 1000
 """Limit for the number of files of a service."""
 
@@ -128,6 +130,23 @@ def is_kept(snapshot: Snapshot, service: str, layout: Layout) -> bool:
     """Return whether the current copy equals the snapshot."""
     copy = current(service, layout)
     return copy is not None and copy.name == snapshot.digest
+
+
+def is_checked(snapshot: Snapshot, service: str, layout: Layout) -> bool:
+    """Return whether `appliance check` has found no error in the snapshot."""
+    try:
+        found = files.read_regular(directory(layout) / service / _CHECKED, limit=_LONGEST)
+    except (OSError, ValueError):
+        return False
+    return found.decode(errors="replace").strip() == snapshot.digest
+
+
+def note_check(snapshot: Snapshot, service: str, layout: Layout) -> None:
+    """Remember that a check found no error, so that a start need not repeat it."""
+    above = directory(layout) / service
+    for path in (directory(layout), above):
+        files.make_directory(path, mode=0o700)
+    files.write_atomic(above / _CHECKED, f"{snapshot.digest}\n".encode(), mode=0o600)
 
 
 def passed_at(copy: Path) -> str:

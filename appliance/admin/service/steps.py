@@ -93,7 +93,9 @@ def _prepare(arguments: argparse.Namespace) -> ExitStatus:
     # Before any container is touched: the old ones may serve until the new ones start.
     decision = choose.decide(unit, host, layout, at=clock.now())
     with Engine(host.socket) as engine:
-        _compose(host, "rm", "-v", "-f", *UNITS[unit])
+        # Before the first start there is nothing to remove, and docker-compose takes a second.
+        if any(state.service in UNITS[unit] for state in engine.services()):
+            _compose(host, "rm", "-v", "-f", *UNITS[unit])
         if BACKEND in UNITS[unit]:  # releases of 2017 had `docker run --name` start it
             engine.remove_ended(BACKEND)
     if idle := [service for service in UNITS[unit] if service not in decision.started]:
