@@ -186,6 +186,15 @@ def test_a_new_site_manages_images_only_when_asked(
     flows = yaml.safe_load((root / "etc/fedcloud/appliance.yaml").read_text())["flows"]
     assert flows == {"accounting": True, "information": True, "images": False}
     assert images.read_text() == before
+    # Switched on by the command, the flow is among those that Enter accepts.
+    assert main(["flows", "--on", "images", "--root", str(root)]) == 0
+    assert configure(root, monkeypatch, ANSWERS | {"flows": ""}) == 0
+    assert yaml.safe_load((root / "etc/fedcloud/appliance.yaml").read_text())["flows"] == {
+        "accounting": True,
+        "information": True,
+        "images": True,
+    }
+    assert images.read_text() != before
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def paths(layout: Layout) -> dict[str, str]:
 def defaults(texts: Texts, places: Mapping[str, str], host: Host, layout: Layout) -> dict[str, str]:
     """Return the values in the files, by question; shipped examples do not count."""
     found = {
-        "flows": " ".join(_flows_to_offer(texts.get(places["backend"], ""), host)),
+        "flows": " ".join(flow for flow in Flow if host.flows[flow]),
         "site": _value(texts.get(CASO, ""), "site_name")
         or _value(texts.get(SITE, ""), "SITE_NAME"),
         "keystone": _value(texts.get(CASO, ""), "auth_url")
@@ -79,16 +79,6 @@ def defaults(texts: Texts, places: Mapping[str, str], host: Host, layout: Layout
     # Other sites cannot resolve a name without a domain.
     found["host"] = found["host"] or (socket.getfqdn() if "." in socket.getfqdn() else "")
     return found
-
-
-def _flows_to_offer(backend: str, host: Host) -> Iterator[Flow]:
-    """Yield the flows that are on; images only if the backend has an account already.
-
-    EGI's catch-all uploads the images of most sites, so a new site manages them only when asked.
-    """
-    for flow in Flow:
-        if host.flows[flow] and (flow is not Flow.IMAGES or _value(backend, "password")):
-            yield flow
 
 
 def _value(text: str, option: str) -> str:
