@@ -123,7 +123,7 @@ def test_what_cannot_be_switched_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert appliance(tmp_path, "flows", "--on", "images") == 3
-    assert "appliance.yaml: does not exist; run scripts/install" in capsys.readouterr().err
+    assert "appliance.yaml: does not exist; run the bundle's install" in capsys.readouterr().err
     assert appliance(tmp_path, "flows", "--on", "images", "--off", "images") == 2
     assert "--on images: --off names it, too" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
