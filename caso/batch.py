@@ -208,7 +208,7 @@ class Staging:
 
 
 def _of_foreign(path: Path) -> LocalFailure:
-    cause = "was not made by caso, or holds files that were not"
+    cause = "another program made it, or a file in it"
     remedy = f"look at it, then: rm -r {files.shell_word(path)}"
     return LocalFailure(files.shown(path), cause, remedy)
 

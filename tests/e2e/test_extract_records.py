@@ -291,7 +291,7 @@ def test_foreign_names_in_state_and_spool_hold_back_nobody(tmp_path: Path) -> No
     assert (said.counts["projects_failed"], said.counts["projects_left"]) == (0, 0)
     # readable directories were taken for empty batches
     assert len(said.failures) == 1 + len(made) - 2
-    assert f"{area}/two.foreign: was not made by caso, or holds files that were not" in "\n".join(
+    assert f"{area}/two.foreign: another program made it, or a file in it" in "\n".join(
         said.failures
     )
 

@@ -242,7 +242,7 @@ def test_signatures_that_cannot_be_read(
     expected = {
         "type": "signature: is of media type 'application/json', not application/vnd.dev.cosign",
         "number": "has more than 50 signatures",
-        "blob": "what came has digest sha256:",
+        "blob": "the bytes that came have digest sha256:",
         "500": "the server answers 500",
         "html": "its manifest is not JSON",
         "list": "its manifest has no list of layers",

@@ -181,8 +181,7 @@ def test_a_batch_with_foreign_files_is_handed_over_all_the_same(site: Site) -> N
         [line] = found.foreign
         aside = f"{directory}.foreign"
         assert (
-            str(line)
-            == f"{aside}: was not made by caso, or holds files that were not; look at it, "
+            str(line) == f"{aside}: another program made it, or a file in it; look at it, "
             f"then: rm -r {aside}"
         )
         assert not found.stuck

@@ -74,7 +74,7 @@ def test_foreign_names_in_the_staging_area_are_reported(
     assert status == 1
     assert f"{area}/pipe: skipped: is a pipe; if nobody needs it: rm {area}/pipe" in lines
     assert any(
-        line.startswith(f"{area}/p.foreign: was not made by caso, or holds files that were not")
+        line.startswith(f"{area}/p.foreign: another program made it, or a file in it")
         for line in lines
     )
 

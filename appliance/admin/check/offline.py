@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--offline",
         action="store_true",
-        help="do not print the commands that try what this check cannot: passwords, other hosts",
+        help="do not print the commands that test passwords and other hosts",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 

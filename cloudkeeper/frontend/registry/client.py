@@ -144,7 +144,7 @@ class RegistryClient:
                 if len(content) > limit:
                     raise Malformed(name, f"is larger than {limit} bytes")
         if (found := names.digest_of(bytes(content))) != digest:
-            raise Tampered(name, f"what came has digest {found}")
+            raise Tampered(name, f"the bytes that came have digest {found}")
         return bytes(content)
 
     @contextlib.contextmanager
