@@ -70,7 +70,7 @@ def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
 
 
 def _checked(entry: Entry) -> Dn:
-    """Return the normal form of an entry's name; raises `LdifError` for what slapd cannot store."""
+    """Return the normal form of an entry's name; raises `LdifError` if slapd cannot store it."""
     dn = entry.dn
     if len(dn) > LONGEST:
         raise LdifError(shortened(dn), f"is a name of more than {LONGEST} characters")

@@ -103,7 +103,7 @@ def _of_other_sites(answer: SourceAnswer, site: str) -> list[str]:
 def _in_directories(
     settings: BdiiSettings, last: Mapping[str, LastGood]
 ) -> tuple[list[LdifSource], list[SourceAnswer]]:
-    """Return the sources in the two directories, and unusable answers for what cannot be asked.
+    """Return the sources in the two directories, and an answer for each that cannot be asked.
 
     That is every name that is not a source. If a directory cannot be read, because it is not
     mounted for example, it is every source that was known in it: none of them has vanished.

@@ -107,7 +107,7 @@ def giving_back(image: Image) -> Operations:
 
 
 def recall(image: Image) -> dict[str, Any]:
-    """Return what a takeover has remembered, with empty values for what users have spoiled."""
+    """Return the values that a takeover has stored; those that users have spoiled are empty."""
     try:
         found = json.loads(str(image.get(TAKEN_OVER) or "{}"))
     except (ValueError, RecursionError):

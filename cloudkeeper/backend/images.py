@@ -315,7 +315,7 @@ class ProjectImages:
         is_wanted: Callable[[], bool],
         audience: Audience | None = None,
     ) -> MadeImage:
-        """Make a new image and offer it; what it replaces stays.
+        """Make a new image and offer it; keep the image that it replaces.
 
         Without an ``audience``, it is for this project and for the members of the ``older`` one.
 

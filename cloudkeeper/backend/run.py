@@ -271,7 +271,7 @@ class Run:
     def _open_former(
         self, cloud: Cloud, mapped: Mapping[str, object], memory: ProjectMemory
     ) -> None:
-        """Open the projects that are no VO's any more, as long as they have images of ours."""
+        """Open the former projects of VOs, as long as they have images of ours."""
         closed: list[str] = []
         for project_id, name in memory.former(mapped).items():
             found = self._load_former(project_id, name, cloud)

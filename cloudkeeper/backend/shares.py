@@ -67,7 +67,7 @@ class UsedImage:
 
 
 def name_of(key: ApplianceKey) -> ShareName | None:
-    """Return what an image of a registry has in common for all VOs; None for a signed list's."""
+    """Return the name of a registry's image, the same for all VOs; None for a signed list's."""
     source = key.list_id.removesuffix(f"/{key.vo}")
     if source == key.list_id or not others.is_of_registry(ListId(source)):
         return None
@@ -179,7 +179,7 @@ class SharedImages:
         return list(dict.fromkeys([*images.keys(list_id), *shared]))
 
     def repair(self) -> None:
-        """Complete what a killed run has left half shared, and half replaced."""
+        """Complete the sharing and the replacement that a killed run has left unfinished."""
         for holder, record, use in list(self._stated()):
             images = self._project(use)
             if images and not _finds(images, holder, record):

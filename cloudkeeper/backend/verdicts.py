@@ -101,7 +101,7 @@ _RULES = {
 
 
 def explain(refusal: GlanceRefusal, disk_format: Format) -> Failed | GlanceRefusal:
-    """Return a refusal of an image in our words; one without words of ours stays as it is."""
+    """Return a refusal with our explanation; a refusal that we do not know stays as it is."""
     for rule in _RULES.get(refusal.method, ()):
         if refusal.code in rule.codes and re.search(rule.pattern, refusal.text):
             own = refusal.text[:_SHOWN] + ("…" if len(refusal.text) > _SHOWN else "")

@@ -96,7 +96,7 @@ def read(
 
 
 def over(name: str, received: int, limit: Deadline, rate: Pace) -> Unavailable:
-    """Return the failure of a download whose total time is over, and whose fault that is."""
+    """Return the failure of a download whose total time is over; it names the slower side."""
     taken = rate.excluded
     if taken < limit.elapsed / 2:
         words = f"is too slow: only {received} bytes arrived in time"

@@ -38,7 +38,7 @@ class DiskRoom:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def free(self) -> int:
-        """Return the bytes that our files may take now, whoever needs them."""
+        """Return the bytes that all our files together may take now."""
         free = shutil.disk_usage(self.directory).free - _RESERVE
         return free if self.quota is None else min(free, self.quota - sum(self._sizes().values()))
 

@@ -84,7 +84,7 @@ class ConfiguredLists:
                 yield EndedList(identifier, words)
 
     def doubtful(self, in_cloud: Iterable[ListId]) -> Iterator[EndedList]:
-        """Yield the lists in the cloud of which nobody knows whether they have ended."""
+        """Yield the lists in the cloud that may have ended, but not for certain."""
         for identifier in in_cloud if self.is_whole else ():
             if self._is_ended(identifier) and (words := self.doubt(identifier)):
                 yield EndedList(identifier, words)

@@ -72,7 +72,7 @@ def caches(configured: FrontendSettings, state: Path) -> Iterator[Leftover]:
 def _tagged(
     configured: FrontendSettings, history: TagHistory
 ) -> Iterator[tuple[str, TaggedArtefact]]:
-    """Yield what the tags of the configured projects name, with the host of each."""
+    """Yield the artefacts that tags of the configured projects name, with the host of each."""
     for registry in configured.registries:
         for reference, digests in history.hosts.get(registry.host, {}).items():
             repository, _, tag = reference.rpartition(":")

@@ -50,7 +50,7 @@ class PartFile:
         return self.stem.with_name(f"{self.stem.name}{NOTE}")
 
     def found(self, wanted: ImageSource) -> PartialData:
-        """Return what an earlier run has left of an image; empty if that is nothing."""
+        """Return the part of an image that an earlier run has left; empty if there is none."""
         try:
             note: Any = json_file.read(self._note, limit=_LARGEST)
             if [note["place"], note["digest"]] == [_place(wanted), wanted.digest]:

@@ -279,7 +279,7 @@ class _FrontendReader:
         )
 
     def _bandwidth(self, parallel: int) -> int | None:
-        """Return the limit of all downloads, of which each must get what a server owes us."""
+        """Return the limit of all downloads together; it leaves each the least rate of a server."""
         least = parallel * LEAST_RATE
         found = self._amount("bandwidth-limit", minimum=LEAST_RATE)
         if found is not None and found < least:
@@ -419,7 +419,7 @@ class _FrontendReader:
 
 
 def _ignoring(source: _Source, patterns: Iterable[str]) -> _Source:
-    """Return a source that also ignores what the configuration ignores in all of them."""
+    """Return a source that also ignores the images that the configuration ignores in all."""
     return replace(source, selection=source.selection.without(patterns))
 
 

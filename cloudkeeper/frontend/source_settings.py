@@ -72,7 +72,7 @@ class RegistrySettings:
 def read(
     tree: Tree, accounts: dict[str, RegistryAccount]
 ) -> tuple[list[RegistrySettings], list[Address], tuple[Problem, ...]]:
-    """Return the registries and the lists of a file, and what is dubious about it.
+    """Return the registries and the lists of a file, and the warnings about it.
 
     Raises:
         ConfigurationError: the file is wrong; it holds all problems.

@@ -38,7 +38,7 @@ class OfferSource(ImageOpener, Protocol):
     """A configured source of images; ``str()`` is its name in messages, without secrets."""
 
     def fetch(self, *, at: datetime) -> tuple[Sequence[ImageList], Sequence[str]]:
-        """Return what the source offers at ``at``, by VO, and warnings.
+        """Return the offers of the source at ``at``, by VO, and warnings.
 
         Raises:
             ListExpired: the source is trusted, but its only list has expired.

@@ -251,7 +251,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         offered.pass_on(self.connection.sendall)
 
     def log_message(self, *_: object) -> None:
-        """Log nothing: the backend reports what it was answered."""
+        """Log nothing: the backend reports the answers."""
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def plan(
     *,
     wanted: Takeover,
 ) -> Handovers:
-    """Return what the names of sources and images mean, without changing anything.
+    """Resolve the names of sources and images to a plan; change nothing.
 
     Raises:
         UsageError: a name is none of the configured sources and of their images.

@@ -288,7 +288,7 @@ class Workshop:
         return content, size, sha512
 
     def _fetched(self, offer: Offer, source: ImageOpener) -> HashedFile:
-        """Download an image as it is, going on with what an earlier run has left, and verify it."""
+        """Download an image as it is, continue the part of an earlier run, and verify it."""
         part = self._part(offer)
         partial = part.found(offer.source)
         if partial.number:

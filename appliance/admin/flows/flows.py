@@ -74,7 +74,7 @@ def _switch(path: Path, wanted: Mapping[str, bool]) -> None:
 
 
 def _next(host: Host, wanted: Mapping[str, bool]) -> Iterator[str]:
-    """Yield the commands that carry out what was switched."""
+    """Yield the commands that put the switched flows into effect."""
     if any(wanted.values()):
         yield "Next: appliance configure, appliance check --offline, appliance start"
     if off := [unit for unit in UNITS if not host.is_wanted(unit) and flow_of(unit) in wanted]:

@@ -119,7 +119,7 @@ def _as_json(report: SyncReport) -> dict[str, object]:
 
 
 def _held(appliances: Sequence[Appliance]) -> Iterator[tuple[Appliance, str]]:
-    """Yield the appliances that another program has put into the cloud, and what that means."""
+    """Yield the appliances of other programs in the cloud, each with the consequence for sync."""
     for one in appliances:
         if holder := one.attributes.get(HOLDER_KEY):
             yield one, f"{holder} keeps it; it is not uploaded a second time"

@@ -102,7 +102,7 @@ class _Asked:
         )
 
     def forget(self) -> ExitStatus:
-        """Forget what is pinned for the source, or the verdict on an image."""
+        """Forget the pinned values of the source, or the verdict on an image."""
         if self._address:
             return self._forget_list(self._address.place)
         if self._source.startswith(("sha256:", "sha512:")):

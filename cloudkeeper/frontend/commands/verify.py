@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Verify the list and print what it says, or why it is refused."""
+    """Verify the list and print its contents, or the reason for its refusal."""
     endorser = endorser_of(arguments)
     if arguments.check_config:  # there is none
         return ExitStatus.DONE

@@ -112,7 +112,7 @@ def _compression(layer: dict[str, Any], subject: str) -> Compression:
 
 
 def _annotations(part: dict[str, Any], subject: str) -> Mapping[str, str]:
-    """Return the annotations that can be shown; what cannot is decoration and costs no image."""
+    """Return the annotations that can be shown; drop others, since they are decoration only."""
     found = part.get("annotations") or {}
     if not isinstance(found, dict):
         raise Malformed(subject, "its annotations are not a JSON object")

@@ -21,7 +21,7 @@ _UNUSED = timedelta(days=30)
 
 
 def key_of(host: str, tagged: TaggedArtefact) -> Digest:
-    """Return the key for what a registry says about an artefact, and another one may not say."""
+    """Return the key of a registry's statement about an artefact; each registry has its own."""
     return names.digest_of(f"{host}/{tagged.repository}@{tagged.digest}".encode())
 
 
@@ -64,7 +64,7 @@ class KeptByDigest:
             raise LocalFailure.from_os(error, subject=path) from error
 
     def clean(self, *, at: datetime) -> None:
-        """Remove what no run has needed for a month."""
+        """Remove the entries that no run has needed for a month."""
         if self.is_read_only:
             return
         with contextlib.suppress(OSError):

@@ -46,7 +46,7 @@ class ProjectListing(Protocol):
         ...
 
     def artefacts(self, known: Mapping[str, Digest]) -> Iterator[TaggedArtefact]:
-        """Yield what the project offers; ``known`` are digests of the last run by reference.
+        """Yield the artefacts of the project; ``known`` are digests of the last run by reference.
 
         Raises:
             ApplianceError: the project cannot be listed as a whole.

@@ -64,7 +64,7 @@ class Login:
         return self.account is not None and not sent
 
     def answer(self, header: str, *, scope: str, sent: str) -> None:
-        """Answer a challenge to a request, so that `authorization` has what the registry asks for.
+        """Answer a challenge to a request, so that `authorization` fits the next request.
 
         ``sent`` is the authorization that the request had. If another thread has got a new one
         meanwhile, that is the answer.

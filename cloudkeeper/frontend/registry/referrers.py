@@ -40,7 +40,7 @@ class Referrers:
     _found: dict[tuple[str, Digest], tuple[Referrer, ...]] = field(default_factory=dict)
 
     def of(self, tagged: TaggedArtefact) -> tuple[Referrer, ...]:
-        """Return what refers to an artefact.
+        """Return the referrers of an artefact.
 
         Raises:
             ApplianceError: the registry does not say, or lists far too much.
