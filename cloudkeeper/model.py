@@ -117,6 +117,8 @@ class ImageData:
     username: str = ""
     password: str = field(default="", repr=False)
     is_converted: bool = False
+    received: int = 0
+    """Bytes that were downloaded for the file; 0 if unknown."""
 
 
 @dataclass(frozen=True, slots=True)

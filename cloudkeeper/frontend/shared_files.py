@@ -1,7 +1,9 @@
 """Image files that several changes of a run need: fetched and converted once, removed after all.
 
-A project of a registry offers the same images to each of its VOs. Streamed, an image would be
-fetched once for every VO; its file is fetched once and uploaded for each.
+A project of a registry offers the same images to each of its VOs, and the lists of several VOs
+name the same files. Streamed, an image would be fetched once for every VO; its file is fetched
+once, from the source that comes first, and uploaded for each. Files are the same when their digests
+are; the size that each source states is compared with the bytes that were fetched.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
-from cloudkeeper.model import ImageData, Offer
+from appliance.core.trust.errors import Tampered
+from cloudkeeper.frontend.stream import shown
+from cloudkeeper.model import Format, ImageData, Offer
 
 
 @dataclass(slots=True)
@@ -35,15 +39,21 @@ class SharedFiles:
         self._made: dict[str, _Shared] = {}
 
     def expect(self, offers: Iterable[Offer]) -> None:
-        """Note the offers that changes of one source will need, each of them once."""
-        found = Counter(map(_key, offers))
+        """Note the offers that changes of a run will need, each of them once."""
+        found = Counter(map(file_key, offers))
         with self._lock:
             self._wanted.update({key: number for key, number in found.items() if number > 1})
 
     def is_wanted(self, offer: Offer) -> bool:
         """Return whether changes with the same image are left, this one included."""
         with self._lock:
-            return self._wanted[_key(offer)] > 0
+            return self._wanted[file_key(offer)] > 0
+
+    def is_made(self, offer: Offer) -> bool:
+        """Return whether the file of an offer is there already."""
+        with self._lock:
+            shared = self._made.get(file_key(offer))
+            return shared is not None and shared.data is not None
 
     @contextlib.contextmanager
     def file(
@@ -52,10 +62,11 @@ class SharedFiles:
         """Yield the file of an image, which ``make`` makes unless it is there already.
 
         Raises:
+            Tampered: the offer's source says another size than the file has.
             ApplianceError: as ``make``; the next one that wants the file tries again.
 
         """
-        key = _key(offer)
+        key = file_key(offer)
         with self._lock:
             shared = self._made.setdefault(key, _Shared())
             shared.users += 1
@@ -63,6 +74,7 @@ class SharedFiles:
             with shared.lock:
                 if shared.data is None:
                     shared.data = shared.file.enter_context(make())
+            _check_size(offer, shared.data)
             yield replace(shared.data, uri=offer.source.uri)
         finally:
             with self._lock:
@@ -75,6 +87,15 @@ class SharedFiles:
             if is_last:
                 shared.file.close()
 
+    def drop_idle(self) -> None:
+        """Remove the files that nothing uses at present; the next change makes its file again."""
+        with self._lock:
+            idle = {key: one for key, one in self._made.items() if not one.users}
+            for key in idle:
+                del self._made[key]
+        for shared in idle.values():
+            shared.file.close()
+
     def clear(self) -> None:
         """Remove the files of a run that has ended before all changes were made."""
         with self._lock:
@@ -84,7 +105,15 @@ class SharedFiles:
             shared.file.close()
 
 
-def _key(offer: Offer) -> str:
-    # The list's format decides what a file without marks is.
-    declared = offer.appliance.attributes.get("hv:format", "")
-    return f"{offer.source.digest.lower()} {offer.source.compression} {declared}"
+def file_key(offer: Offer) -> str:
+    """Return what the offers of one file have in common, whichever source names it."""
+    # The list's format decides one thing only: whether a file without marks is raw.
+    is_said_raw = offer.appliance.attributes.get("hv:format", "").lower() == Format.RAW
+    return f"{offer.source.digest.lower()} {Format.RAW if is_said_raw else ''}"
+
+
+def _check_size(offer: Offer, data: ImageData) -> None:
+    size = offer.source.size or 0
+    if size and data.received and size != data.received:
+        words = f"the file with this digest has {data.received} bytes, the source says {size}"
+        raise Tampered(shown(offer.source.uri), words)

@@ -3,6 +3,9 @@
     waiting ── a slot is free, its host has fewer than half of them, its bytes fit ──> running
             ── only hosts that have half of the slots wait ──────────────────────────> running
 
+The first transfer of a file runs alone: it fetches the file, for which the others would only wait,
+and its project becomes the owner if the backend shares images. The others follow side by side.
+
 A slow server holds its own slot only: as long as transfers of other hosts wait, no host gets more
 than half of the slots, and never more than ``per_host``. Small images go first. The bytes of all
 running transfers are taken off the free space before another one begins; one that alone does not
@@ -76,6 +79,8 @@ class Slots:
         self._changed = threading.Condition()
         self._waiting: list[_Job[Any]] = []
         self._running: list[_Job[Any]] = []
+        self._followed: set[str] = set()
+        """The images whose first transfer has ended."""
         self._threads: list[threading.Thread] = []
         self._is_closed = False
 
@@ -90,7 +95,7 @@ class Slots:
     ) -> Callable[[], _Result]:
         """Run an action in a slot; return a function that waits for its result.
 
-        ``image`` stands for the file: one that runs already is not begun again while others wait.
+        ``image`` stands for the file: its second transfer begins when the first one has ended.
         ``size`` are the bytes that it needs on disk, ``length`` those to transfer.
         Without slots, that function is the action itself.
         """
@@ -133,6 +138,7 @@ class Slots:
             job.run()
             with self._changed:
                 self._running.remove(job)
+                self._followed.add(job.image)
                 self._changed.notify_all()
 
     def _next(self) -> _Job[Any] | None:
@@ -150,11 +156,22 @@ class Slots:
         busy = Counter(job.host for job in self._running)
         half = max(self._number // 2, 1)
         images = {job.image for job in self._running}
+        may_begin = (
+            job
+            for job in self._waiting
+            if busy[job.host] < self._per_host and job.image not in images - self._followed
+        )
         # First other images than those that run, because those share one file, and of these first
-        # those of hosts that have fewer than half of the slots; then small ones.
+        # those of hosts that have fewer than half of the slots; then those whose file is there
+        # already, and small ones.
         in_turn = sorted(
-            (job for job in self._waiting if busy[job.host] < self._per_host),
-            key=lambda job: (job.image in images, busy[job.host] >= half, job.length),
+            may_begin,
+            key=lambda job: (
+                job.image in images,
+                busy[job.host] >= half,
+                job.image not in self._followed,
+                job.length,
+            ),
         )
         try:
             room = self._free() - sum(job.size for job in self._running)

@@ -19,7 +19,7 @@ import functools
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -36,6 +36,7 @@ from cloudkeeper.frontend.backend_client import (
 from cloudkeeper.frontend.comparison import Comparison
 from cloudkeeper.frontend.ended import EndedList
 from cloudkeeper.frontend.progress import Progress
+from cloudkeeper.frontend.shared_files import file_key
 from cloudkeeper.frontend.slots import Slots, StoppableSource
 from cloudkeeper.frontend.sources import ImageOpener, OfferSource
 from cloudkeeper.frontend.stream import NeedsFile
@@ -77,6 +78,8 @@ class Attempted:
     """Whether the backend then returned, so that the change may be retried."""
 
 
+_Compared = tuple[OfferSource, Sequence[tuple[Plan, str]]]
+"""A source, and the plans for its lists with their VOs."""
 _Begun = tuple[Change, Callable[[], Attempted]]
 """A change, and the function that makes it or waits for its transfer."""
 
@@ -124,11 +127,10 @@ class Synchronisation:
         self.backend.begin(allowed=self.comparison.allowed)
         try:
             known = self.backend.list_ids()
+            # All sources are read first: several may offer the same file, which is fetched once.
+            compared = list(self.comparison.plans(known, report, at=at))
             with self._slots() as slots:
-                begun = [
-                    (source, self._begun_lists(plans, source, slots))
-                    for source, plans in self.comparison.plans(known, report, at=at)
-                ]
+                begun = self._begun(compared, slots)
                 suspects = self._finish(begun, report)
             for suspect in suspects:  # after all others, which a second failure then cannot affect
                 self._carry_out_last(suspect.change, suspect.source, vo=suspect.vo, report=report)
@@ -160,32 +162,52 @@ class Synchronisation:
         conversion.end_all()
         self.backend.cancel()
 
-    def _begun_lists(
-        self, plans: Sequence[tuple[Plan, str]], source: OfferSource, slots: Slots
-    ) -> list[tuple[list[_Begun], str]]:
-        """Begin the transfers of a source; an image for several VOs is fetched once."""
-        changes = [change for wanted, _ in plans for change in wanted.changes]
-        self.workshop.shared.expect(
-            change.offer for change in changes if isinstance(change, Create | Update)
-        )
-        return [(self._begun(each, source, slots), vo) for each, vo in plans]
+    def _begun(
+        self, compared: Sequence[_Compared], slots: Slots
+    ) -> list[tuple[OfferSource, list[tuple[list[_Begun], str]]]]:
+        """Begin the transfers of all sources; return all changes, with how each is finished."""
+        transfers = [
+            (change, source)
+            for source, plans in compared
+            for wanted, _ in plans
+            for change in wanted.changes
+            if isinstance(change, Create | Update)
+        ]
+        self.workshop.shared.expect(change.offer for change, _ in transfers)
+        # By identity: equal changes of two sources are two.
+        attempts = {
+            id(change): self._submitted(change, source, slots)
+            for change, source in in_groups(transfers)
+        }
+        return [
+            (source, [(self._finishers(wanted, source, attempts), vo) for wanted, vo in plans])
+            for source, plans in compared
+        ]
 
-    def _begun(self, wanted: Plan, source: OfferSource, slots: Slots) -> list[_Begun]:
-        """Begin the transfers of a plan; return all its changes, with how each is finished."""
-        begun: list[_Begun] = []
-        for change in wanted.changes:
-            attempt: Callable[[], Attempted] = functools.partial(self._attempt, change, source)
-            if isinstance(change, Create | Update):
-                data = change.offer.source
-                attempt = slots.submit(
-                    attempt,
-                    host=hosts.of_url(data.uri),
-                    image=data.digest,
-                    size=self.workshop.disk_bytes(change.offer, may_stream=self.backend.can_stream),
-                    length=math.inf if data.size is None else data.size,
-                )
-            begun.append((change, attempt))
-        return begun
+    def _finishers(
+        self, wanted: Plan, source: OfferSource, attempts: Mapping[int, Callable[[], Attempted]]
+    ) -> list[_Begun]:
+        """Return the changes of a plan, with how each is finished."""
+        return [
+            (change, attempts.get(id(change)) or self._later(change, source))
+            for change in wanted.changes
+        ]
+
+    def _later(self, change: Change, source: OfferSource) -> Callable[[], Attempted]:
+        return functools.partial(self._attempt, change, source)
+
+    def _submitted(
+        self, change: Create | Update, source: OfferSource, slots: Slots
+    ) -> Callable[[], Attempted]:
+        """Begin a transfer as soon as a slot is free; return how it is finished."""
+        data = change.offer.source
+        return slots.submit(
+            self._later(change, source),
+            host=hosts.of_url(data.uri),
+            image=file_key(change.offer),
+            size=self.workshop.disk_bytes(change.offer, may_stream=self.backend.can_stream),
+            length=math.inf if data.size is None else data.size,
+        )
 
     def _finish(
         self,
@@ -322,3 +344,17 @@ class Synchronisation:
             self.backend.end()
         except ApplianceError as error:
             report.fail(str(error))
+
+
+def in_groups(
+    transfers: Iterable[tuple[Create | Update, OfferSource]],
+) -> Iterator[tuple[Create | Update, OfferSource]]:
+    """Yield transfers in their order, but those of one file together.
+
+    Its file is on the disk from the first of them to the last.
+    """
+    groups: dict[str, list[tuple[Create | Update, OfferSource]]] = {}
+    for change, source in transfers:
+        groups.setdefault(file_key(change.offer), []).append((change, source))
+    for group in groups.values():
+        yield from group

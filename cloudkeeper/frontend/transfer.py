@@ -143,9 +143,12 @@ class Workshop:
             LocalFailure: the disk is full or not writable.
 
         """
+        size, is_made = offer.source.size or 0, self.shared.is_made(offer)
+        if not is_made and not self._has_room(size):
+            self.shared.drop_idle()
         if not self.shared.is_wanted(offer):
             data = self._prepared(offer, source, may_stream=may_stream)
-        elif may_stream and not self._has_room(offer.source.size or 0):
+        elif may_stream and not is_made and not self._has_room(size):
             data = self._prepared(offer, source, may_stream=True)
         else:
             data = self.shared.file(offer, lambda: self._prepared(offer, source))
@@ -254,7 +257,14 @@ class Workshop:
         made.append(final)
         if into is None:
             _publish(part, final)
-            return ImageData(str(final), found, sha512, size, uri=offer.source.uri)
+            return ImageData(
+                str(final),
+                found,
+                sha512,
+                size,
+                uri=offer.source.uri,
+                received=fetched.size,
+            )
         converted = self.directory / f"{name}.{into}{_PART}"
         made.append(converted)
         reason = f", because Glance would refuse it as it is: {objection}" if objection else ""
@@ -266,8 +276,15 @@ class Workshop:
         part.unlink()
         _publish(converted, final)
         # Size and checksum are not those of the list; whoever reads the file computes the latter.
-        size, uri = final.stat().st_size, offer.source.uri
-        return ImageData(str(final), into, "", size, uri=uri, is_converted=True)
+        return ImageData(
+            str(final),
+            into,
+            "",
+            final.stat().st_size,
+            uri=offer.source.uri,
+            is_converted=True,
+            received=fetched.size,
+        )
 
     def _content(
         self, offer: Offer, fetched: HashedFile, made: list[Path]

@@ -1123,6 +1123,86 @@ def test_images_are_transferred_side_by_side(world: World) -> None:
     }
 
 
+OTHER_VOS = {"biomed": "9d5c0a10-0000-4000-8000-0000000000b0", "vo.x": f"{LIST_ID[:-2]}c0"}
+SERIAL = "metadata-update,vo-check,properties,hide"
+
+
+def publish_for_three(world: World, name: str, **changes: dict[str, Any]) -> dict[str, str]:
+    """Publish a list for each of three VOs, all with one file; return the path of each."""
+    places = {"ops": LIST_ID, **OTHER_VOS}
+    for number, (vo, identifier) in enumerate(places.items(), start=1):
+        uri = world.web.put(f"/{vo}/{name}", world.files[name])
+        one = world.image(number, name, hv__uri=uri, dc__title=f"Image of {vo}")
+        one["hv:image"] |= changes.get(vo, {})
+        world.publish([one], path=f"/{vo}/image.list", vo=vo, identifier=identifier)
+    world.configure(*(world.web.url(f"/{vo}/image.list") for vo in places))
+    return {vo: f"/{vo}/{name}" for vo in places}
+
+
+@pytest.mark.parametrize("features", [f"{SERIAL},parallel", SERIAL], ids=["parallel", "serial"])
+@pytest.mark.parametrize("name", ["one.qcow2", "one.vmdk"])
+def test_one_file_of_three_lists_is_fetched_once(world: World, features: str, name: str) -> None:
+    """F-M13: one download, one conversion, and for each VO the image as its own list has it.
+
+    Digests are compared as values: one list writes capitals.
+    """
+    world.cloud.features = features
+    digest = sha512(world.files[name]).upper()
+    paths = publish_for_three(world, name, biomed={"sl:checksum:sha512": digest})
+    done = world.sync()
+    assert done.returncode == 0, done.stderr
+    assert sum(world.web.asked(path) for path in paths.values()) == 1
+    assert len(world.cloud.received) == len(paths)
+    assert len(set(world.cloud.received.values())) == 1
+    assert done.stderr.count("converting from") == (name == "one.vmdk")
+    found = {
+        one.vo: (one.title, one.attributes["hv:uri"]) for one in world.cloud.appliances.values()
+    }
+    assert found == {vo: (f"Image of {vo}", world.web.url(path)) for vo, path in paths.items()}
+    assert list(world.spool.iterdir()) == []
+
+
+def test_each_list_of_one_file_is_verified_itself(world: World) -> None:
+    """The size and the digest that a list states are its own, and so is its signature."""
+    name = "one.qcow2"
+    wrong = str(len(world.files[name]) + 1)
+    paths = publish_for_three(world, name, biomed={"hv:size": wrong})
+    world.web.put("/vo.x/image.list", b"forged")
+    done = world.sync()
+    assert done.returncode == 1
+    assert {one.vo for one in world.cloud.appliances.values()} == {"ops"}
+    assert [world.web.asked(path) for path in paths.values()] == [1, 0, 0]
+    size = len(world.files[name])
+    words = f"the file with this digest has {size} bytes, the source says {wrong}"
+    assert f"{world.web.url(paths['biomed'])}: {words}" in done.stderr
+
+    altered = "0" + sha512(world.files[name])[1:]
+    paths = publish_for_three(world, name, biomed={"sl:checksum:sha512": altered})
+    done = world.sync()
+    assert done.returncode == 1
+    assert "its digest is" in done.stderr
+    assert {one.vo for one in world.cloud.appliances.values()} == {"ops", "vo.x"}
+
+
+def test_a_file_that_one_source_cannot_give_is_fetched_from_the_next(world: World) -> None:
+    paths = publish_for_three(world, "one.qcow2")
+    world.web.put(paths["ops"], Broken(b"", announced=None))
+    done = world.sync()
+    assert done.returncode == 1, done.stderr
+    assert {one.vo for one in world.cloud.appliances.values()} == set(OTHER_VOS)
+    assert sum(world.web.asked(paths[vo]) for vo in OTHER_VOS) == 1
+
+
+def test_a_raw_disk_without_marks_is_raw_only_for_lists_that_say_so(world: World) -> None:
+    """What one list declares decides nothing for another one."""
+    world.files["bare.raw"] = b"\0" * 2**20
+    publish_for_three(world, "bare.raw", biomed={"hv:format": "QCOW2"})
+    done = world.sync()
+    assert done.returncode == 1
+    assert {one.vo for one in world.cloud.appliances.values()} == {"ops", "vo.x"}
+    assert "has none of the formats" in done.stderr
+
+
 def test_a_backend_that_does_not_announce_it_gets_one_image_at_a_time(world: World) -> None:
     """cloudkeeper-os 0.9.x."""
     world.cloud.features = ""

@@ -158,12 +158,21 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EGIRegist
 
 
 @pytest.fixture
-def site(testbed: Testbed, served: tuple[EGIRegistry, Authority], tmp_path: Path) -> Iterator[Site]:
+def site(
+    testbed: Testbed,
+    served: tuple[EGIRegistry, Authority],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Iterator[Site]:
+    """Return a site; the parameter, if there is one, is an option of the backend."""
+    options = getattr(request, "param", "")
     root, seed = tmp_path / "root", testbed.seed()
     egi, authority = served
     authority.publish(root / "etc/grid-security/certificates")
     egi.registry.clear()
-    backend = Backend.create(root, Cloud(testbed, testbed.admin(), {}), mapping=VOS)
+    backend = Backend.create(
+        root, Cloud(testbed, testbed.admin(), {}), mapping=VOS, options=options
+    )
     account = seed.accounts["images"]
     text = backend.config.read_text().replace(f"username = {ACCOUNT}", f"username = {account.name}")
     backend.config.write_text(text.replace(f"= {PASSWORD}", f"= {account.password}"))
@@ -234,3 +243,26 @@ def test_the_probe_finds_and_boots_what_sync_has_uploaded(site: Site, tmp_path: 
     assert (site.images("ops"), site.images("biomed")) == ([copy], [])
     with pytest.raises(LookupError):
         Probe(site.user("biomed"), REFERENCE).image()
+
+
+@pytest.mark.parametrize("site", ["image_sharing = share"], indirect=True)
+def test_the_probe_boots_one_image_in_the_project_of_each_vo(site: Site, tmp_path: Path) -> None:
+    """F-M13: the image that all VOs share is found and boots, before and after an update."""
+    (tmp_path / "disks").mkdir()
+    disks = make_disks(tmp_path / "disks")
+    seen = set()
+    for disk in ("one.qcow2", "two.qcow2"):
+        site.egi.push(REFERENCE, disks[disk])
+        done = site.sync()
+        assert done.returncode == 0, done.stderr
+        found = {vo: site.images(vo) for vo in VOS}
+        assert found["ops"] == found["biomed"]
+        assert len(found["ops"]) == 1
+        layer = subprocess.run(["sha256sum"], input=disks[disk], capture_output=True, check=True)
+        for vo in VOS:
+            probe = Probe(site.user(vo), REFERENCE)
+            image = probe.image()
+            assert image["image_hash"] == f"sha256:{layer.stdout.split()[0].decode()}"
+            seen.add(image["id"])
+            probe.delete(probe.boot(image["id"]))
+    assert len(seen) == 2

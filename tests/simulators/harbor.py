@@ -61,6 +61,8 @@ class Harbor:
     session: requests.Session = field(default_factory=requests.Session)
     cut: int | None = None
     """Bytes of a blob after which the connection ends; None: all."""
+    blob_bytes: int = 0
+    """Bytes of blobs that were sent."""
     referrers: dict[str, list[dict[str, Any]]] | None = None
     """Descriptors of what refers to an artefact, by its digest; None: no API for them."""
     authorized: list[tuple[str, str]] = field(default_factory=list)
@@ -247,6 +249,8 @@ class _Responder(http.server.BaseHTTPRequestHandler):
             cut = self.server.world.cut if "/blobs/" in self.path else None
             for block in answer.iter_content(cut or 2**20):
                 self.wfile.write(block)
+                if "/blobs/" in self.path:
+                    self.server.world.blob_bytes += len(block)
                 if cut is not None:
                     self.close_connection = True
                     return

@@ -145,19 +145,24 @@ def test_the_bytes_of_running_transfers_are_taken_off_the_free_space(
             result()
 
 
-def test_an_image_that_runs_already_waits_for_others(transfers: Transfers) -> None:
-    """The same image for another VO shares the file, and would only keep a slot."""
+def test_the_first_transfer_of_a_file_runs_alone(transfers: Transfers) -> None:
+    """The same image for another VO needs the file, and would only keep a slot."""
     with transfers.slots(2) as slots:
         with slots._changed:
             results = [
                 transfers.submit(slots, "a1", image="one"),
                 transfers.submit(slots, "a2", image="one"),
-                transfers.submit(slots, "a3", image="two"),
+                transfers.submit(slots, "a3", image="one"),
+                transfers.submit(slots, "b1", image="two"),
             ]
-        assert sorted(transfers.wait_for(2)) == ["a1", "a3"]
-        transfers.end("a3")
-        assert transfers.wait_for(3)[2] == "a2"  # no other one waits
-        transfers.end("a1", "a2")
+        assert sorted(transfers.wait_for(2)) == ["a1", "b1"]
+        transfers.end("b1")
+        results[3]()
+        results += [transfers.submit(slots, "b2", image="three")]
+        assert transfers.wait_for(3)[2] == "b2"  # a slot was free, and a2 had not begun
+        transfers.end("a1", "b2")
+        assert sorted(transfers.wait_for(5)[3:]) == ["a2", "a3"]  # side by side
+        transfers.end("a2", "a3")
         for result in results:
             result()
 
