@@ -33,7 +33,7 @@ from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
 from cloudkeeper.backend.sharing import Audience, Identities
 from cloudkeeper.backend.tally import RunTally
 from cloudkeeper.backend.upload import open_image
-from cloudkeeper.model import Appliance, ImageData, ListId
+from cloudkeeper.model import LAYER_KEY, Appliance, ImageData, ListId
 from cloudkeeper.wire import messages, second_numbering
 from cloudkeeper.wire.status import CallStatus
 
@@ -340,6 +340,7 @@ class ProjectImages:
                 inherited = handover.inherited(older.image) if older else {}
                 self.glance.create({**self._new_record(appliance, image_id, data), **inherited})
                 image = filling.fill(self.glance, image_id, file)
+                self._note_layer(image_id, appliance)
                 offered, failures = self._activate(image, audience, older)
             except GlanceRefusal as error:
                 self._abandon(image_id)
@@ -361,6 +362,14 @@ class ProjectImages:
             seconds,
         )
         return MadeImage(record, file.digests, failures)
+
+    def _note_layer(self, image_id: str, appliance: Appliance) -> None:
+        """Remember whose data an image holds; without that, it is not shared any further."""
+        if layer := appliance.attributes.get(LAYER_KEY):
+            try:
+                self.ownership.layers.note(image_id, layer)
+            except ApplianceError as error:
+                self.tally.fail(error)
 
     def _members(self, older: ImageRecord | None) -> dict[str, str]:
         """Return the members that others have added to the older version, with their status."""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from appliance.core import files
 from cloudkeeper.backend.errors import Failed
+from cloudkeeper.backend.layers import LayerMemory
 from cloudkeeper.wire.status import CallStatus
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Ownership:
 
     def __init__(self, state: Path) -> None:
         self.id = _persistent_id(state / "id")
+        self.layers = LayerMemory(state / "layers.json")
         self._lock = threading.Condition()
         self._uploads: set[str] = set()
         self._claims: set[Hashable] = set()

@@ -265,8 +265,19 @@ class Run:
         if not self.is_read_only:
             self.shares.repair()
             self.shares.report()
+            self._forget_layers()
         for images in self.projects():
             self._removals.expect(one.use.list_id for one in self.shares.used(images))
+
+    def _forget_layers(self) -> None:
+        """Forget the layers of images that are gone, if all projects have been listed."""
+        if any(isinstance(found, ApplianceError) for found in self._by_vo.values()):
+            return
+        known = {record.id for images in self.projects() for record in images.active()}
+        try:
+            self._ownership.layers.keep(known | self._ownership.uploads)
+        except LocalFailure as error:
+            self.tally.fail(error)
 
     def _open_former(
         self, cloud: Cloud, mapped: Mapping[str, object], memory: ProjectMemory

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from appliance.core.cloud import glance
 from appliance.core.cloud.glance import GlanceRefusal
 from appliance.core.run.errors import ApplianceError
-from cloudkeeper.backend import others, properties, sharing
+from cloudkeeper.backend import others, properties, sharing, versions
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.image_data import algorithm_of
 from cloudkeeper.backend.images import MadeImage, ProjectImages
@@ -90,7 +90,7 @@ class SharedImages:
     def used(self, images: ProjectImages) -> list[UsedImage]:
         """Return the images of other VOs that VOs of a project use and find."""
         found = [
-            UsedImage(holder, record, use)
+            UsedImage(holder, self._with_layer(record), use)
             for holder, record, use in self._stated()
             if use.project == images.project_id and _finds(images, holder, record)
         ]
@@ -100,7 +100,7 @@ class SharedImages:
             record = None if owner in reached else properties.recognise(image, owner=owner)
             stated = sharing.stated(image) if record else ()
             found += [
-                UsedImage(None, record, use)
+                UsedImage(None, self._with_layer(record), use)
                 for use in stated
                 if record and use.project == images.project_id
             ]
@@ -153,7 +153,7 @@ class SharedImages:
                     "is shared by a project that cannot be reached, so it stays as it is",
                     status=CallStatus.RESOURCE_STATE,
                 )
-            newest.holder.redescribe(newest.record, appliance)
+            newest.holder.redescribe(newest.holder.current(newest.record), appliance)
 
     def withdraw(self, images: ProjectImages, key: ApplianceKey, *, hides: bool) -> None:
         """Remove an appliance from the users of a VO, or hide it; other VOs keep it.
@@ -262,16 +262,36 @@ class SharedImages:
     ) -> tuple[ProjectImages, ImageRecord] | None:
         """Return an image that VOs can share instead of an upload: of this project, or the first.
 
-        It holds the same layer in the same format, which this backend has verified, and has the
-        site's own properties of the same source.
+        It holds the same layer in the same format, by evidence that no member of its project can
+        write, and has the site's own properties of the same source.
         """
         name = name_of(properties.key_of(appliance))
         for holder in {images.project_id: images, **self._mapped()}.values():
             for record in holder.active():
                 is_ours = record.backend_id == self.ownership.id and name_of(record.key) == name
-                if is_ours and _fits(record, appliance, data):
+                if is_ours and self._fits(record, appliance, data):
                     return holder, record
         return None
+
+    def _fits(self, record: ImageRecord, appliance: Appliance, data: ImageData) -> bool:
+        """Check whether an image can be shared in place of an upload."""
+        layer = appliance.attributes.get(LAYER_KEY, "").lower()
+        is_proven = layer == self.ownership.layers.layer(record.id)
+        return (
+            bool(layer)
+            and _may_be_shared(record, appliance, data)
+            and (is_proven or versions.has_these_data(record, data))
+        )
+
+    def _with_layer(self, record: ImageRecord) -> ImageRecord:
+        """Return a record with the layer that this backend knows, whatever Glance's property says.
+
+        With a forged one, a VO of another project would miss a new version.
+        """
+        layer = self.ownership.layers.layer(record.id)
+        if not layer or layer == record.image.get(LAYER_KEY):
+            return record
+        return replace(record, image={**record.image, LAYER_KEY: layer})
 
     def _make(
         self,
@@ -351,7 +371,9 @@ class SharedImages:
         found = [
             use
             for use in sharing.uses(base[1])
-            if self._project(use) and use.identity != caller.identity
+            if (images := self._project(use))
+            and use.identity != caller.identity
+            and _finds(images, *base)
         ]
         return [*found, caller]
 
@@ -498,15 +520,11 @@ def _finds(images: ProjectImages, holder: ProjectImages, record: ImageRecord) ->
     return holder is images or record.id in images.shared or record.is_hidden
 
 
-def _fits(record: ImageRecord, appliance: Appliance, data: ImageData) -> bool:
-    """Check whether an image holds the data of an appliance, by its source's digest, for all."""
-    image, layer = record.image, appliance.attributes.get(LAYER_KEY, "").lower()
-    is_sent = data.checksum.lower() if algorithm_of(data) == "sha256" else ""
+def _may_be_shared(record: ImageRecord, appliance: Appliance, data: ImageData) -> bool:
+    """Check whether an image is in use, in the right format, and described by the same source."""
+    image = record.image
     return bool(
-        layer
-        and layer == str(image.get(LAYER_KEY)).lower()
-        and is_sent in ("", layer.partition(":")[2])
-        and image.get("disk_format") == data.format.value
+        image.get("disk_format") == data.format.value
         and image.get("status") == "active"
         and not image.get("os_hidden")
         and image.get("visibility") not in sharing.FOR_ALL

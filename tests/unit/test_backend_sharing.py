@@ -355,7 +355,6 @@ def test_other_properties_of_the_site_are_another_image(site: SharingSite) -> No
 @pytest.mark.parametrize(
     ("change", "value"),
     [
-        ("image_hash", f"sha256:{'0' * 64}"),
         ("disk_format", "qcow2"),
         ("status", "deactivated"),
         ("APPLIANCE_BACKEND", "00000000-0000-4000-8000-000000000000 {id}"),
@@ -391,6 +390,93 @@ def test_a_foreign_image_that_claims_to_be_shared_is_not_ours(site: SharingSite)
         client.call("PostAction")
         client.run(("RemoveAppliance", site.message("biomed", "1", with_image=False)))
     assert site.glance.images["f"] == forged
+
+
+def forged(site: SharingSite, version: str, **changes: Any) -> str:
+    """Have a user of project one put other data behind properties that are copied from ours."""
+    ours = next(one for one in site.glance.images.values() if one["owner"] == "one")
+    backend, content = ours["APPLIANCE_BACKEND"].split()[0], disk("evil")
+    layer = site.message("ops", version).attributes["image_hash"]
+    copied = {"id": "evil", "APPLIANCE_BACKEND": f"{backend} evil", "image_hash": layer}
+    hashed = {"os_hash_value": hashlib.sha512(content).hexdigest(), "size": len(content)}
+    created = {"created_at": "2027-01-01T00:00:00Z"}
+    site.glance.images["evil"] = {**ours, **copied, **hashed, **created, **changes}
+    site.glance.files["evil"] = content
+    return "evil"
+
+
+def test_users_of_one_project_can_share_no_other_data(site: SharingSite) -> None:
+    """They write all properties of their images; Glance's digest and our memory are evidence."""
+    with site.site.running() as client:
+        assert site.sync(client, {"ops": "1"}) == []
+        forged(site, "1")
+        assert client.run(("AddAppliance", site.message("biomed", "1"))) == [("SUCCESS", "")]
+        assert site.finds()["biomed"] == ["1"]
+        forged(site, "2")
+        assert client.run(("UpdateAppliance", site.message("biomed", "2"))) == [("SUCCESS", "")]
+    assert site.finds()["biomed"] == ["2"]
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_users_of_one_project_cannot_share_with_others(
+    site: SharingSite, *, is_refused: bool
+) -> None:
+    """A use that they state without a member that has accepted gets nothing, also later.
+
+    Nor does it when Glance refuses to remove the member.
+    """
+    with site.site.running() as client:
+        assert site.sync(client, {"ops": "1"}) == []
+        (ours,) = site.glance.images.values()
+        ours |= {"visibility": "shared"}
+        ours["cloudkeeper_shared"] = json.dumps([["biomed", list_id("biomed"), "two", True]])
+        site.glance.members[ours["id"]] = {"two": "pending"}
+        refusal = Answer(403, "planned") if is_refused else None
+        site.glance.fault = lambda method, _: refusal if method == "DELETE" else None
+        client.call("PreAction")
+        site.glance.fault = lambda *_: None
+        assert client.appliances(list_id("biomed"), vo="biomed") == {}
+        assert client.call("UpdateAppliance", site.message("ops", "2")) == ("SUCCESS", "")
+        client.call("PostAction")
+        assert site.found("two") == []
+        assert site.sync(client, {"ops": "2"}) == []
+    assert site.finds() == {"ops": ["2"], "biomed": [], "vo.example.org": []}
+    assert "cloudkeeper_shared" not in next(iter(site.glance.images.values()))
+
+
+def test_a_forged_digest_hides_no_new_version_from_another_vo(site: SharingSite) -> None:
+    with site.site.running() as client:
+        assert site.sync(client, everywhere("1")) == []
+        (ours,) = site.glance.images.values()
+        ours["image_hash"] = site.message("ops", "2").attributes["image_hash"]
+        wanted = {vo: "2" for vo in PROJECTS if vo != "ops"}
+        assert site.sync(client, {**wanted, "ops": "2"}) == []
+    assert site.finds() == {vo: ["2"] for vo in PROJECTS}
+
+
+@pytest.mark.parametrize("content", [None, "[", '{"other": 1}', "[]"])
+def test_without_a_memory_the_digest_of_glance_is_evidence(
+    site: SharingSite, content: str | None
+) -> None:
+    """A stream, of which only the source's SHA-256 is known, is then uploaded once more."""
+    path = site.site.root / "var/lib/fedcloud/cloudkeeper-os/layers.json"
+    with site.site.running() as client:
+        assert site.sync(client, {"ops": "1"}) == []
+    (image,) = site.glance.images.values()
+    assert json.loads(path.read_text()) == {image["id"]: image["image_hash"]}
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with site.site.running() as client:
+        assert site.sync(client, {"ops": "1", "biomed": "1"}) == []
+        assert len(site.glance.images) == 1
+        image["os_hash_value"] = "0" * 128
+        assert site.sync(client, everywhere("1")) == []
+    assert sorted(one["owner"] for one in site.glance.images.values()) == ["one", "three"]
+    with site.site.running() as client:
+        assert site.sync(client, {"vo.example.org": "1"}) == []
+        client.run()
+    assert set(json.loads(path.read_text())) <= set(site.glance.images)
 
 
 @pytest.mark.parametrize(
