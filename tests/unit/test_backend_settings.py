@@ -378,7 +378,7 @@ def test_an_account_with_a_misspelled_option_is_refused(tmp_path: Path) -> None:
     """F-H6: the default, cloudkeeper, would be another account."""
     write(tmp_path, GOOD.replace("password =", "user = images\npassword ="))
     assert problems(tmp_path) == [
-        f"{CONFIG}:6: [keystone_authtoken] user: unknown option, ignored; did you mean username?"
+        f"{CONFIG}:6: [keystone_authtoken] user: unknown option; did you mean username?"
     ]
 
 

@@ -133,7 +133,7 @@ def test_two_programs_of_one_container_are_distinguished() -> None:
         ("site_name", "is still the placeholder 'SITE-NAME'; …", "C20.a"),
         ("auth_url", "is still the placeholder 'yourkeystone'; …", "C20.b"),
         ("", "APPDB_TOKEN is still there", "C20.c"),
-        ("user", "unknown option, ignored; did you mean username?", "C21.a"),
+        ("user", "unknown option; did you mean username?", "C21.a"),
         ("username", "belongs in [keystone_auth]; here it is ignored", "C21.b"),
         ("vo", "is not JSON: Expecting value", "C23.a"),
         ("user_domain_name", "must be set: the domain of the account, often Default", "C30.b"),

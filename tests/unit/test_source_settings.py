@@ -264,11 +264,11 @@ def test_signing_keys_of_a_source_or_of_all(tmp_path: Path) -> None:
         ("  signing_key:", "[site] signing_key: is empty; write the file of a key, or remove it"),
         (
             "  singing_key: FILE",
-            "[site] singing_key: unknown option, ignored; did you mean signing_key?",
+            "[site] singing_key: unknown option; did you mean signing_key?",
         ),
         (
             "  signing_keys: FILE",
-            "[site] signing_keys: unknown option, ignored; did you mean signing_key?",
+            "[site] signing_keys: unknown option; did you mean signing_key?",
         ),
     ],
 )

@@ -400,11 +400,11 @@ class Settings:
                 home in self._accounts,
             )
         else:
-            text, is_account = (
-                f"unknown option, ignored{_hint(meant, self._known[section])}",
-                section in self._accounts,
-            )
+            is_account = section in self._accounts
             is_missed = bool(near) and self._document.get(section, near) is None
+            # An error stops the program, so nothing is ignored then.
+            fault = "unknown option" if is_account and is_missed else "unknown option, ignored"
+            text = f"{fault}{_hint(meant, self._known[section])}"
         entry = self._document.get(section, option)
         self._report(entry, section, option, text, is_fatal=is_account and is_missed)
 
