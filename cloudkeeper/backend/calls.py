@@ -133,13 +133,12 @@ class Servicer(pb_grpc.CommunicatorServicer):
             read = properties.read_for_frontend if is_ours else properties.read
             images = run.images(vo) if vo else None  # raises for a VO without a project
             known: set[ApplianceId] = set()
-            for record in run.offered():
-                if record.key.list_id == list_id:
-                    known.add(record.key.identifier)
-                    found = read(record)
-                    if run.is_read_only and not record.backend_id:
-                        found = _unmarked(found)
-                    yield messages.to_message(found)
+            for record in run.offered(list_id):
+                known.add(record.key.identifier)
+                found = read(record)
+                if run.is_read_only and not record.backend_id:
+                    found = _unmarked(found)
+                yield messages.to_message(found)
             for held in run.held(images, list_id, vo=vo, known=known) if images else ():
                 yield messages.to_message(held.as_appliance(list_id, vo=vo))
 

@@ -193,9 +193,12 @@ class ProjectImages:
             elif unmarked:
                 self._report_copies(key, unmarked, is_known=bool(ours))
 
-    def offered(self) -> list[ImageRecord]:
-        """Return the newest version of each appliance, if its data are complete."""
-        found = versions.by_key(self._own()).values()
+    def offered(self, list_id: ListId | None = None) -> list[ImageRecord]:
+        """Return the newest version of each appliance of one list, or of all.
+
+        One whose data are incomplete is left out.
+        """
+        found = versions.by_key(self._own(list_id)).values()
         newest = [versions.in_order(versions.certain(records))[:1] for records in found]
         return [record for found in newest for record in found if record.has_data]
 
@@ -573,9 +576,13 @@ class ProjectImages:
         """Return the versions of an appliance that are offered, the newest first."""
         return versions.in_order(versions.certain(versions.by_key(self._own()).get(key, [])))
 
-    def _own(self) -> list[ImageRecord]:
+    def _own(self, list_id: ListId | None = None) -> list[ImageRecord]:
         """Return the images without those that are for VOs of other projects only."""
-        return [record for record in self._all() if not sharing.is_held(record)]
+        return [
+            record
+            for record in self._all()
+            if list_id in (None, record.key.list_id) and not sharing.is_held(record)
+        ]
 
     def _all(self) -> list[ImageRecord]:
         with self._lock:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
@@ -49,6 +49,10 @@ class ShareName(NamedTuple):
 
     def __str__(self) -> str:
         return f"image {self.reference}"
+
+
+StatedUse = tuple[ProjectImages, ImageRecord, Use]
+"""A use, with the project that holds the image, and its record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +91,34 @@ class SharedImages:
     by_vo: Mapping[str, ProjectImages | ApplianceError]
     projects: dict[str, ProjectImages] = field(default_factory=dict)
 
-    def used(self, images: ProjectImages) -> list[UsedImage]:
-        """Return the images of other VOs that VOs of a project use and find."""
+    def stated(self) -> list[StatedUse]:
+        """Return all uses that the images of all projects state."""
+        return [
+            (holder, record, use)
+            for holder in self.projects.values()
+            for record in holder.active()
+            for use in sharing.stated(record.image)
+        ]
+
+    def used(
+        self, images: ProjectImages, stated: Sequence[StatedUse] | None = None
+    ) -> list[UsedImage]:
+        """Return the images of other VOs that VOs of a project use and find.
+
+        Who asks for several projects passes on what `stated` returns, which looks at all images.
+        """
         found = [
             UsedImage(holder, self._with_layer(record), use)
-            for holder, record, use in self._stated()
+            for holder, record, use in (self.stated() if stated is None else stated)
             if use.project == images.project_id and _finds(images, holder, record)
         ]
         reached = self.projects.keys()
         for image in images.shared.values():
             owner = str(image["owner"])
             record = None if owner in reached else properties.recognise(image, owner=owner)
-            stated = sharing.stated(image) if record else ()
             found += [
                 UsedImage(None, self._with_layer(record), use)
-                for use in stated
+                for use in (sharing.stated(image) if record else ())
                 if record and use.project == images.project_id
             ]
         return found
@@ -180,7 +197,7 @@ class SharedImages:
 
     def repair(self) -> None:
         """Complete the sharing and the replacement that a killed run has left unfinished."""
-        for holder, record, use in list(self._stated()):
+        for holder, record, use in self.stated():
             images = self._project(use)
             if images and not _finds(images, holder, record):
                 self._drop_unfound(images, holder, record, use)
@@ -193,7 +210,7 @@ class SharedImages:
         A VO with a new project keeps the old membership until the new project has the image.
         """
         stale: dict[ListId, list[tuple[ProjectImages, ImageRecord, Use]]] = {}
-        for holder, record, use in self._stated():
+        for holder, record, use in self.stated():
             if self._is_stale(record, use):
                 stale.setdefault(use.list_id, []).append((holder, record, use))
         for list_id, found in stale.items():
@@ -487,12 +504,6 @@ class SharedImages:
             for use in sharing.uses(record)
             if (images := self.projects.get(use.project)) and _finds(images, holder, record)
         }
-
-    def _stated(self) -> Iterator[tuple[ProjectImages, ImageRecord, Use]]:
-        for holder in self.projects.values():
-            for record in holder.active():
-                for use in sharing.stated(record.image):
-                    yield holder, record, use
 
     def _mapped(self) -> dict[str, ProjectImages]:
         """Return the projects of all VOs, by id, in the order of the mapping."""
