@@ -1,6 +1,6 @@
 """The two ends of a bench of images, each a process of its own, so that its CPU is not ours.
 
-    python -m tests.bench.image_servers origin FILE…       serves files with sendfile, drains PUTs
+    python -m tests.bench.image_servers origin DIRECTORY   serves files with sendfile, drains PUTs
     python -m tests.bench.image_servers sink SHA512        Keystone and a Glance that keeps no data
 
 Each prints its URL. The Glance answers that the data have the SHA-512 that it was started with:
@@ -31,15 +31,20 @@ class _Origin(http.server.BaseHTTPRequestHandler):
             self.connection.sendfile(file)
 
     def do_PUT(self) -> None:
-        """Read a body in chunks, and drop it."""
-        buffer = memoryview(bytearray(_BLOCK))
-        while size := int(self.rfile.readline(), 16):
-            left = size + 2  # the line's end
-            while left:
-                left -= self.rfile.readinto(buffer[:left])
-        self.rfile.readline()
+        """Read a body, of a known length or in chunks, and drop it."""
+        if length := int(self.headers.get("Content-Length", 0)):
+            self._drop(length)
+        else:
+            while size := int(self.rfile.readline(), 16):
+                self._drop(size + 2)  # the line's end
+            self.rfile.readline()
         self.send_response(204)
         self.end_headers()
+
+    def _drop(self, left: int) -> None:
+        buffer = memoryview(bytearray(_BLOCK))
+        while left:
+            left -= self.rfile.readinto(buffer[:left])
 
     def log_message(self, *_: object) -> None:
         """Print nothing but the URL."""

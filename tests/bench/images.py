@@ -22,11 +22,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import usage
+from tests.bench import image_conversion, image_unchanged, usage
 from tests.bench.usage import Usage
 from tests.simulators.image_lists import image, image_list, sign
 from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
@@ -249,31 +249,57 @@ def measure(bench: Bench) -> None:
         row(f"{name}: temporary files", most / MIB, "MiB")
 
 
-def main() -> None:
+def measure_stream(root: Path, *, size: int, times: int) -> None:
     """Make the file and the site, and measure."""
-    parser = argparse.ArgumentParser(prog="scripts/bench images", description=__doc__)
-    parser.add_argument("--size", type=int, default=1024, help="MiB of the image (default: 1024)")
-    parser.add_argument("--times", type=int, default=1, help="runs of all cases (default: 1)")
+    for name in ("images", "web", "etc"):
+        (root / name).mkdir()
+    authority = Authority.create(root / "ca", key="ec")
+    authority.publish(root / "certificates")
+    file = root / "web/image.qcow2"
+    make_file(file, size)
+    (root / "mapping.json").write_text(json.dumps({"ops": {"project": "one"}}))
+    origin = [sys.executable, "-m", "tests.bench.image_servers", "origin", str(root / "web")]
+    with started(origin) as url:
+        (root / "cloudkeeper.yml").write_text(_FRONTEND.format(root=root, origin=url))
+        digests = {name: digest(name, file)[0] for name in ("sha512", "sha256")}
+        signer = authority.issue("lists.example.org", key="ec")
+        bench = Bench(root, file, digests, url, signer)
+        for _ in range(times):
+            measure(bench)
+
+
+_CASES: dict[str, tuple[Callable[..., None], str]] = {
+    "stream": (measure_stream, "an image that passes without a conversion"),
+    "conversion": (image_conversion.measure, "a compressed qcow2 for a cloud that takes raw"),
+    "ova": (image_conversion.measure_ova, "OVAs for a cloud that takes qcow2"),
+    "unchanged": (image_unchanged.measure, "1 000 images of 20 lists, none of which has changed"),
+    "registry": (image_unchanged.measure_registry, "200 artefacts, none of which has changed"),
+}
+
+
+def main() -> None:
+    """Run the cases, each at a site of its own."""
+    cases = "\n".join(f"  {name:12}{words}" for name, (_, words) in _CASES.items())
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench images",
+        description=__doc__,
+        epilog=f"cases:\n{cases}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help="what to measure (default: stream)"
+    )
+    parser.add_argument("--size", type=int, default=1024, help="MiB of an image (default: 1024)")
+    parser.add_argument("--times", type=int, default=1, help="runs of each case (default: 1)")
     wanted = parser.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="i"))
-    try:
-        for name in ("images", "web", "etc"):
-            (root / name).mkdir()
-        authority = Authority.create(root / "ca", key="ec")
-        authority.publish(root / "certificates")
-        file = root / "web/image.qcow2"
-        make_file(file, wanted.size)
-        (root / "mapping.json").write_text(json.dumps({"ops": {"project": "one"}}))
-        origin = [sys.executable, "-m", "tests.bench.image_servers", "origin", str(root / "web")]
-        with started(origin) as url:
-            (root / "cloudkeeper.yml").write_text(_FRONTEND.format(root=root, origin=url))
-            digests = {name: digest(name, file)[0] for name in ("sha512", "sha256")}
-            signer = authority.issue("lists.example.org", key="ec")
-            bench = Bench(root, file, digests, url, signer)
-            for _ in range(wanted.times):
-                measure(bench)
-    finally:
-        shutil.rmtree(root)
+    if unknown := set(wanted.cases) - _CASES.keys():
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    for case in wanted.cases or ["stream"]:
+        root = Path(tempfile.mkdtemp(prefix="i"))
+        try:
+            _CASES[case][0](root, size=wanted.size, times=wanted.times)
+        finally:
+            shutil.rmtree(root)
 
 
 if __name__ == "__main__":

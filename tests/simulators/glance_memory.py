@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -23,6 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 from tests.simulators import openstack
 from tests.simulators.openstack import Answer
 
+_BEGIN = datetime(2026, 11, 30, tzinfo=UTC)
 _IMAGE = re.compile(r"/image/v2/images/([^/]+)(/file)?")
 _MEMBERS = re.compile(r"/image/v2/images/([^/]+)/members(?:/([^/]+))?")
 Fault = Callable[[str, str], Answer | None]
@@ -143,7 +145,7 @@ class MemoryGlance:
             "status": "queued",
             "os_hidden": False,
             "tags": [],
-            "created_at": f"2026-11-30T00:00:{len(self.images):02d}Z",
+            "created_at": (_BEGIN + timedelta(seconds=len(self.images))).strftime("%FT%TZ"),
             **wanted,
         }
         if image["id"] in self.images:
