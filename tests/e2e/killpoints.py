@@ -72,7 +72,7 @@ class Command:
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
-    timeout: float = 120
+    timeout: float = 600
     begin: int = 0
 
     def run(self, *above: str, inside: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
