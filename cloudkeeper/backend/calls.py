@@ -23,8 +23,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from appliance.core import clock
@@ -38,7 +38,6 @@ from cloudkeeper.backend.run import Run
 from cloudkeeper.backend.settings import BackendSettings
 from cloudkeeper.model import UNMARKED_KEY, Appliance, ApplianceId, ListId
 from cloudkeeper.wire import communicator_1x_pb2 as pb
-from cloudkeeper.wire import communicator_1x_pb2_grpc as pb_grpc
 from cloudkeeper.wire import messages
 from cloudkeeper.wire.status import (
     ALLOW_REMOVE,
@@ -58,8 +57,15 @@ from cloudkeeper.wire.status import (
     to_metadata,
 )
 
+if TYPE_CHECKING:  # direct mode does not load it
+    import grpc
+
 logger = logging.getLogger(__name__)
 
+DIRECT_PEER = "direct:"
+"""The peer of a call that a frontend in this process makes."""
+# Peers on this host, whose removals an administrator of it has confirmed.
+_LOCAL = ("unix:", DIRECT_PEER)
 # Of a number of images; Python refuses to read very many.
 _DIGITS = 9
 
@@ -69,8 +75,11 @@ _FEATURES = (
 )
 
 
-class Servicer(pb_grpc.CommunicatorServicer):
+class Servicer:
     """The protocol's methods for one backend; calls may come from several threads.
+
+    They come over gRPC (`cloudkeeper.backend.protocol`), or from a frontend in this process, which
+    does without gRPC.
 
     Raises:
         LocalFailure: the state directory cannot be read.
@@ -210,7 +219,7 @@ class Servicer(pb_grpc.CommunicatorServicer):
 
     def _begin(self, context: grpc.ServicerContext, *, is_read_only: bool = False) -> Run:
         """Begin a run, whose removals are limited by the configuration and the way of the call."""
-        is_local = context.peer().startswith("unix:")
+        is_local = context.peer().startswith(_LOCAL)
         usual = RemovalPolicy.CONFIRMED if is_local else RemovalPolicy.LIMITED
         policy = RemovalPolicy(self._settings.removals or usual)
         removals = RunRemovals(self._memory, policy=policy, allowance=_allowance(context))

@@ -16,6 +16,8 @@ class DataPlaces:
     """Web servers of frontends on other hosts: HOST, or HOST:PORT, in lower case."""
     authorities: Path | None = None
     """Of the web servers, beside those of the system (PEM)."""
+    is_with_frontend: bool = False
+    """Whether the frontend is in this process, so that sockets need no connection."""
 
     def __str__(self) -> str:
         return ", ".join((str(self.directory), *sorted(self.remote_hosts)))

@@ -24,6 +24,7 @@ _CERTIFICATES = "/etc/fedcloud/tls/cloudkeeper-os"
 _WITHOUT_TLS = "accept_anyone_without_tls"
 # Options of TLS, with the names of the files that `appliance certificates` writes.
 _FILES = {"certificate": "certificate.pem", "key": "key.pem", "core_certificate": "authority.pem"}
+_OPTIONS = ("grpc_socket", "grpc_port", "listen_address", "frontend_name", _WITHOUT_TLS)
 # Bytes of a socket's path: ``sun_path`` holds 108 with the final NUL (unix(7)).
 _LONGEST_PATH = 107
 
@@ -55,7 +56,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """The endpoints to listen on: at least one of the two."""
+    """The endpoints to listen on: at least one of the two, but for direct mode."""
 
     socket: Path | None
     port: Port | None
@@ -85,6 +86,12 @@ def read(settings: Settings, layout: Layout) -> Listening:
         )
     # 0.9.x has no socket: a configuration with a port gets one only if it sets grpc_socket.
     return Listening(socket if entry or port is None else None, port)
+
+
+def ignore(settings: Settings) -> Listening:
+    """Return no endpoint, whatever the options say."""
+    settings.accept("DEFAULT", (*_OPTIONS, *_FILES))
+    return Listening(None, None)
 
 
 def _port(settings: Settings, layout: Layout) -> Port | None:

@@ -17,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from appliance.core import files
+from appliance.core.run import lock
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.layers import LayerMemory
 from cloudkeeper.wire.status import CallStatus
@@ -40,12 +41,38 @@ class Ownership:
     """
 
     def __init__(self, state: Path) -> None:
-        self.id = _persistent_id(state / "id")
         self.layers = LayerMemory(state / "layers.json")
+        self._state = state
+        self._id = ""
         self._lock = threading.Condition()
         self._uploads: set[str] = set()
         self._claims: set[Hashable] = set()
         self._completed: dict[Hashable, str] = {}
+
+    @property
+    def id(self) -> str:
+        """The id of the backend, which the first use makes, if need be, and keeps.
+
+        Raises:
+            OSError: a new one cannot be written.
+
+        """
+        with self._lock:
+            self._id = self._id or _persistent_id(self._state / "id")
+            return self._id
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes away from the state directory during the block.
+
+        Raises:
+            Busy: another one uses it.
+            OSError: the directory cannot be written.
+
+        """
+        with lock.hold(self._state / "lock"):
+            logger.debug("backend %s", self.id)  # a directory that is read only fails here
+            yield
 
     @property
     def uploads(self) -> frozenset[str]:

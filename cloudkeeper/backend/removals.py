@@ -9,8 +9,8 @@ The day is one of the machine's uptime, so a clock that is set forward does not 
 restart of the machine only the calendar is known, and counts for six hours at most.
 
 Who may remove more is the word of cloudkeeper-os.conf (`RemovalPolicy`). Without that word, the
-frontend of this host, which uses the socket, passes on what its administrator has confirmed with
-``--allow-remove N``; a frontend that comes over TCP cannot.
+frontend of this host, which uses the socket or direct mode, passes on what its administrator has
+confirmed with ``--allow-remove N``; a frontend that comes over TCP cannot.
 """
 
 from __future__ import annotations

@@ -62,10 +62,13 @@ class BackendSettings:
     path: Path = Path()
 
 
-def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> BackendSettings:
+def load(
+    path: Path | None, *, layout: Layout, overrides: Mapping[str, str], listens: bool = True
+) -> BackendSettings:
     """Read a file, or the default one of the layout.
 
-    ``overrides`` are options of ``[DEFAULT]`` from the command line.
+    ``overrides`` are options of ``[DEFAULT]`` from the command line. A backend that never
+    ``listens``, in direct mode, needs no certificates for a port.
 
     Raises:
         ConfigurationError: the file or the mapping is wrong; it holds all problems.
@@ -90,7 +93,7 @@ def load(path: Path | None, *, layout: Layout, overrides: Mapping[str, str]) -> 
     )
     values = {
         "access": reach,
-        "listening": endpoint.read(settings, layout),
+        "listening": endpoint.read(settings, layout) if listens else endpoint.ignore(settings),
         "places": _places(settings, layout, reach),
         "visibility": visibility,
         "sharing": _sharing(settings, visibility),

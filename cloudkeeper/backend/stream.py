@@ -6,11 +6,12 @@
 Only sockets below the image directory are connected to, and only web servers that the backend's
 own configuration names: a frontend cannot make the backend read from other places. Redirections
 are not followed. The blocks pass through a ring of buffers, so the memory does not grow with the
-image.
+image. In direct mode the frontend is in this process, and hands over the blocks themselves.
 """
 
 from __future__ import annotations
 
+import abc
 import base64
 import contextlib
 import http.client
@@ -68,7 +69,7 @@ class FetchedStream:
 
     is_repeatable = False
 
-    def __init__(self, received: BodyReader, data: ImageData, *, algorithm: str) -> None:
+    def __init__(self, received: StreamReader, data: ImageData, *, algorithm: str) -> None:
         self._received = received
         self._data = data
         self._algorithms = sorted({algorithm_of(data), algorithm})
@@ -139,28 +140,17 @@ class FetchedStream:
             yield block, not left
 
 
-class BodyReader:
-    """Fills buffers from the body of an answer, while it is wanted and does not stall."""
+class StreamReader(abc.ABC):
+    """Fills buffers from an image that arrives, while it is wanted and does not stall."""
 
-    def __init__(
-        self,
-        response: http.client.HTTPResponse,
-        sock: socket.socket,
-        data: ImageData,
-        is_wanted: Callable[[], bool],
-    ) -> None:
-        self._data, self._socket, self._is_wanted = data, sock, is_wanted
-        # What http.client has read beyond the header; the rest is read into our buffers.
-        self._buffered = response.fp
-        self._held = _held(self._buffered, sock)
-        sock.settimeout(None)
-        # Unlike Python's own timeout, the kernel's lets a buffer be filled in one call.
-        timeval = struct.pack("@ll", _POLL.seconds, _POLL.microseconds)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
-        # With TLS there are no flags.
-        self._flags = 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_WAITALL
+    def __init__(self, data: ImageData, is_wanted: Callable[[], bool]) -> None:
+        self._data, self._is_wanted = data, is_wanted
         self._received = 0
         self._end = time.monotonic() + _SILENCE.total_seconds() + data.size / _SLOWEST
+
+    @abc.abstractmethod
+    def _receive(self, block: memoryview) -> int | None:
+        """Return the number of bytes received, 0 at the end; None if none came for a moment."""
 
     def fill(self, block: memoryview) -> None:
         """Fill a buffer.
@@ -186,8 +176,53 @@ class BodyReader:
                 heard, at = now, at + got
                 self._received += got
 
+    def _broken(self, cause: str) -> Exception:
+        words = f"ended after {self._received} of {self._data.size} bytes: {cause}"
+        return transfer_failure(self._data, f"{words}; nothing was stored")
+
+
+class HandedReader(StreamReader):
+    """Fills buffers from the blocks of a frontend in this process."""
+
+    def __init__(
+        self, blocks: Iterator[bytes], data: ImageData, is_wanted: Callable[[], bool]
+    ) -> None:
+        super().__init__(data, is_wanted)
+        self._blocks = blocks
+        self._left = memoryview(b"")
+
+    def _receive(self, block: memoryview) -> int:
+        if not self._left:
+            self._left = memoryview(next(self._blocks, b""))
+        got = min(len(block), len(self._left))
+        block[:got] = self._left[:got]
+        self._left = self._left[got:]
+        return got
+
+
+class BodyReader(StreamReader):
+    """Fills buffers from the body of an answer."""
+
+    def __init__(
+        self,
+        response: http.client.HTTPResponse,
+        sock: socket.socket,
+        data: ImageData,
+        is_wanted: Callable[[], bool],
+    ) -> None:
+        super().__init__(data, is_wanted)
+        self._socket = sock
+        # What http.client has read beyond the header; the rest is read into our buffers.
+        self._buffered = response.fp
+        self._held = _held(self._buffered, sock)
+        sock.settimeout(None)
+        # Unlike Python's own timeout, the kernel's lets a buffer be filled in one call.
+        timeval = struct.pack("@ll", _POLL.seconds, _POLL.microseconds)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        # With TLS there are no flags.
+        self._flags = 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_WAITALL
+
     def _receive(self, block: memoryview) -> int | None:
-        """Return the number of bytes received; None if none came for a moment."""
         if self._held:
             got = self._buffered.readinto(block[: self._held])
             self._held -= got
@@ -198,10 +233,6 @@ class BodyReader:
             return None
         except OSError as error:
             raise self._broken((error.strerror or str(error)).lower()) from error
-
-    def _broken(self, cause: str) -> Exception:
-        words = f"ended after {self._received} of {self._data.size} bytes: {cause}"
-        return transfer_failure(self._data, f"{words}; nothing was stored")
 
 
 def _held(buffered: BufferedReader, sock: socket.socket) -> int:
@@ -228,18 +259,32 @@ def open_stream(
     """
     if data.size <= 0:
         raise transfer_failure(data, "has no size, so its end cannot be recognised")
+    with _received(data, places, is_wanted) as received:
+        stream = FetchedStream(received, data, algorithm=algorithm)
+        try:
+            stream.open()
+            yield stream
+        except Failed as error:
+            # Only a frontend that streams over a socket can send a file instead.
+            error.wants_file &= image_socket.socket_of(data.location) is not None
+            raise
+
+
+@contextlib.contextmanager
+def _received(
+    data: ImageData, places: DataPlaces, is_wanted: Callable[[], bool]
+) -> Iterator[StreamReader]:
+    path = image_socket.socket_of(data.location)
+    if path and places.is_with_frontend:
+        blocks = image_socket.taken_here(path, data.username, data.password)
+        if blocks is None:
+            raise transfer_failure(data, "the frontend does not offer it", wants_file=True)
+        yield HandedReader(blocks, data, is_wanted)
+        return
     with contextlib.closing(_connection(data, places)) as connection:
         response, sock = _ask(connection, data)
         with response:
-            received = BodyReader(response, sock, data, is_wanted)
-            stream = FetchedStream(received, data, algorithm=algorithm)
-            try:
-                stream.open()
-                yield stream
-            except Failed as error:
-                # Only a frontend that streams over a socket can send a file instead.
-                error.wants_file &= image_socket.socket_of(data.location) is not None
-                raise
+            yield BodyReader(response, sock, data, is_wanted)
 
 
 def _connection(data: ImageData, places: DataPlaces) -> http.client.HTTPConnection:

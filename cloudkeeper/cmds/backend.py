@@ -9,7 +9,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from appliance.core.run import cli, lock
+from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
 from appliance.core.run.record import recorded
 from cloudkeeper.backend import endpoint, settings
@@ -68,8 +68,9 @@ def _serve(arguments: argparse.Namespace) -> ExitStatus:
     from cloudkeeper.backend.ownership import Ownership  # noqa: PLC0415
     from cloudkeeper.backend.protocol import Numbering  # noqa: PLC0415
 
-    with lock.hold(configured.state / "lock"):
-        servicer = Servicer(configured, Ownership(configured.state))
+    ownership = Ownership(configured.state)
+    with ownership.held():
+        servicer = Servicer(configured, ownership)
         try:
             server.serve(servicer, configured.listening, Numbering(configured.protocol))
         finally:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
+from cloudkeeper.cmds import direct
+from cloudkeeper.frontend import settings
 from cloudkeeper.frontend.commands import (
     gc,
     import_images,
@@ -26,6 +28,11 @@ _PEER_PARTLY = 12
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     return cli.main(PROGRAM, argv)
+
+
+def _offer_direct_mode(parser: argparse.ArgumentParser) -> None:
+    """Hand the backend to the frontend, which does not import it."""
+    parser.set_defaults(**{settings.DIRECT: direct.prepare})
 
 
 def _add_help_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +59,7 @@ def _peer_status(status: ExitStatus) -> int:
 PROGRAM = cli.Program(
     "cloudkeeper",
     "Keep the images in the cloud equal to those of registries and signed image lists.",
-    lambda _parser: None,
+    _offer_direct_mode,
     cli.dispatch,
     compatible_status=_peer_status,
     verbs=(

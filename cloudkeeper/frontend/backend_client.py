@@ -1,4 +1,7 @@
-"""The client of the backend: its calls have deadlines, and each of them fails as `BackendFailure`.
+"""The client of the backend: each of its calls fails as `BackendFailure`.
+
+A `BackendConnection` carries the calls: over gRPC (`cloudkeeper.frontend.grpc_connection`), or, in
+direct mode, to a backend in this process, which the entry point makes.
 
 ApplianceError
 └── Unavailable
@@ -10,27 +13,22 @@ ApplianceError
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-import grpc
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
 
-from appliance.core import hosts
 from appliance.core.run.errors import LocalFailure, Unavailable
 from appliance.core.trust.errors import Malformed
 from cloudkeeper.frontend.stream import digest_differs, shown
 from cloudkeeper.model import Appliance, ImageData, ListId, TransferMode
 from cloudkeeper.wire import communicator_1x_pb2 as pb
-from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
 from cloudkeeper.wire.messages import from_message, to_message
 from cloudkeeper.wire.status import (
     ALLOW_REMOVE,
@@ -55,31 +53,15 @@ from cloudkeeper.wire.status import (
 )
 
 logger = logging.getLogger(__name__)
-# It logs a traceback for an answer that is no message, of which the call fails anyway.
-logging.getLogger("grpc._common").setLevel(logging.CRITICAL)
 
-_CHECK = (
-    "check that cloudkeeper-os is running and that backend: endpoint: is its address (on the same "
-    "host unix:///run/cloudkeeper/backend.sock, unless its release is 0.9)"
-)
-_LOGS = "see the log of cloudkeeper-os"
 # Deadlines; the last one, for uploads, is that of the newest cloudkeeper.
 _SHORT, _LISTING, _DATA = timedelta(minutes=5), timedelta(minutes=10), timedelta(hours=3)
 # Bytes a second: the slowest rate of a download, which a streamed image waits for.
 _SLOWEST = 256 * 1024
 # Hexadecimal digits.
 _SHA512 = 128
-# Bytes of an answer with many items, which are kept in memory. An item of any size takes some; gRPC
-# itself limits one to 4 MiB.
-_MOST, _ITEM = 64 * 2**20, 2**10
 # Characters of the name of an appliance in a message.
 _SHOWN = 80
-_CONNECT = timedelta(seconds=10)
-# Time for an unreachable backend to return: its unit restarts it after some seconds.
-_RESTART = timedelta(seconds=60)
-# The backend is on this network; a proxy in the environment is meant for the images.
-_OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 2000))
-_UNREACHABLE = grpc.StatusCode.UNAVAILABLE
 
 
 class BackendFailure(Unavailable):
@@ -99,32 +81,61 @@ class BackendUnreachable(BackendFailure):
 
 
 @dataclass(frozen=True, slots=True)
-class Encryption:
-    """Files for mutual TLS, PEM: own certificate and key, and the authority of the backend's."""
+class BackendAnswer:
+    """The messages of a call's answer, and its trailing metadata, which have the result."""
 
-    certificate: Path
-    key: Path
-    backend_certificate: Path
+    messages: Sequence[Any]
+    metadata: Iterable[tuple[str, str | bytes]]
+
+
+class BackendConnection(Protocol):
+    """A way to a backend; several threads may call at the same time."""
+
+    name: str
+    """The backend, for messages."""
+    reaches_sockets: bool
+    """Whether the backend is on this host, so that it can connect to sockets of the frontend."""
+
+    def call(
+        self,
+        method: str,
+        request: Message,
+        *,
+        deadline: timedelta,
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> BackendAnswer:
+        """Make a call of the protocol, and wait for its whole answer.
+
+        Raises:
+            BackendFailure: there is no answer; a result that reports a failure is an answer.
+
+        """
+
+    def check(self) -> None:
+        """Check that a backend answers, so that no image is downloaded in vain.
+
+        Raises:
+            BackendUnreachable: none does.
+
+        """
+
+    def wait(self) -> bool:
+        """Wait for an unreachable backend as long as a restart takes; return whether it answers."""
+
+    def cancel(self) -> None:
+        """Cancel the calls of other threads; they fail as `BackendFailure`."""
+
+    def close(self) -> None:
+        """End the connection."""
 
 
 class BackendClient:
-    """A connection to the backend at ``endpoint``, which is ``unix:///PATH`` or ``HOST:PORT``.
+    """The calls of a run, over a connection that is closed at the end of the block."""
 
-    Without ``encryption``, it has no TLS.
-    """
-
-    def __init__(self, endpoint: str, *, encryption: Encryption | None = None) -> None:
-        self._endpoint = endpoint
-        self._name = f"backend {endpoint}"
-        credentials = _credentials(encryption) if encryption else None
-        if credentials:
-            self._channel = grpc.secure_channel(endpoint, credentials, options=_OPTIONS)
-        else:
-            self._channel = grpc.insecure_channel(endpoint, options=_OPTIONS)
-        self._is_given_up = False
-        self._lock = threading.Lock()
-        self._calls: list[Any] = []
-        self._stub: Any = stubs.CommunicatorStub(self._channel)  # type: ignore[no-untyped-call]
+    def __init__(self, connection: BackendConnection) -> None:
+        self._connection = connection
+        self._name = connection.name
+        self.check, self.wait, self.cancel = connection.check, connection.wait, connection.cancel
         self.can_update_metadata = True
         """Whether an update without image keeps the data; known after `begin`."""
         self.can_work_in_parallel = False
@@ -146,19 +157,19 @@ class BackendClient:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._channel.close()
+        self._connection.close()
 
     def begin(self, *, allowed: int = 0) -> None:
         """Begin a run, in which ``allowed`` images of a list may be removed; read the features."""
         metadata = [(ALLOW_REMOVE, str(allowed))] if allowed else []
-        call = self._call("PreAction", Empty(), _SHORT, metadata=metadata)
-        features = features_of(call.trailing_metadata())
+        call = self._call("PreAction", Empty(), metadata=metadata)
+        features = features_of(call.metadata)
         self.can_update_metadata = METADATA_UPDATE in features
         self.can_work_in_parallel = PARALLEL in features
         self.can_check_vo = VO_CHECK in features
         self.can_set_properties = PROPERTIES in features
         self.can_hide = HIDING in features
-        is_local = self._endpoint.startswith("unix:")
+        is_local = self._connection.reaches_sockets
         self.can_stream = IMAGE_STREAM in features and is_local
         self.can_digest = OWN_DIGEST in features and is_local
         if not self.can_stream:
@@ -168,13 +179,13 @@ class BackendClient:
 
     def end(self) -> None:
         """End a run; the backend cleans up."""
-        self._call("PostAction", Empty(), _LISTING)
+        self._call("PostAction", Empty(), deadline=_LISTING)
 
     def list_ids(self) -> list[ListId]:
         """Return the identifiers of the lists that have images in the cloud."""
-        found, call = self._streamed("ImageLists", Empty())
-        self.can_take_over = TAKE_OVER in features_of(call.trailing_metadata())
-        return [ListId(each.image_list_identifier) for each in found]
+        answer = self._call("ImageLists", Empty(), deadline=_LISTING)
+        self.can_take_over = TAKE_OVER in features_of(answer.metadata)
+        return [ListId(each.image_list_identifier) for each in answer.messages]
 
     def appliances(self, list_id: ListId, *, vo: str) -> list[Appliance]:
         """Return the appliances of one list in the cloud.
@@ -183,7 +194,7 @@ class BackendClient:
         project any longer.
         """
         request = pb.ImageListIdentifier(image_list_identifier=list_id)
-        return self._appliances(request, metadata=[(VO, vo)])
+        return self._listed(request, [(VO, vo)])
 
     def to_hand_over(self, list_id: ListId, *, vo: str, wanted: Takeover) -> list[Appliance]:
         """Return the images of a list that a takeover, or its end, would concern.
@@ -193,14 +204,24 @@ class BackendClient:
 
         """
         request = pb.ImageListIdentifier(image_list_identifier=list_id)
-        metadata = [(VO, vo), (TAKE_OVER, wanted.value)]
-        return self._appliances(request, metadata=metadata)
+        return self._listed(request, [(VO, vo), (TAKE_OVER, wanted.value)])
+
+    def _listed(
+        self, request: pb.ImageListIdentifier, metadata: Sequence[tuple[str, str]]
+    ) -> list[Appliance]:
+        answer = self._call("Appliances", request, deadline=_LISTING, metadata=metadata)
+        try:
+            return [from_message(message) for message in answer.messages]
+        except Malformed as error:
+            cause = f"Appliances: {error.subject[:_SHOWN]}: {error.cause}"
+            raise BackendFailure(self._name, cause, error.remedy) from None
 
     def hand_over(self, appliance: Appliance, *, wanted: Takeover) -> None:
         """Take an image over from another manager of the cloud, or give it back."""
         metadata = [(TAKE_OVER, wanted.value)]
         # The backend reads the data of an image that it takes over.
-        self._call("UpdateAppliance", to_message(appliance), _DATA, metadata=metadata)
+        request = to_message(appliance)
+        self._call("UpdateAppliance", request, deadline=_DATA, metadata=metadata)
 
     def add(self, appliance: Appliance) -> None:
         """Add an appliance, which must have ``data``."""
@@ -219,147 +240,44 @@ class BackendClient:
             metadata = [(CONVERTED, "yes")]
         elif data and not data.checksum:
             appliance = replace(appliance, data=_digested(data))
-        stream = data if is_stream else None
-        self._call(method, to_message(appliance), deadline, metadata=metadata, stream=stream)
+        stream, request = data if is_stream else None, to_message(appliance)
+        self._call(method, request, deadline=deadline, metadata=metadata, stream=stream)
 
     def remove(self, appliance: Appliance) -> None:
         """Remove an appliance."""
-        self._call("RemoveAppliance", to_message(appliance), _SHORT)
+        self._call("RemoveAppliance", to_message(appliance))
 
     def hide(self, appliance: Appliance) -> None:
         """Hide an appliance from users; the next `update` shows it again."""
-        self._call("UpdateAppliance", to_message(appliance), _SHORT, metadata=[(HIDE, "yes")])
-
-    def check(self) -> None:
-        """Check that a backend answers, so that no image is downloaded in vain.
-
-        Raises:
-            BackendUnreachable: none does.
-
-        """
-        try:
-            _connect(self._endpoint).close()
-        except OSError as error:
-            raise BackendUnreachable(
-                self._name, f"cannot be reached: {error.strerror or error}", _CHECK
-            ) from None
-
-    def wait(self) -> bool:
-        """Wait for an unreachable backend as long as a restart takes; return whether it answers.
-
-        If it did not, later calls do not wait again until it has answered: every image of the run
-        would wait for a minute.
-        """
-        if self._is_given_up:
-            return False
-        try:
-            grpc.channel_ready_future(self._channel).result(timeout=_RESTART.total_seconds())
-        except grpc.FutureTimeoutError:
-            self._is_given_up = True
-            return False
-        return True
-
-    def cancel(self) -> None:
-        """Cancel the calls of other threads; they fail as `BackendFailure`."""
-        with self._lock:
-            calls = list(self._calls)
-        for call in calls:
-            call.cancel()
+        self._call("UpdateAppliance", to_message(appliance), metadata=[(HIDE, "yes")])
 
     def _call(
         self,
         method: str,
-        request: object,
-        deadline: timedelta,
+        request: Message,
         *,
+        deadline: timedelta = _SHORT,
         metadata: Sequence[tuple[str, str]] = (),
         stream: ImageData | None = None,
-    ) -> Any:
-        # As a future, a call can be cancelled; it also has the trailing metadata.
-        start: Callable[..., Any] = getattr(self._stub, method).future
-        with self._translated(method):
-            call = start(request, timeout=deadline.total_seconds(), metadata=metadata)
-            with self._running(call):
-                call.result()
-            self._is_given_up = False
-            found = digests_of(call.trailing_metadata())
-            if stream:
-                _check_digest(stream, found)
-            self._check_result(method, call)
-            if stream and not found:
-                raise BackendFailure(self._name, f"{method}: it reports no digest of the image")
-            return call
+    ) -> BackendAnswer:
+        """Make a call; raise the failure that its answer reports.
 
-    def _appliances(
-        self, request: object, *, metadata: Sequence[tuple[str, str]]
-    ) -> list[Appliance]:
-        found, _ = self._streamed("Appliances", request, metadata=metadata)
-        try:
-            return [from_message(message) for message in found]
-        except Malformed as error:
-            cause = f"Appliances: {error.subject[:_SHOWN]}: {error.cause}"
-            raise BackendFailure(self._name, cause, error.remedy) from None
+        The digest of a ``stream`` comes first: it is the reason of what the backend reports then.
+        """
+        answer = self._connection.call(method, request, deadline=deadline, metadata=metadata)
+        found = digests_of(answer.metadata)
+        if stream:
+            _check_digest(stream, found)
+        self._check_result(method, answer)
+        if stream and not found:
+            raise BackendFailure(self._name, f"{method}: it reports no digest of the image")
+        return answer
 
-    def _streamed(
-        self, method: str, request: object, *, metadata: Sequence[tuple[str, str]] = ()
-    ) -> tuple[list[Any], Any]:
-        """Return the items of an answer, and the call, which has the trailing metadata."""
-        start: Callable[..., Any] = getattr(self._stub, method)
-        with self._translated(method):
-            call = start(request, timeout=_LISTING.total_seconds(), metadata=metadata)
-            with self._running(call):
-                found = list(self._limited(method, call))
-            self._check_result(method, call)
-            return found, call
-
-    def _limited(self, method: str, items: Iterable[Any]) -> Iterator[Any]:
-        size = 0
-        for item in items:
-            size += item.ByteSize() + _ITEM
-            if size > _MOST:
-                cause = f"{method}: its answer is larger than {_MOST} bytes"
-                raise BackendFailure(self._name, cause)
-            yield item
-
-    @contextlib.contextmanager
-    def _running(self, call: Any) -> Iterator[None]:
-        """Keep a call where `cancel` finds it; an interrupt of the block cancels it."""
-        with self._lock:
-            self._calls.append(call)
-        try:
-            yield
-        except BaseException:
-            call.cancel()
-            raise
-        finally:
-            with self._lock:
-                self._calls.remove(call)
-
-    @contextlib.contextmanager
-    def _translated(self, method: str) -> Iterator[None]:
-        try:
-            yield
-        except grpc.FutureCancelledError as error:
-            raise BackendFailure(self._name, f"{method} was interrupted") from error
-        except grpc.RpcError as error:
-            call: Any = error  # the exception is a grpc.Call, too, which its type does not show
-            code, details = call.code(), " ".join((call.details() or "").split())[:300]
-            if code is _UNREACHABLE:
-                raise BackendUnreachable(
-                    self._name, f"cannot be reached: {details}", _CHECK
-                ) from error
-            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                words = f"{method} did not finish in time"
-                raise BackendFailure(self._name, words, _LOGS) from error
-            words = f"{method} failed: {code.name}: {details}"
-            raise BackendFailure(self._name, words, _LOGS) from error
-
-    def _check_result(self, method: str, call: Any) -> None:
-        metadata = call.trailing_metadata()
-        status, message = from_metadata(metadata)
+    def _check_result(self, method: str, answer: BackendAnswer) -> None:
+        status, message = from_metadata(answer.metadata)
         if status != CallStatus.SUCCESS:
-            kind = FinalRefusal if is_final(metadata) else BackendFailure
-            if wants_file(metadata):
+            kind = FinalRefusal if is_final(answer.metadata) else BackendFailure
+            if wants_file(answer.metadata):
                 kind = FileWanted
             raise kind(self._name, f"{method}: {message or 'no reason given'} ({status})")
 
@@ -389,31 +307,3 @@ def _check_digest(stream: ImageData, found: Mapping[str, str]) -> None:
     if found.get(name, stream.checksum) != stream.checksum:
         wanted = f"{name}:{stream.checksum}"
         raise digest_differs(shown(stream.uri), f"{name}:{found[name]}", wanted)
-
-
-def _connect(endpoint: str) -> socket.socket:
-    """Connect as gRPC would; its own connections are made in the background, without an error."""
-    scheme, _, path = endpoint.partition(":")
-    if scheme == "unix" and path.startswith("/"):
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(_CONNECT.total_seconds())
-        try:
-            connection.connect(path.removeprefix("//"))
-        except OSError:
-            connection.close()
-            raise
-        return connection
-    address = hosts.split_port(endpoint)
-    return socket.create_connection(address, timeout=_CONNECT.total_seconds())
-
-
-def _credentials(encryption: Encryption) -> grpc.ChannelCredentials:
-    def read(path: Path) -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise LocalFailure.from_os(error, subject=path) from error
-
-    return grpc.ssl_channel_credentials(
-        read(encryption.backend_certificate), read(encryption.key), read(encryption.certificate)
-    )

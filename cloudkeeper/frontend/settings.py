@@ -3,21 +3,23 @@
 A backend in the environment wins over the file's: ``CLOUDKEEPER_BACKEND_ENDPOINT``, which the
 compose file sets, or ``BACKEND_PORT_50051_TCP_ADDR`` and ``_PORT``, which a link between containers
 sets. With ``authentication``, which concerns TCP only, an endpoint of the file wins over a socket
-of the environment. ``image-list`` and ``verify-image-list`` of 2.0 are known, too; ``crl-policy``
-is our own. Without any option for lists, ``/etc/cloudkeeper/image-lists.conf`` is read.
+of the environment; so does ``direct``. ``image-list`` and ``verify-image-list`` of 2.0 are known,
+too; ``crl-policy`` is our own. Without any option for lists,
+``/etc/cloudkeeper/image-lists.conf`` is read.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from appliance.core import hosts
 from appliance.core.config import document
@@ -30,6 +32,9 @@ from cloudkeeper.frontend.bandwidth import LEAST_RATE
 from cloudkeeper.frontend.ignored import IGNORED
 from cloudkeeper.frontend.source_settings import RegistrySettings
 from cloudkeeper.model import Format
+
+if TYPE_CHECKING:  # start-up is a cost
+    from cloudkeeper.frontend.direct_mode import DirectBackend
 
 _Source = TypeVar("_Source", Address, RegistrySettings)
 
@@ -48,6 +53,9 @@ _SOCKET = re.compile(r"unix:(?://)?/[^/].*")
 _SOCKET_PATH = "/run/cloudkeeper/backend.sock"
 # Bytes: of a quota, because a smaller one would hold no image.
 _LEAST_QUOTA = 2**30
+DIRECT = "direct"
+"""The endpoint of a backend in this process."""
+_BACKEND_FILE = "/etc/cloudkeeper/cloudkeeper-os.conf"
 _POLICIES = ("warn", "require", "off")
 _ENDED = ("keep", "hide", "remove")
 # Flags that replace the configured sources, so that a run with one does not know them all.
@@ -98,8 +106,12 @@ _VALUES = {
     "external-tools.binaries.qemu-img": ("path of qemu-img", "/usr/bin/qemu-img"),
     "external-tools.execution-timeout": ("limit of a call of qemu-img, in seconds", "600"),
     "backend.endpoint": (
-        "backend, as unix:///PATH or HOST:PORT",
+        f"backend: unix:///PATH, HOST:PORT, or {DIRECT}: within this program",
         f"unix://{_SOCKET_PATH}",
+    ),
+    "backend.config-file": (
+        f"configuration of cloudkeeper-os for the endpoint {DIRECT}",
+        f"/etc/cloudkeeper-os/cloudkeeper-os.conf or {_BACKEND_FILE}",
     ),
     "backend.certificate": (
         "certificate or CA of the backend for mutual TLS, PEM",
@@ -156,7 +168,13 @@ class FrontendSettings:
     patience: timedelta
     """Limit of one call of qemu-img, to which a conversion adds."""
     endpoint: str
-    """``unix:///PATH`` or ``HOST:PORT``."""
+    """``unix:///PATH``, ``HOST:PORT`` or `DIRECT`."""
+    endpoint_place: tuple[Path, int] = field(compare=False)
+    """File and line of the endpoint."""
+    backend_file: Path | None
+    """Configuration of the backend for `DIRECT`; None: its usual file."""
+    direct: Callable[[FrontendSettings], DirectBackend] | None = field(compare=False)
+    """The backend for `DIRECT`; None: the entry point offers none."""
     certificates: tuple[Path, Path, Path] | None
     """Own certificate and key, and the backend's certificate; None: no TLS."""
     log_file: Path | None
@@ -205,19 +223,21 @@ def load(arguments: argparse.Namespace, layout: Layout) -> FrontendSettings:
         if value is not None
     }
     backend = _backend_of(os.environ)
-    if backend and not (_SOCKET.fullmatch(backend) and _names_tls_backend(read, texts)):
+    if backend and not (_SOCKET.fullmatch(backend) and _names_other_backend(read, texts)):
         texts.setdefault(_place("backend.endpoint"), backend)
     is_whole = not any(_place(option) in texts for option in _SOURCES)
-    return _FrontendReader(
-        Settings(read, overrides=texts), layout, has_all_sources=is_whole
-    ).settings()
+    reader = _FrontendReader(Settings(read, overrides=texts), layout, has_all_sources=is_whole)
+    made: Callable[..., DirectBackend] | None = flags.get(DIRECT)
+    direct = functools.partial(made, layout=layout) if made else None
+    return replace(reader.settings(), direct=direct)
 
 
-def _names_tls_backend(read: document.Document, texts: dict[tuple[str, str], str]) -> bool:
-    """Check whether file or flags ask for TLS and name a backend for it."""
+def _names_other_backend(read: document.Document, texts: dict[tuple[str, str], str]) -> bool:
+    """Check whether file or flags name a backend that no socket can be: with TLS, or direct."""
     found = Settings(read, overrides=texts)
-    is_named = found.where(*_place("backend.endpoint")) is not None
-    return is_named and found.boolean(_TOP, "authentication", default=False)
+    named = found.where(*_place("backend.endpoint"))
+    has_tls = found.boolean(_TOP, "authentication", default=False)
+    return named is not None and (has_tls or named.text == DIRECT)
 
 
 def _backend_of(environment: Mapping[str, str]) -> str:
@@ -272,7 +292,10 @@ class _FrontendReader:
             ),
             patience=timedelta(seconds=seconds),
             endpoint=(endpoint := self._endpoint()),
-            certificates=self._certificates(is_socket=_SOCKET.fullmatch(endpoint) is not None),
+            endpoint_place=self._where("backend.endpoint"),
+            backend_file=self._backend_file(is_direct=endpoint == DIRECT),
+            direct=None,
+            certificates=self._certificates(is_local=_is_local(endpoint)),
             log_file=log_file,
             log_level=log_level,
             warnings=(*found.finish(), *remarks),
@@ -363,7 +386,7 @@ class _FrontendReader:
         place = _place("backend.endpoint")
         endpoint = self._settings.text(*place, default=f"unix://{self._layout.path(_SOCKET_PATH)}")
         has_tls = self._settings.boolean(_TOP, "authentication", default=False)
-        if _SOCKET.fullmatch(endpoint):
+        if _is_local(endpoint):
             if has_tls:
                 words = f"true: has no effect with backend.endpoint {endpoint}: TLS needs HOST:PORT"
                 self._settings.warn(_TOP, "authentication", words)
@@ -371,7 +394,7 @@ class _FrontendReader:
         try:
             hosts.split_port(endpoint)
         except ValueError:
-            words = f"{endpoint!r} is not allowed; write unix:///PATH or HOST:PORT"
+            words = f"{endpoint!r} is not allowed; write unix:///PATH, HOST:PORT or {DIRECT}"
             self._settings.error(*place, words)
             return endpoint
         if not has_tls:
@@ -379,9 +402,24 @@ class _FrontendReader:
             self._settings.warn(*place, f"{words}; set authentication: true")
         return endpoint
 
-    def _certificates(self, *, is_socket: bool) -> tuple[Path, Path, Path] | None:
+    def _backend_file(self, *, is_direct: bool) -> Path | None:
+        place = _place("backend.config-file")
+        entry = self._settings.where(*place)
+        path = self._settings.path(*place, default=self._layout.path(_BACKEND_FILE))
+        if entry is None or not entry.text:
+            return None  # the backend looks in all its usual places
+        if not is_direct:
+            words = f"has no effect with another endpoint than {DIRECT}; remove it"
+            self._settings.warn(*place, words)
+        return path
+
+    def _where(self, option: str) -> tuple[Path, int]:
+        entry = self._settings.where(*_place(option))
+        return (entry.path, entry.line) if entry else (Path(), 0)
+
+    def _certificates(self, *, is_local: bool) -> tuple[Path, Path, Path] | None:
         found = self._settings
-        is_wanted = found.boolean(_TOP, "authentication", default=False) and not is_socket
+        is_wanted = found.boolean(_TOP, "authentication", default=False) and not is_local
         read = found.file if is_wanted else found.path  # files without a use need not exist
         certificate, key, backend = (
             read(*_place(option), default=self._default(option)) or Path()
@@ -421,6 +459,11 @@ class _FrontendReader:
 def _ignoring(source: _Source, patterns: Iterable[str]) -> _Source:
     """Return a source that also ignores the images that the configuration ignores in all."""
     return replace(source, selection=source.selection.without(patterns))
+
+
+def _is_local(endpoint: str) -> bool:
+    """Return whether calls to a backend never leave this host, and therefore need no TLS."""
+    return endpoint == DIRECT or _SOCKET.fullmatch(endpoint) is not None
 
 
 def _flags(option: str) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ The socket lives in the image directory, which the backend's container sees, too
 account only. One request with the right token gets the image; every other one is refused. The last
 block is sent only when the server has ended the image well, so a broken download is never stored.
 The digest is the backend's work, which reports it (`cloudkeeper.frontend.backend_client`).
+
+In direct mode the backend is in this process, and takes the blocks in place of a connection.
 """
 
 from __future__ import annotations
@@ -97,10 +99,8 @@ class OfferedStream:
         if self._marks.objection:
             raise Unusable(received.name, self._marks.objection)
         self._format = found
-        token = secrets.token_urlsafe(32)
-        self._password = token
-        secret = base64.b64encode(f"{_USER}:{token}".encode()).decode("ascii")
-        self._authorization = f"Basic {secret}"
+        self._password = secrets.token_urlsafe(32)
+        self._authorization = _authorization(_USER, self._password)
         self._lock = threading.Lock()
         # The deadline of the download is a variable of this context, for connections that resume.
         self._context = contextvars.copy_context()
@@ -115,7 +115,7 @@ class OfferedStream:
 
         """
         assert self._received.size  # noqa: S101  a stream of unknown size is not offered
-        with _bound(path, self) as server:
+        with _bound(path, self) as server, image_socket.offered_here(path, self.taken):
             thread = threading.Thread(
                 target=server.serve_forever, args=(_POLL.total_seconds(),), daemon=True
             )
@@ -155,12 +155,24 @@ class OfferedStream:
                 return True
         return False
 
+    def taken(self, username: str, password: str) -> Iterator[bytes] | None:
+        """Return the blocks of `blocks` for a backend in this process, once; None: not for it."""
+        return self.blocks() if self.take(_authorization(username, password)) else None
+
     def pass_on(self, send: Callable[[bytes], object]) -> None:
-        """Send the image, its last block only if all is well; a failure is kept."""
+        """Send the image, while the client takes it."""
+        for block in self.blocks():
+            try:
+                send(block)
+            except OSError:  # the client has closed the connection, or takes nothing more
+                return
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the image, its last block only if all is well; a failure is kept, and ends it."""
+        passed = self._passed()
         try:
-            self._context.run(self._pass_on, send)
-        except _ClientGone:
-            pass
+            while block := self._context.run(next, passed, b""):
+                yield block
         except Exception as error:  # noqa: BLE001  it is raised in the thread of `serving`
             self.failure = error
 
@@ -169,7 +181,7 @@ class OfferedStream:
         """The number of bytes of the image."""
         return self._received.size or 0
 
-    def _pass_on(self, send: Callable[[bytes], object]) -> None:
+    def _passed(self) -> Iterator[bytes]:
         name, held = self._received.name, self._received.start
         received = len(held)
         for block in self._received.rest:
@@ -177,7 +189,7 @@ class OfferedStream:
             if received > self.size:
                 break
             self._marks.feed(block)
-            _send(send, held)
+            yield held
             held = block
         if received > self.size:
             raise Unavailable(name, f"the server sent more than {self.size} bytes")
@@ -187,18 +199,12 @@ class OfferedStream:
         self._marks.finish()
         if self._marks.objection:
             raise Unusable(name, f"Glance would refuse it as it is: {self._marks.objection}")
-        _send(send, held)
+        yield held
 
 
-class _ClientGone(Exception):
-    """The client has closed the connection, or takes nothing more."""
-
-
-def _send(send: Callable[[bytes], object], block: bytes) -> None:
-    try:
-        send(block)
-    except OSError as error:
-        raise _ClientGone from error
+def _authorization(username: str, password: str) -> str:
+    secret = base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
+    return f"Basic {secret}"
 
 
 class _Server(socketserver.UnixStreamServer):

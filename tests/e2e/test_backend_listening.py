@@ -21,12 +21,9 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cloudkeeper.frontend.backend_client import (
-    BackendClient,
-    BackendFailure,
-    BackendUnreachable,
-    Encryption,
-)
+from cloudkeeper.frontend import grpc_connection
+from cloudkeeper.frontend.backend_client import BackendFailure, BackendUnreachable
+from cloudkeeper.frontend.grpc_connection import Encryption
 from cloudkeeper.wire import communicator_1x_pb2_grpc as stubs
 from tests.e2e.images_backend import PROGRAM, free_port, short_directory
 from tests.testbed.pki import Authority, Credential
@@ -104,7 +101,7 @@ def created(root: Path, *options: str) -> Iterator[Server]:
 
 def refusal(endpoint: str, encryption: Encryption | None = None) -> str:
     """Return why a call is refused, empty if it is not; PostAction needs no cloud."""
-    with BackendClient(endpoint, encryption=encryption) as backend:
+    with grpc_connection.client(endpoint, encryption=encryption) as backend:
         try:
             backend.end()
         except BackendFailure as error:
@@ -125,7 +122,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def test_the_socket_is_for_the_account_alone(server: Server) -> None:
     """F-H4: mode 0600 in a directory of the account alone; no TCP port, no abstract socket."""
     process = server.start()
-    with BackendClient(f"unix://{server.socket}") as backend:
+    with grpc_connection.client(f"unix://{server.socket}") as backend:
         backend.check()
     assert is_answered(f"unix://{server.socket}"), server.log.read_text()
     assert stat.S_IMODE(server.socket.stat().st_mode) == 0o600
@@ -144,7 +141,7 @@ def test_the_socket_is_for_the_account_alone(server: Server) -> None:
         == 1
     )
     with (
-        BackendClient(f"unix://{server.socket}") as backend,
+        grpc_connection.client(f"unix://{server.socket}") as backend,
         pytest.raises(BackendUnreachable, match="No such file"),
     ):
         backend.check()
@@ -301,7 +298,7 @@ def test_mutual_tls_admits_the_frontend_only(tmp_path: Path, parties: Parties) -
         assert (
             "refused: its certificate is for localhost, not cloudkeeper" in server.log.read_text()
         )
-        with BackendClient(
+        with grpc_connection.client(
             endpoint, encryption=Encryption(parties.backend.certificate, parties.backend.key, ca)
         ) as stranger:
             for call in (stranger.list_ids, stranger.begin):

@@ -165,6 +165,30 @@ def test_two_lists_over_several_runs(site: Site, tmp_path: Path) -> None:
     assert site.web.asked("/images/two.qcow2") == 1
 
 
+def test_direct_mode(site: Site, tmp_path: Path) -> None:
+    """The backend's own file, account and state, without its service."""
+    site.backend.stop()
+    site.publish("ops", [site.image(1, "one.qcow2"), site.image(2, "one.ova")])
+    site.publish("biomed", [])
+    direct = ["sync", "--root", str(site.backend.root), "--backend-endpoint", "direct"]
+    done = run(*direct)
+    assert done.returncode == 0, done.stderr
+    first = site.offered("ops")
+    assert sorted(first) == [image_id(1), image_id(2)]
+    assert sha512(site.download("ops", first[image_id(1)])) == sha512(site.files["one.qcow2"])
+    converted, expected = tmp_path / "converted.qcow2", tmp_path / "expected.raw"
+    converted.write_bytes(site.download("ops", first[image_id(2)]))
+    expected.write_bytes(site.files["one.raw"])
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", expected, converted)
+    assert site.backend.record()["counts"]["added"] == 2
+
+    # The service finds the images as its own, and changes none of them.
+    with started(site.backend):
+        assert site.sync().returncode == 0
+    assert site.offered("ops") == first
+    assert site.web.asked("/images/one.qcow2") == 1
+
+
 @contextlib.contextmanager
 def watched(site: Site) -> Iterator[set[frozenset[str]]]:
     """Read every 50 ms which images of the project ops users see; yield what was seen."""

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.container
 PORT = int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000) + 930
 _ASK = """
 import os
-from cloudkeeper.frontend.backend_client import BackendClient
-with BackendClient(os.environ["CLOUDKEEPER_BACKEND_ENDPOINT"]) as backend:
+from cloudkeeper.frontend import grpc_connection
+with grpc_connection.client(os.environ["CLOUDKEEPER_BACKEND_ENDPOINT"]) as backend:
     backend.end()
 print("answered")
 """

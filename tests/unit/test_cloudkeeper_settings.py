@@ -198,7 +198,7 @@ def test_all_errors_are_reported_with_their_lines(tmp_path: Path) -> None:
         ),
         (
             "cloudkeeper.yml:5: [cloudkeeper.backend] endpoint: 'localhost' is not allowed; "
-            "write unix:///PATH or HOST:PORT"
+            "write unix:///PATH, HOST:PORT or direct"
         ),
         (
             "cloudkeeper.yml:6: [cloudkeeper] remote-mode: true: images over HTTP are not "
@@ -327,7 +327,7 @@ def test_warnings_about_tls(tmp_path: Path) -> None:
         assert "has no effect with backend.endpoint" in str(warning)
     for wrong in ("unix:relative", "unix://host/path", "unix:"):
         assert (
-            "write unix:///PATH or HOST:PORT"
+            "write unix:///PATH, HOST:PORT or direct"
             in problems(tmp_path, start, "--backend-endpoint", wrong)[0]
         )
 

@@ -38,8 +38,7 @@ from cloudkeeper.backend import stream as fetched
 from cloudkeeper.backend.data_places import DataPlaces
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.upload import open_image
-from cloudkeeper.frontend import backend_client, transfer
-from cloudkeeper.frontend.backend_client import BackendClient
+from cloudkeeper.frontend import grpc_connection, transfer
 from cloudkeeper.frontend.comparison import Comparison
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.download import Downloader, Timeouts
@@ -147,7 +146,7 @@ class Flow:
         report = SyncReport()
         with (
             self.site.running(tcp=over_tcp),
-            BackendClient(self.site.endpoint) as backend,
+            grpc_connection.client(self.site.endpoint) as backend,
         ):
             found = OfferSources([self.source])
             run = Synchronisation(Comparison(found, backend), self.workshop, parallel=parallel)
@@ -376,7 +375,7 @@ def test_a_refusal_in_mid_upload_is_reported(flow: Flow, code: int) -> None:
 @pytest.mark.programs("qemu-img")
 def test_a_backend_that_ends_in_mid_stream(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason is the backend's then, and nothing is left of stream and image."""
-    monkeypatch.setattr(backend_client, "_RESTART", timedelta(seconds=0.1))
+    monkeypatch.setattr(grpc_connection, "_RESTART", timedelta(seconds=0.1))
     flow.put()
 
     stream = flow.source.client.stream

@@ -1,4 +1,4 @@
-"""The parts of a run, built from its settings; importing this module loads gRPC and requests."""
+"""The parts of a run, built from its settings; importing this module loads requests."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
-from cloudkeeper.frontend import build_sources
+from cloudkeeper.frontend import build_sources, direct_mode
 from cloudkeeper.frontend.addresses import Address
-from cloudkeeper.frontend.backend_client import BackendClient, Encryption
+from cloudkeeper.frontend.backend_client import BackendClient
 from cloudkeeper.frontend.bandwidth import Bandwidth
 from cloudkeeper.frontend.comparison import Comparison
 from cloudkeeper.frontend.conversion import QemuImg
@@ -19,7 +19,7 @@ from cloudkeeper.frontend.reading import OfferSources
 from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.registry.project import RegistryProject
 from cloudkeeper.frontend.selection import WHOLE, RunFilter
-from cloudkeeper.frontend.settings import FrontendSettings
+from cloudkeeper.frontend.settings import DIRECT, FrontendSettings
 from cloudkeeper.frontend.sources import OfferSource, SignedListSource
 from cloudkeeper.frontend.sync import Synchronisation
 from cloudkeeper.frontend.sync_report import SyncReport
@@ -44,9 +44,20 @@ def report(configured: FrontendSettings) -> SyncReport:
 
 
 def backend(configured: FrontendSettings) -> BackendClient:
-    """Return a connection to the backend."""
-    encryption = Encryption(*configured.certificates) if configured.certificates else None
-    return BackendClient(configured.endpoint, encryption=encryption)
+    """Return a client of the backend: of one that runs, or of one in this process.
+
+    Raises:
+        ConfigurationError: the one in this process is configured wrongly.
+        LocalFailure: its state, or a certificate for the other one, cannot be read.
+
+    """
+    if configured.endpoint == DIRECT:
+        return BackendClient(direct_mode.backend(configured).connection())
+    from cloudkeeper.frontend import grpc_connection  # noqa: PLC0415  loads gRPC
+
+    files = configured.certificates
+    encryption = grpc_connection.Encryption(*files) if files else None
+    return grpc_connection.client(configured.endpoint, encryption=encryption)
 
 
 def sources(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import signal
 import sys
 
 from appliance.core.run import lock, log
@@ -39,10 +40,10 @@ def run(arguments: argparse.Namespace, wanted: Takeover, *, condition: str) -> E
         return startup.report_check(configured)
     # Imported here: gRPC takes long to import, and --help does not need it.
     from cloudkeeper.frontend import takeover  # noqa: PLC0415
-    from cloudkeeper.frontend.backend_client import BackendClient, Encryption  # noqa: PLC0415
+    from cloudkeeper.frontend.commands import assembly  # noqa: PLC0415
 
-    encryption = Encryption(*configured.certificates) if configured.certificates else None
-    with BackendClient(configured.endpoint, encryption=encryption) as backend:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the backend's run as well
+    with assembly.backend(configured) as backend:
         found = takeover.plan(configured.registries, arguments.names, backend, wanted=wanted)
         lines = [takeover.shown(image) for image in found.images]
         if not arguments.json:

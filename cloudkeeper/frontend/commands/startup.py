@@ -111,24 +111,38 @@ def report_check(configured: FrontendSettings) -> ExitStatus:
     """Print the settings for ``--check-config``.
 
     Raises:
-        ConfigurationError: lists are invalid.
+        ConfigurationError: lists, or the backend of direct mode, are configured wrongly.
 
     """
-    is_socket = configured.endpoint.startswith("unix:")
-    protection = ", mutual TLS" if configured.certificates else ", without TLS"
+    problems = list(configured.list_problems)
+    try:
+        backend = _shown_backend(configured)
+    except ConfigurationError as error:
+        problems += error.problems
+        raise ConfigurationError(problems) from error
     rows = {
         "lists": ", ".join(map(str, configured.lists)) or "none",
         "registries": ", ".join(map(_shown, configured.registries)) or "none",
         "trust anchors": f"{configured.ca_dir}, CRLs: {configured.crl_policy}",
         "image files": f"{configured.image_dir}, accepted: {', '.join(configured.formats)}",
-        "backend": configured.endpoint + ("" if is_socket else protection),
+        "backend": backend,
         "lock": str(configured.lock_file),
     }
     for name, value in rows.items():
         print(f"{name + ':':15}{value}")
-    if configured.list_problems:
-        raise ConfigurationError(configured.list_problems)
+    if problems:
+        raise ConfigurationError(problems)
     return ExitStatus.DONE
+
+
+def _shown_backend(configured: FrontendSettings) -> str:
+    if configured.endpoint == settings.DIRECT:
+        from cloudkeeper.frontend import direct_mode  # noqa: PLC0415  start-up is a cost
+
+        return f"{configured.endpoint}: {direct_mode.backend(configured)}"
+    if configured.endpoint.startswith("unix:"):
+        return configured.endpoint
+    return configured.endpoint + (", mutual TLS" if configured.certificates else ", without TLS")
 
 
 def _amount(text: str) -> int:
