@@ -2,7 +2,7 @@
 
     python -m tests.bench.image_sender WAY URL SHA256 SIZE ENDPOINT ROOT
 
-WAY is ``stream``: the frontend's own way, with the digest of a registry; or ``direct``: the backend
+WAY is ``stream``: the frontend's own way, with the digest of a registry; or ``alone``: the backend
 itself fetches the image from the web server. SIZE 0 sends none.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.core.trust.ca_directory import CADirectory
-from cloudkeeper.frontend.backend_client import BackendClient
+from cloudkeeper.frontend import grpc_connection
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.download import Downloader, Timeouts
 from cloudkeeper.frontend.refused import RefusedImages
@@ -52,9 +52,9 @@ def main() -> None:
     formats = (Format.QCOW2,)
     refused = RefusedImages(Path(root) / "refused.json", formats)
     workshop = Workshop(Path(root) / "images", formats, QemuImg(), refused)
-    with BackendClient(endpoint) as backend:
+    with grpc_connection.client(endpoint) as backend:
         backend.begin()
-        if int(size) and way == "direct":
+        if int(size) and way == "alone":
             mode = TransferMode.REMOTE
             data = ImageData(url, Format.QCOW2, sha256, int(size), uri=url, mode=mode)
             backend.add(replace(appliance, data=data))

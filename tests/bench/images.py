@@ -5,7 +5,8 @@ Rows are ``images case value unit``. All cases run one after the other on the sa
 are all waited for. The web server speaks plain HTTP, and Glance is a sink that drops the data
 (`tests.bench.image_servers`). CPU is that of all our processes, or of the whole pipeline; of ours
 the start-up is taken off, as a run without an image has it. The cases of a registry have its
-digest, SHA-256, so that the backend computes two, over the same plain HTTP.
+digest, SHA-256, so that the backend computes two, over the same plain HTTP. In direct mode there is
+one process, which is frontend and backend.
 """
 
 from __future__ import annotations
@@ -83,6 +84,17 @@ class Backend:
         return int(found.split()[1]) / 1024
 
 
+class NoBackend(contextlib.AbstractContextManager["NoBackend"]):
+    """The backend of direct mode, which is part of the frontend's process."""
+
+    cpu = memory = 0.0
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+NO_BACKEND = NoBackend()
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
     """A file, the web server that has it, and the places of our programs."""
@@ -113,10 +125,13 @@ class Bench:
     def frontend(self, way: str, *, has_image: bool) -> list[str]:
         """Return the command of a frontend's run, with the image or without."""
         endpoint = f"unix://{self.socket}"
-        if way == "list":
+        if way in ("list", "direct"):
             self.publish(has_image=has_image)
             config = ["--root", str(self.root), "--config", str(self.root / "cloudkeeper.yml")]
-            return [str(_PROGRAMS / "cloudkeeper"), "sync", *config, "--backend-endpoint", endpoint]
+            flags = ["--backend-endpoint", endpoint if way == "list" else "direct"]
+            if way == "direct":
+                flags += ["--backend-config-file", str(self.root / "cloudkeeper-os.conf")]
+            return [str(_PROGRAMS / "cloudkeeper"), "sync", *config, *flags]
         size = self.file.stat().st_size if has_image else 0
         url, digest = f"{self.origin}/image.qcow2", self.digests["sha256"]
         arguments = [way, url, digest, str(size), endpoint, str(self.root)]
@@ -124,7 +139,7 @@ class Bench:
 
     def measure(self, way: str) -> tuple[Usage, float, float, int]:
         """Return what an image took without start-up, the memories, and the bytes on the disk."""
-        with self._backend() as backend:
+        with self._cloud(), NO_BACKEND if way == "direct" else self._backend() as backend:
             used = usage.run(self.frontend(way, has_image=False))
             before = backend.cpu
             idle = usage.run(self.frontend(way, has_image=False))
@@ -136,23 +151,29 @@ class Bench:
             return taken, used.memory, backend.memory, max(most)
 
     @contextlib.contextmanager
-    def _backend(self) -> Iterator[Backend]:
+    def _cloud(self) -> Iterator[None]:
+        """Start a cloud, and write the backend's configuration for it."""
         sink = [sys.executable, "-m", "tests.bench.image_servers", "sink", self.digests["sha512"]]
         with started(sink) as url:
             config = self.root / "cloudkeeper-os.conf"
             config.touch(mode=0o600)
             config.write_text(_BACKEND.format(root=self.root, url=url))
-            program = [str(_PROGRAMS / "cloudkeeper-os"), "--root", str(self.root)]
-            flags = ["--config-file", str(config), "--grpc-socket", str(self.socket)]
-            with (
-                (self.root / "backend.log").open("ab") as log,
-                subprocess.Popen([*program, *flags], stdout=log, stderr=log) as process,
-            ):
-                try:
-                    self._wait(process)
-                    yield Backend(process.pid)
-                finally:
-                    process.send_signal(signal.SIGTERM)
+            yield
+
+    @contextlib.contextmanager
+    def _backend(self) -> Iterator[Backend]:
+        program = [str(_PROGRAMS / "cloudkeeper-os"), "--root", str(self.root)]
+        config = str(self.root / "cloudkeeper-os.conf")
+        flags = ["--config-file", config, "--grpc-socket", str(self.socket)]
+        with (
+            (self.root / "backend.log").open("ab") as log,
+            subprocess.Popen([*program, *flags], stdout=log, stderr=log) as process,
+        ):
+            try:
+                self._wait(process)
+                yield Backend(process.pid)
+            finally:
+                process.send_signal(signal.SIGTERM)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + 30
@@ -239,13 +260,15 @@ def measure(bench: Bench) -> None:
     names = {
         "list": "ours, from a list",
         "stream": "ours, as from a registry",
-        "direct": "ours, the backend alone, as from a registry",
+        "direct": "ours, from a list, in direct mode",
+        "alone": "ours, the backend alone, as from a registry",
     }
     for way, name in names.items():
         used, frontend, backend, most = bench.measure(way)
         report(name, used, floor=floor, pipeline=pipeline, gib=gib)
         row(f"{name}: memory of the frontend", frontend, "MiB")
-        row(f"{name}: memory of the backend", backend, "MiB")
+        if backend:
+            row(f"{name}: memory of the backend", backend, "MiB")
         row(f"{name}: temporary files", most / MIB, "MiB")
 
 

@@ -165,3 +165,41 @@ def test_the_shipped_file_is_good_or_says_what_to_fill_in(extra: str, program: s
     if shown.returncode:
         assert all(line.startswith(f"{program}: ") for line in shown.stderr.splitlines())
         assert str(etc) in shown.stderr
+
+
+def test_direct_mode_needs_the_extra_of_the_backend(tmp_path: Path) -> None:
+    """The extra cloudkeeper has no OpenStack client, and says so in one line."""
+    config = tmp_path / "cloudkeeper.yml"
+    config.write_text(
+        "cloudkeeper:\n"
+        f"  ca-dir: {tmp_path}\n"
+        "  image-lists: [https://lists.example.org/image.list]\n"
+        "  backend: {endpoint: direct}\n"
+    )
+    for verb in ("sync", "plan", "status"):
+        shown = run(
+            "cloudkeeper", "cloudkeeper", verb, "--root", str(tmp_path), "--config", str(config)
+        )
+        assert shown.returncode == 2, shown.stderr
+        assert shown.stderr == (
+            f"cloudkeeper: {config}:4: [cloudkeeper.backend] endpoint: direct: cloudkeeper-os is "
+            "not installed here (there is no oslo_config); install the extras cloudkeeper and "
+            "cloudkeeper-os into one environment, or name the endpoint of a running backend\n"
+        )
+
+
+def test_the_frontend_s_own_modules_load_no_openstack_client() -> None:
+    """Only the entry point imports the backend, and only in direct mode."""
+    script = (
+        "import sys, pkgutil, importlib, cloudkeeper.frontend as package\n"
+        "from cloudkeeper.cmds import frontend\n"
+        "for each in pkgutil.walk_packages(package.__path__, 'cloudkeeper.frontend.'):\n"
+        "    importlib.import_module(each.name)\n"
+        "print(*{name.split('.')[0] for name in sys.modules})\n"
+        "print(*(name for name in sys.modules if name.startswith('cloudkeeper.backend')))"
+    )
+    python = ENVIRONMENTS / "only-cloudkeeper" / "bin" / "python"
+    shown = subprocess.run([str(python), "-c", script], capture_output=True, text=True, check=True)
+    loaded, backend = shown.stdout.split("\n", 1)
+    assert not set(loaded.split()) & {"keystoneauth1", "keystoneclient", "glanceclient"}
+    assert backend.strip() == ""

@@ -21,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from appliance.core.trust.errors import Malformed
-from cloudkeeper.frontend import backend_client
+from cloudkeeper.frontend import grpc_connection
 from cloudkeeper.frontend.backend_client import BackendClient, BackendFailure
 from cloudkeeper.model import Appliance, ListId
 from cloudkeeper.wire import communicator_1x_pb2 as pb
@@ -165,7 +165,7 @@ def strange() -> Iterator[StrangeBackend]:
         endpoint = f"unix://{short_directory()}/s"
         server.add_insecure_port(endpoint)
         server.start()
-        with BackendClient(endpoint) as client:
+        with grpc_connection.client(endpoint) as client:
             yield StrangeBackend(found, client)
         server.stop(None).wait()
 
@@ -235,7 +235,7 @@ def test_an_answer_has_a_limit(strange: StrangeBackend, monkeypatch: pytest.Monk
     vars(strange.answer).update(vars(Answer([large], DONE)))
     with pytest.raises(BackendFailure, match="RESOURCE_EXHAUSTED"):
         asked(strange.client, "appliances")
-    monkeypatch.setattr(backend_client, "_MOST", 10 * backend_client._ITEM)
+    monkeypatch.setattr(grpc_connection, "_MOST", 10 * grpc_connection._ITEM)
     vars(strange.answer).update(vars(Answer([b""] * 10, DONE)))
     assert len(asked(strange.client, "list_ids")) == 10
     for items in ([b""] * 11, [pb.Appliance(title="x" * 10_000).SerializeToString()]):
