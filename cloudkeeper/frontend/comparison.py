@@ -78,7 +78,7 @@ class Comparison:
                 plans.append((found, wanted.vo))
             yield source, plans
         if self.chosen and not report.chosen:
-            words = "no image of the sources that could be read matches"
+            words = "no image matches in the sources that could be read"
             report.fail(f"{self.chosen}: {words}; for their names, run: {command('list')}")
 
     def _leave(

@@ -131,7 +131,7 @@ def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
         "--crls",
         choices=["warn", "require", "off"],
         default="warn",
-        help="revocation lists: warn if one is missing or stale, refuse then, or read none"
+        help="if a CRL is missing or stale: warn, or refuse (require); off: read no CRL"
         " (default: warn)",
     )
 

@@ -80,7 +80,7 @@ def test_a_run_with_a_filter_changes_nothing_else(
     assert sorted(one["image"] for one in planned) == sorted(line.split()[1] for line in wanted)
     is_nothing = flags == ["--image", image_id(3), "--vo", "DTEAM"]
     assert done.returncode == int(is_nothing), done.stderr
-    assert ("no image of the sources that could be read matches" in done.stderr) is is_nothing
+    assert ("no image matches in the sources that could be read" in done.stderr) is is_nothing
     assert site.record() == record
     assert site.sync().returncode == 0
     assert {number for _, number in site.cloud.appliances} == set(map(image_id, (2, 3, 4, 12)))

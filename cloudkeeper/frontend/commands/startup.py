@@ -50,7 +50,7 @@ def add_reconversion(parser: argparse.ArgumentParser) -> None:
 def add_filter(parser: argparse.ArgumentParser) -> None:
     """Add the flags that choose a part of the lists."""
     group = parser.add_argument_group(
-        "a part of the images; all else stays as it is, and the run counts for nothing else"
+        "a part of the images; others stay as they are, and the run does not count as complete"
     )
     flags = {
         "list": "only lists with this identifier, or of this source (HOST/PROJECT or URL)",

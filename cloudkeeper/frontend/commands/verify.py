@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--crls",
         choices=("require", "warn", "off"),
         default="warn",
-        help="CRLs: refuse if one is missing or stale, warn then, or read none",
+        help="if a CRL is missing or stale: warn, or refuse (require); off: read no CRL",
     )
     words = "accept only this subject of the signer's certificate, in slash form"
     parser.add_argument("--endorser-dn", metavar="DN", help=words)
