@@ -177,6 +177,7 @@ def test_the_start_of_a_service_waits_until_somebody_answers(host: Host) -> None
 
 def test_images_lie_where_cloudkeeper_looks_for_them(host: Host) -> None:
     """R10."""
+    assert appliance(host, "flows", "--on", "images").returncode == 0
     for place in ("image_data", "var/spool/cloudkeeper/images"):
         (host.root / place / "mine").unlink(missing_ok=True)
     shown = appliance(host, "run", "cloudkeeper")
@@ -203,6 +204,7 @@ def test_check_asks_the_programs_as_they_run(host: Host) -> None:
 
 def test_status_logs_and_schedule_work(host: Host) -> None:
     """C04, C08: the services are units of systemd, their words are in the journal."""
+    assert appliance(host, "flows", "--on", "images").returncode == 0
     stand_ins = host.root / "stand-ins"
     for unit, state, restarts in (
         ("bdii", "active", 0),
