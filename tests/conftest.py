@@ -88,3 +88,20 @@ def broker(instance: Testbed) -> Broker:
 def pki(tmp_path: Path) -> Authority:
     """Return a certificate authority of this test's own."""
     return Authority.create(tmp_path / "authority")
+
+
+@pytest.fixture(scope="session")
+def system_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the certificate of a CA that is the only one of the system."""
+    directory = tmp_path_factory.mktemp("system")
+    return Authority.create(directory / "authority", subject="/CN=System", key="ec").certificate
+
+
+@pytest.fixture
+def few_system_authorities(monkeypatch: pytest.MonkeyPatch, system_authority: Path) -> None:
+    """Let the system trust one CA, which signed nothing.
+
+    OpenSSL takes 20 ms to read the hundred and more that a system trusts, for each connection.
+    """
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.setenv(name, str(system_authority))

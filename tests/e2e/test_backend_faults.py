@@ -382,17 +382,22 @@ def test_a_frontend_that_disconnects_ends_its_upload(
     assert [row.properties["APPLIANCE_ID"] for row in cloud.rows()] == [TWO]
 
 
-def test_two_calls_for_one_appliance(backend: Backend, client: Client, proxy: GlanceFaults) -> None:
+def test_two_calls_for_one_appliance(
+    cloud: Cloud, backend: Backend, client: Client, proxy: GlanceFaults
+) -> None:
+    """The second one waits for the first, and finds the image complete."""
     offer = big(backend)
     fault = proxy.plan(UPLOAD, hold_after=2**20)
     client.call("PreAction")
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         pending = pool.submit(client.call, "AddAppliance", offer.message())
         assert fault.reached.wait(30)
-        assert client.call("AddAppliance", offer.message())[0] == "ERROR_RESOURCE_STATE"
+        second = pool.submit(client.call, "AddAppliance", offer.message())
         assert client.call("AddAppliance", offer.message(identifier=TWO))[0] == "SUCCESS"
+        assert not second.done()
         fault.release.set()
-        assert pending.result(60)[0] == "SUCCESS"
+        assert [call.result(60)[0] for call in (pending, second)] == ["SUCCESS"] * 2
+    assert len(cloud.rows()) == 2
 
 
 def test_too_many_removals_are_refused(cloud: Cloud, backend: Backend, client: Client) -> None:

@@ -39,6 +39,8 @@ from tests.simulators.image_lists import (
 from tests.simulators.image_server import Broken, ImageServer, Ranged, Ranges, Redirect, Slow
 from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
 
+pytestmark = pytest.mark.usefixtures("few_system_authorities")
+
 ENDORSER = f"{HOST_DN}/CN=lists.example.org"
 TOKEN = "s3cr3t-t0ken-of-this-site"
 

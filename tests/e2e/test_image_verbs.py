@@ -31,6 +31,8 @@ from tests.simulators.image_lists import LIST_ID, image, image_id, image_list, i
 from tests.simulators.image_server import Status
 from tests.testbed.pki import AUTHORITY_DN, Authority
 
+pytestmark = pytest.mark.usefixtures("few_system_authorities")
+
 HOLDS = """
 import sys, time
 from pathlib import Path

@@ -28,6 +28,8 @@ from tests.e2e.registry_site import PROJECT, SOURCE, World
 from tests.simulators.harbor import Harbor
 from tests.testbed.pki import Authority
 
+pytestmark = pytest.mark.usefixtures("few_system_authorities")
+
 REPOSITORY = f"{PROJECT}/ubuntu"
 REFERENCE = f"{REPOSITORY}:24.04"
 SBOM = "application/vnd.cyclonedx+json"

@@ -18,6 +18,8 @@ from tests.simulators.harbor import Harbor, Reply
 from tests.testbed.oci_registry import DISK, PASSWORD, USER, described_as
 from tests.testbed.pki import Authority
 
+pytestmark = pytest.mark.usefixtures("few_system_authorities")
+
 
 @pytest.fixture(scope="module")
 def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:

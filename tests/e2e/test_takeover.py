@@ -29,7 +29,7 @@ from tests.e2e.images_frontend import PROGRAM, Done, make_disks, run
 from tests.testbed.api import GLANCE, KEYSTONE
 from tests.testbed.pki import Authority
 
-pytestmark = pytest.mark.cloud
+pytestmark = [pytest.mark.cloud, pytest.mark.usefixtures("few_system_authorities")]
 UBUNTU, ALMA = f"{PROJECT}/ubuntu:24.04", f"{PROJECT}/linux/alma:9"
 DEBIAN = f"{PROJECT}/debian:12"
 LONG_AGO = timedelta(hours=7)

@@ -40,6 +40,8 @@ from tests.testbed.oci_registry import (
 )
 from tests.testbed.pki import Authority, Credential
 
+pytestmark = pytest.mark.usefixtures("few_system_authorities")
+
 SHORT_TAGS = re.compile("[^-]*")
 ROBOT = RegistryAccount(USER, PASSWORD, "/etc/cloudkeeper/registry.auth")
 NOW = datetime(2026, 11, 30, tzinfo=UTC)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import http.server
 import json
 import re
@@ -16,6 +17,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
@@ -36,6 +38,14 @@ _PASSED = (
 )
 _REFERRERS = re.compile(r"/v2/([^/]+)/.+/referrers/(sha256:[0-9a-f]{64})")
 _TOKEN_SECONDS = 300
+
+
+@functools.cache
+def _key(path: Path) -> rsa.RSAPrivateKey:
+    """Read a key, once, because OpenSSL checks it for tens of milliseconds."""
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return key
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +113,7 @@ class Harbor:
             "access": access,
         }
         text = ".".join(_encoded(json.dumps(part).encode()) for part in (head, claims))
-        key = serialization.load_pem_private_key(self.signer.key.read_bytes(), None)
-        assert isinstance(key, rsa.RSAPrivateKey)
-        signature = key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
+        signature = _key(self.signer.key).sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
         return f"{text}.{_encoded(signature)}"
 
     def login(self) -> dict[str, str]:

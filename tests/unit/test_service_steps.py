@@ -247,9 +247,8 @@ def test_a_missing_docker_compose_is_one_line(
 ) -> None:
     (site.place / "docker-compose").unlink()
     assert site.step("run", "bdii") == 3
-    assert (
-        f"{site.place}/docker-compose: no such file or directory" in capsys.readouterr().err.lower()
-    )
+    words = f"{site.place}/docker-compose: no such file or directory"
+    assert words.lower() in capsys.readouterr().err.lower()
 
 
 def test_a_stop_leaves_alone_what_the_engine_has_started_again(
