@@ -90,7 +90,7 @@ class Site:
             "--root",
             str(self.root),
         ]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
     def come_up(self, unit: str) -> None:
         """Start a unit whose services answer at once."""
@@ -229,7 +229,7 @@ def test_the_unit_s_main_process_is_docker_compose(site: Site, unit: str) -> Non
         "COMPOSE_FILE": "other",
     }
     with subprocess.Popen(command, env=environment) as process:
-        assert process.wait(timeout=30) == 42
+        assert process.wait(timeout=240) == 42
     assert int((site.place / "pid").read_text()) == process.pid
     assert site.calls() == [f"up --no-build --no-color {' '.join(SERVICES[unit])}"]
     reported = (site.place / "environment").read_text().splitlines()
