@@ -317,6 +317,11 @@ OWN_BAD: dict[str, tuple[Make, Format, str]] = {
         Format.VMDK,
         "footer is missing or differs",
     ),
+    "carriage return.vmdk": (
+        lambda: vmdk(vmdk_descriptor('#\rRW 1 FLAT "/x" 0')),
+        Format.VMDK,
+        "has a carriage return within a line",
+    ),
     "a long line.vmdk": (
         lambda: vmdk(vmdk_descriptor("x" * 70)),
         Format.VMDK,
@@ -422,6 +427,13 @@ def test_a_disk_with_a_footer_in_an_archive(tmp_path: Path) -> None:
         inspect(path, Format.OVA)
 
 
+@pytest.mark.parametrize("name", ["/x", "../x", "a/../x", "a/.."])
+def test_names_that_lead_out_of_an_archive(tmp_path: Path, name: str) -> None:
+    path = ova(tmp_path / "a.ova", vmdk(), (name, b""))
+    with pytest.raises(Unusable, match="names that lead out of its directory"):
+        inspect(path, Format.OVA)
+
+
 def test_directories_in_an_archive_are_no_files(tmp_path: Path) -> None:
     path = ova(tmp_path / "a.ova", vmdk(), ("old.ovf/", b""), ("old.vmdk/", b""))
     assert inspect(path, Format.OVA).format is Format.VMDK
@@ -484,5 +496,7 @@ def test_what_stands_at_the_start_decides(tmp_path: Path) -> None:
     assert detect(written(tmp_path / "x", vhd()[:-1])) is Format.VHD
     start = bytes(0x8001) + b"CD001"
     assert detect(written(tmp_path / "x", start)) is Format.ISO
+    with pytest.raises(Unusable, match="has the mark of iso, but is said to be raw"):
+        detect(tmp_path / "x", declared="RAW")
     with pytest.raises(Unusable, match="has none of the formats"):
         detect(written(tmp_path / "x", start[1:]))
