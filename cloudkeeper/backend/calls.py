@@ -49,6 +49,7 @@ from cloudkeeper.wire.status import (
     OWN_DIGEST,
     PARALLEL,
     PROPERTIES,
+    SHARE,
     TAKE_OVER,
     VO,
     VO_CHECK,
@@ -88,6 +89,7 @@ class Servicer:
 
     def __init__(self, settings: BackendSettings, ownership: Ownership) -> None:
         self._settings = settings
+        self._features = (*_FEATURES, *([SHARE] if settings.sharing == "share" else []))
         self._ownership = ownership
         self._memory = RemovalMemory(settings.state / "removals.json")
         self._lock = threading.Lock()
@@ -99,7 +101,7 @@ class Servicer:
 
     def PreAction(self, request: Empty, context: grpc.ServicerContext) -> Empty:
         """Begin a run: log in, list the images of all projects, repair those of killed runs."""
-        with _reported(context, features=_FEATURES), self._lock:
+        with _reported(context, features=self._features), self._lock:
             if self._run:
                 logger.warning("a run begins before the last one has ended: its frontend died")
                 self._run.abandon("the frontend did not end its run")
@@ -120,7 +122,7 @@ class Servicer:
     ) -> Iterator[pb.ImageListIdentifier]:
         """Yield the identifiers of the lists that have images in the cloud."""
         del request
-        with _reported(context, features=_FEATURES):
+        with _reported(context, features=self._features):
             run = self._current_or_view(context, refresh=True)
             # A dict removes duplicates and keeps the order, which a set does not.
             for list_id in dict.fromkeys(record.key.list_id for record in run.offered()):
@@ -182,6 +184,9 @@ class Servicer:
 
         def store(run: Run) -> Mapping[str, str]:
             appliance = messages.from_message(request)
+            if formats := _metadata(context, SHARE):
+                images, words = run.images(appliance.vo), frozenset(formats.split(","))
+                return run.shares.adopt(images, appliance, formats=words, is_wanted=is_wanted)
             if appliance.data:
                 is_converted = CONVERTED in dict(context.invocation_metadata())
                 data = replace(appliance.data, is_converted=is_converted)

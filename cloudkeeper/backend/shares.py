@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
@@ -150,6 +150,35 @@ class SharedImages:
                 self._refresh(images, key)
                 return self._share(images, key, appliance, is_wanted)
 
+    def adopt(
+        self,
+        images: ProjectImages,
+        appliance: Appliance,
+        *,
+        formats: Collection[str],
+        is_wanted: Callable[[], bool],
+    ) -> Mapping[str, str]:
+        """Let a VO use an image that is there in one of the ``formats``; no data are needed.
+
+        Returns the digest of its layer, by the algorithm; nothing if there is no such image.
+
+        Raises:
+            ApplianceError: the VO's project cannot find the image; an older version stays.
+
+        """
+        key = properties.key_of(appliance)
+        name = name_of(key)
+        if name is None or not self.is_on:
+            return {}
+        with self.ownership.claim(name, longest=LONG_WAIT, is_wanted=is_wanted):
+            self._refresh(images, key)
+            fitting = self._fitting(images, appliance, formats)
+            if fitting is None:
+                return {}
+            self._join(images, key, appliance, *fitting)
+        algorithm, _, digits = appliance.attributes[LAYER_KEY].lower().partition(":")
+        return {algorithm: digits}
+
     def describe(self, images: ProjectImages, appliance: Appliance) -> None:
         """Replace the metadata of an appliance, for all VOs that use the image; its data stay.
 
@@ -259,10 +288,23 @@ class SharedImages:
         is_wanted: Callable[[], bool],
     ) -> Mapping[str, str]:
         assert appliance.data is not None  # noqa: S101  the caller has checked it
-        fitting = self._fitting(images, appliance, appliance.data)
+        formats = (appliance.data.format.value,)
+        fitting = self._fitting(images, appliance, formats, appliance.data)
         if fitting is None:
             return self._make(images, key, appliance, appliance.data, is_wanted).digests
-        holder, record = fitting
+        self._join(images, key, appliance, *fitting)
+        algorithm = algorithm_of(appliance.data)
+        return {algorithm: appliance.data.checksum.lower()} if algorithm else {}
+
+    def _join(
+        self,
+        images: ProjectImages,
+        key: ApplianceKey,
+        appliance: Appliance,
+        holder: ProjectImages,
+        record: ImageRecord,
+    ) -> None:
+        """Let a VO use an image, in place of the versions that it has."""
         use = Use(key.vo, key.list_id, images.project_id)
         if use.identity not in self._found_by(holder, record):
             _admit(holder, record, use, images)
@@ -271,11 +313,13 @@ class SharedImages:
             logger.info(words, images.name, key, record.id, holder.name)
         holder.redescribe(holder.current(record), appliance)
         self._release_others(images, key, but=record.id)
-        algorithm = algorithm_of(appliance.data)
-        return {algorithm: appliance.data.checksum.lower()} if algorithm else {}
 
     def _fitting(
-        self, images: ProjectImages, appliance: Appliance, data: ImageData
+        self,
+        images: ProjectImages,
+        appliance: Appliance,
+        formats: Collection[str],
+        data: ImageData | None = None,
     ) -> tuple[ProjectImages, ImageRecord] | None:
         """Return an image that VOs can share instead of an upload: of this project, or the first.
 
@@ -286,19 +330,18 @@ class SharedImages:
         for holder in {images.project_id: images, **self._mapped()}.values():
             for record in holder.active():
                 is_ours = record.backend_id == self.ownership.id and name_of(record.key) == name
-                if is_ours and self._fits(record, appliance, data):
+                is_fit = is_ours and _may_be_shared(record, appliance, formats)
+                if is_fit and self._is_proven(record, appliance, data):
                     return holder, record
         return None
 
-    def _fits(self, record: ImageRecord, appliance: Appliance, data: ImageData) -> bool:
-        """Check whether an image can be shared in place of an upload."""
+    def _is_proven(self, record: ImageRecord, appliance: Appliance, data: ImageData | None) -> bool:
+        """Check whether an image certainly holds the layer of an appliance, or these data."""
         layer = appliance.attributes.get(LAYER_KEY, "").lower()
-        is_proven = layer == self.ownership.layers.layer(record.id)
-        return (
-            bool(layer)
-            and _may_be_shared(record, appliance, data)
-            and (is_proven or versions.has_these_data(record, data))
-        )
+        if not layer:
+            return False
+        is_known = layer == self.ownership.layers.layer(record.id)
+        return is_known or (data is not None and versions.has_these_data(record, data))
 
     def _with_layer(self, record: ImageRecord) -> ImageRecord:
         """Return a record with the layer that this backend knows, whatever Glance's property says.
@@ -531,11 +574,11 @@ def _finds(images: ProjectImages, holder: ProjectImages, record: ImageRecord) ->
     return holder is images or record.id in images.shared or record.is_hidden
 
 
-def _may_be_shared(record: ImageRecord, appliance: Appliance, data: ImageData) -> bool:
-    """Check whether an image is in use, in the right format, and described by the same source."""
+def _may_be_shared(record: ImageRecord, appliance: Appliance, formats: Collection[str]) -> bool:
+    """Check whether an image is in use, in a right format, and described by the same source."""
     image = record.image
     return bool(
-        image.get("disk_format") == data.format.value
+        image.get("disk_format") in formats
         and image.get("status") == "active"
         and not image.get("os_hidden")
         and image.get("visibility") not in sharing.FOR_ALL

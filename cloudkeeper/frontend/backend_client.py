@@ -40,6 +40,7 @@ from cloudkeeper.wire.status import (
     OWN_DIGEST,
     PARALLEL,
     PROPERTIES,
+    SHARE,
     TAKE_OVER,
     VO,
     VO_CHECK,
@@ -152,6 +153,8 @@ class BackendClient:
         """Whether the backend reads images from sockets of this host; known after `begin`."""
         self.can_digest = False
         """Whether a converted file needs no checksum; known after `begin`."""
+        self.can_share = False
+        """Whether VOs may share an image of a registry; known after `begin`."""
 
     def __enter__(self) -> Self:
         return self
@@ -172,6 +175,7 @@ class BackendClient:
         is_local = self._connection.reaches_sockets
         self.can_stream = IMAGE_STREAM in features and is_local
         self.can_digest = OWN_DIGEST in features and is_local
+        self.can_share = SHARE in features
         if not self.can_stream:
             # Over TCP it may be on another host, which has our image directory and not our sockets.
             words = "is reached over TCP" if IMAGE_STREAM in features else "reads no streams"
@@ -230,6 +234,13 @@ class BackendClient:
     def update(self, appliance: Appliance) -> None:
         """Update the metadata of an appliance and, if it has ``data``, its data."""
         self._send("UpdateAppliance", appliance)
+
+    def share(self, appliance: Appliance, *, formats: Iterable[str]) -> bool:
+        """Let the VO of an appliance use the image of another VO; return whether there is one."""
+        metadata = [(SHARE, ",".join(formats))]
+        message = to_message(appliance)
+        answer = self._call("UpdateAppliance", message, deadline=_DATA, metadata=metadata)
+        return bool(digests_of(answer.metadata))
 
     def _send(self, method: str, appliance: Appliance) -> None:
         data, deadline, metadata = appliance.data, _DATA, []

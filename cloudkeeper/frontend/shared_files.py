@@ -78,14 +78,20 @@ class SharedFiles:
             yield replace(shared.data, uri=offer.source.uri)
         finally:
             with self._lock:
-                self._wanted[key] -= 1
                 shared.users -= 1
-                # Another source may offer the same file, so there may be more users than expected.
-                is_last = self._wanted[key] <= 0 and not shared.users
-                if is_last:
-                    self._made.pop(key, None)
-            if is_last:
-                shared.file.close()
+            self.forgo(offer)
+
+    def forgo(self, offer: Offer) -> None:
+        """Note that a change needs the file no longer; after the last one, remove it."""
+        key, last = file_key(offer), None
+        with self._lock:
+            self._wanted[key] -= 1
+            shared = self._made.get(key)
+            # A change that is tried again is one more than expected.
+            if shared and self._wanted[key] <= 0 and not shared.users:
+                last = self._made.pop(key)
+        if last:
+            last.file.close()
 
     def drop_idle(self) -> None:
         """Remove the files that nothing uses at present; the next change makes its file again."""

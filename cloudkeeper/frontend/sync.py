@@ -43,6 +43,7 @@ from cloudkeeper.frontend.stream import NeedsFile
 from cloudkeeper.frontend.sync_report import BUG, ChangeOutcome, SyncReport, describe
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (
+    LAYER_KEY,
     Change,
     Create,
     Hide,
@@ -306,6 +307,8 @@ class Synchronisation:
 
     def _transfer(self, offer: Offer, source: ImageOpener, *, is_new: bool) -> int:
         self.backend.check()  # before the download, which may take hours
+        if self._is_shared(offer):
+            return 0
         if self.backend.can_stream:
             try:
                 return self._send(offer, source, is_new=is_new, may_stream=True)
@@ -313,6 +316,15 @@ class Synchronisation:
                 name = offer.appliance.identifier
                 logger.warning("%s: %s; the image is sent again as a file", name, error)
         return self._send(offer, source, is_new=is_new)
+
+    def _is_shared(self, offer: Offer) -> bool:
+        """Share the image that another VO has already, if the backend does that."""
+        if not self.backend.can_share or LAYER_KEY not in offer.appliance.attributes:
+            return False
+        is_there = self.backend.share(offer.appliance, formats=self.workshop.accepted)
+        if is_there:
+            self.workshop.shared.forgo(offer)
+        return is_there
 
     def _send(
         self, offer: Offer, source: ImageOpener, *, is_new: bool, may_stream: bool = False

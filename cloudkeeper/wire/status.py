@@ -38,6 +38,13 @@ computing it reads the whole disk once more: as raw, with all its holes.
 """
 PARALLEL = "parallel"
 """Feature: calls for several images may run at the same time; 0.9.x was never asked to do that."""
+SHARE = "share"
+"""Feature; and key of the metadata of AddAppliance and UpdateAppliance, ours: formats, by commas.
+
+The backend shares the image of another VO of the source, if it has the same layer in one of these
+formats. The call has no data; it reports the digest of the layer, or none if there is no such
+image, which the frontend then sends as usual.
+"""
 VO = "vo"
 """Key of the metadata of Appliances, ours: the VO of the list; empty for a list that has ended.
 

@@ -1093,7 +1093,7 @@ def test_a_stopped_run_cleans_up(world: World, parallel: int, names: list[str]) 
         began = time.monotonic()
         _, errors = running.communicate(timeout=30)
     assert running.returncode == 3
-    assert errors.splitlines()[-1] == "cloudkeeper: interrupted; run it again to continue"
+    assert errors.splitlines()[-1] == "cloudkeeper: interrupted; run it again"
     assert list(world.spool.iterdir()) == []
     assert asked() == expected
     assert time.monotonic() - began < 10
@@ -1292,7 +1292,7 @@ def test_a_run_is_stopped_in_each_step_of_a_transfer(
     assert time.monotonic() - began < 10
     assert holds(world)
     assert running.returncode == 3, errors
-    assert errors.splitlines()[-1] == "cloudkeeper: interrupted; run it again to continue"
+    assert errors.splitlines()[-1] == "cloudkeeper: interrupted; run it again"
     assert list(world.spool.iterdir()) == []
     assert world.cloud.calls[-1] == "PostAction"
     found = subprocess.run(["pgrep", "-f", str(world.spool)], capture_output=True, check=False)

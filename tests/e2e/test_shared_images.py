@@ -183,6 +183,23 @@ def test_one_download_and_one_upload_for_three_vos(
     assert world.made() - before == 1
 
 
+def test_a_vo_that_is_added_moves_no_bytes(world: SharedWorld) -> None:
+    world.configure("ops")
+    world.egi.push(UBUNTU, world.disks["one.qcow2"])
+    assert world.sync().returncode == 0
+    image = world.image().id
+    assert world.members(image) == {}
+    for number in (2, 3):
+        world.configure(*list(PROJECTS)[:number])
+        done = world.sync()
+        assert done.returncode == 0, done.stderr
+        assert world.egi.front.asked("/blobs/") == 1
+        assert {vo: world.found(vo) for vo in PROJECTS} == {
+            vo: [image] if place < number else [] for place, vo in enumerate(PROJECTS)
+        }
+    assert set(world.members(image).values()) == {"accepted"}
+
+
 def test_an_update_leaves_nobody_without_an_image(world: SharedWorld) -> None:
     """The members of an administrator stay, too, and a run that fails for one VO goes on."""
     world.egi.push(UBUNTU, world.disks["one.qcow2"])

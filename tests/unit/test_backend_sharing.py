@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import empty_pb2 as pb_empty
 
 from appliance.core import retry
 from appliance.core.run.errors import ConfigurationError
@@ -501,6 +502,46 @@ def test_an_image_that_a_user_has_deleted_is_removed_already(site: SharingSite) 
         assert client.call("RemoveAppliance", removal) == ("SUCCESS", "")
 
 
+def ask_to_share(
+    site: SharingSite, client: Client, vo: str, formats: str = "qcow2,raw", **more: Any
+) -> str:
+    """Ask without data, as our frontend does before a download; return the digest reported."""
+    message = site.message(vo, "1", with_image=False, **more)
+    _, call = client._stub.UpdateAppliance.with_call(message, metadata=[("share", formats)])
+    found = dict(call.trailing_metadata())
+    assert found["status"] == "SUCCESS", found
+    return str(found.get("digests", ""))
+
+
+def test_a_vo_that_comes_later_needs_no_data(site: SharingSite) -> None:
+    """The frontend asks before it downloads anything."""
+    layer = site.message("ops", "1").attributes["image_hash"]
+    with site.site.running() as client:
+        client.call("PreAction")
+        assert ask_to_share(site, client, "ops") == ""
+        assert client.call("AddAppliance", site.message("ops", "1")) == ("SUCCESS", "")
+        assert ask_to_share(site, client, "biomed", formats="qcow2") == ""
+        other = {"eu.egi.cloud.image_ref": REFERENCE, "image_hash": f"sha256:{'0' * 64}"}
+        assert ask_to_share(site, client, "biomed", attributes=other) == ""
+        assert site.found("two") == []
+        assert [ask_to_share(site, client, "biomed") for _ in range(2)] == [layer] * 2
+        assert site.found("two") == ["1"]
+        client.call("PostAction")
+    assert site.site.record()["failures"] == []
+    assert site.site.record()["counts"]["uploaded_bytes"] == len(disk("1"))
+
+
+@pytest.mark.parametrize("option", [COPY, SHARE])
+def test_only_a_backend_that_shares_is_asked(site: SharingSite, option: str) -> None:
+    site.configure(option)
+    with site.site.running() as client:
+        _, call = client._stub.PreAction.with_call(pb_empty.Empty())
+        features = dict(call.trailing_metadata())["features"].split(",")
+        assert ("share" in features) is (option == SHARE)
+        assert client.call("AddAppliance", site.message("ops", "1")) == ("SUCCESS", "")
+        assert bool(ask_to_share(site, client, "biomed")) is (option == SHARE)
+
+
 # Members of others.
 
 
@@ -525,7 +566,7 @@ def test_members_that_an_administrator_added_are_kept(site: SharingSite, option:
         (line,) = site.site.record()["failures"]
         assert line == (
             f"image {new}: its users find it after project {ADMIN}, a member of the older version, "
-            f"accepts; in that project, run: openstack image set --accept {new}"
+            f"accepts it; in that project, run: openstack image set --accept {new}"
         )
         site.glance.members[new][ADMIN] = "accepted"
         assert site.sync(client, {"ops": "2"}) == []
