@@ -181,9 +181,9 @@ class BackendClient:
             words = "is reached over TCP" if IMAGE_STREAM in features else "reads no streams"
             logger.info("%s %s: images are sent as files", self._name, words)
 
-    def end(self) -> None:
+    def end(self, *, within: timedelta = _LISTING) -> None:
         """End a run; the backend cleans up."""
-        self._call("PostAction", Empty(), deadline=_LISTING)
+        self._call("PostAction", Empty(), deadline=within)
 
     def list_ids(self) -> list[ListId]:
         """Return the identifiers of the lists that have images in the cloud."""

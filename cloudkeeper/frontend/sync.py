@@ -21,7 +21,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from appliance.core import hosts, retry
 from appliance.core.run.errors import ApplianceError
@@ -56,6 +56,10 @@ from cloudkeeper.model import (
 )
 
 logger = logging.getLogger(__name__)
+
+# For the backend to end the run after an interrupt. With the time that transfers have to end
+# (`cloudkeeper.frontend.slots`), it is less than that between SIGTERM and SIGKILL of a job.
+_STOP = timedelta(seconds=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,7 @@ class Synchronisation:
         for line in self.workshop.sweep():
             report.fail(str(line))
         self.backend.begin(allowed=self.comparison.allowed)
+        is_urgent = False
         try:
             known = self.backend.list_ids()
             # All sources are read first: several may offer the same file, which is fetched once.
@@ -142,9 +147,15 @@ class Synchronisation:
                 for change in removals:
                     vo = change.appliance.vo
                     self._carry_out_last(change, former, vo=vo, report=report)
+        except KeyboardInterrupt as error:
+            self.stopping.set()
+            # A second one, during the end of the transfers: nothing is waited for.
+            is_urgent = isinstance(error.__context__, KeyboardInterrupt)
+            raise
         finally:  # also after a failure: the backend writes the record of its run then
             self.workshop.shared.clear()
-            self._end(report)
+            if not is_urgent:
+                self._end(report)
 
     def _slots(self) -> Slots:
         is_parallel = self.parallel > 1 and self.backend.can_work_in_parallel
@@ -353,7 +364,7 @@ class Synchronisation:
 
     def _end(self, report: SyncReport) -> None:
         try:
-            self.backend.end()
+            self.backend.end(**({"within": _STOP} if self.stopping.is_set() else {}))
         except ApplianceError as error:
             report.fail(str(error))
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from typing import Any
 import grpc
 import pytest
 
+from appliance.admin.run import supervise
 from appliance.core import retry
+from cloudkeeper.frontend import slots, sync
 from tests import foreign, run_records
 from tests.e2e.images_frontend import PROGRAM, Done, make_disks, qemu_img, run, sha512
 from tests.e2e.killpoints import Command, KillMatrix
@@ -1297,6 +1301,56 @@ def test_a_run_is_stopped_in_each_step_of_a_transfer(
     assert world.cloud.calls[-1] == "PostAction"
     found = subprocess.run(["pgrep", "-f", str(world.spool)], capture_output=True, check=False)
     assert found.stdout == b""
+
+
+def _stop_at(world: World, call: str, *, times: int) -> threading.Thread:
+    """Send this process SIGTERM when the backend gets a call, and again while it has not ended."""
+
+    def stop() -> None:
+        ends = time.monotonic() + 60
+        while not any(made.startswith(call) for made in world.cloud.calls):
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    return thread
+
+
+def test_a_backend_that_hangs_does_not_hold_up_a_stop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§7.28: the end of the run has a limit, less than the time until SIGKILL."""
+    limits = sync._STOP + slots._END
+    assert limits + timedelta(seconds=5) < supervise.GRACE
+    monkeypatch.setattr(sync, "_STOP", timedelta(seconds=0.3))
+    world.publish([world.image(1, "one.qcow2")])
+    world.cloud.misbehave("AddAppliance", how="hang")
+    world.cloud.misbehave("PostAction", how="hang")
+    stopping = _stop_at(world, "AddAppliance", times=1)
+    done = world.sync()
+    stopping.join()
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == "cloudkeeper: interrupted; run it again"
+    assert "PostAction did not finish in time" in done.stderr
+    assert list(world.spool.iterdir()) == []
+
+
+def test_a_second_signal_waits_for_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """§7.28: neither for transfers nor for the backend; the record says how the run ended."""
+    monkeypatch.setattr(sync.Synchronisation, "_abort", lambda _: time.sleep(0.2))  # nothing ends
+    world.publish([world.image(1, "one.qcow2")])
+    world.cloud.misbehave("AddAppliance", how="hang")
+    stopping = _stop_at(world, "AddAppliance", times=2)
+    done = world.sync()
+    stopping.join()
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == "cloudkeeper: interrupted; run it again"
+    assert "PostAction" not in world.cloud.calls
+    assert world.record()["failures"] == ["interrupted"]
 
 
 def test_exit_codes_of_the_peer(world: World) -> None:
