@@ -24,7 +24,8 @@ class Failed(ApplianceError):
     """A call that failed, with the status that the frontend receives.
 
     ``is_final`` says that the same image would be refused again; ``wants_file``, that it may
-    succeed as a file, which can be sent again.
+    succeed as a file, which can be sent again; ``limits_size``, that no larger image of the same
+    project would be stored in this run.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class Failed(ApplianceError):
         status: CallStatus,
         is_final: bool = False,
         wants_file: bool = False,
+        limits_size: bool = False,
     ) -> None:
         super().__init__(subject, cause, remedy)
         # Not ``status``: that is the exit status of every ApplianceError.
         self.call_status = status
         self.is_final = is_final
         self.wants_file = wants_file
+        self.limits_size = limits_size
         self.digests: Mapping[str, str] = {}
         """Of the data that were read, by algorithm, if they are the reason."""
 

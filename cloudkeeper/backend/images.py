@@ -30,6 +30,7 @@ from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.others import HeldImage, Holding
 from cloudkeeper.backend.ownership import LONG_WAIT, Ownership
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
+from cloudkeeper.backend.quota import ProjectQuota
 from cloudkeeper.backend.sharing import Audience, Identities
 from cloudkeeper.backend.tally import RunTally
 from cloudkeeper.backend.upload import open_image
@@ -86,6 +87,10 @@ class ProjectImages:
     """The name and id of each image that this project sees and this backend does not keep."""
     _records: dict[str, ImageRecord] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    quota: ProjectQuota = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.quota = ProjectQuota(self.name, self.glance)
 
     def load(self) -> None:
         """List the project's images; done once a run."""
@@ -332,6 +337,7 @@ class ProjectImages:
             sharing.check_taken_over(older, audience.members, self.doors)
         else:
             self._report_namesake(appliance)
+        self.quota.check(data.size)
         # The file is opened first: a frontend's mistake leaves no record in Glance.
         with (
             open_image(
@@ -347,13 +353,17 @@ class ProjectImages:
                 offered, failures = self._activate(image, audience, older)
             except GlanceRefusal as error:
                 self._abandon(image_id)
-                raise verdicts.explain(error, data.format) from error
+                known = verdicts.explain(error, data.format)
+                if isinstance(known, Failed) and known.limits_size:
+                    self.quota.note_refused(len(file), known.cause)
+                raise known from error
             except BaseException:  # also when the program is interrupted
                 self._abandon(image_id)
                 raise
         record = self.keep(image_id, offered)
         assert record  # noqa: S101  it has our properties
         self.ownership.note((self.project_id, key), image_id)
+        self.quota.note_stored(len(file))
         self.tally.count("uploaded_bytes", len(file))
         seconds = (clock.now() - started).total_seconds()
         logger.info(

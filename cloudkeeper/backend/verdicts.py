@@ -5,7 +5,8 @@ the answer to a quota, to a full store and to a file that is too large for good.
 of Glance 12 to 33 (``glance/api/v2/image_data.py``, ``glance/quota``, ``glance/location.py``).
 
 A refusal is final when the same file would be refused again until a change of the file or the
-configuration: the frontend remembers it and moves the file no more. A quota is never final.
+configuration: the frontend remembers it and moves the file no more. A quota is never final: the
+backend remembers it for one run (`cloudkeeper.backend.quota`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class _Rule:
     cause: str
     remedy: str
     is_final: bool = False
+    limits_size: bool = False
+    """Whether a larger image of the project would be refused, too, until something changes."""
 
 
 _SECTION = "[image_format] of glance-api.conf"
@@ -66,7 +69,11 @@ _TOO_LARGE = _Rule(
     is_final=True,
 )
 _FULL = _Rule(
-    (glance.TOO_LARGE,), r"media is full", "Glance's store is full", "free space in the store"
+    (glance.TOO_LARGE,),
+    r"media is full",
+    "Glance's store is full",
+    "free space in the store",
+    limits_size=True,
 )
 _PROPERTIES = _Rule(
     (glance.TOO_LARGE,),
@@ -80,6 +87,7 @@ _QUOTA = _Rule(
     "the project's quota for images is used up",
     "raise user_storage_quota in glance-api.conf or, with use_keystone_limits, the limits "
     "image_size_total and image_count_total in Keystone; or delete images of the project",
+    limits_size=True,
 )
 _LIMIT = _Rule(
     (glance.TOO_LARGE,),
@@ -87,6 +95,7 @@ _LIMIT = _Rule(
     "Glance, or a proxy before it, accepts no file of this size",
     "check the proxy's limit for request bodies (nginx: client_max_body_size) and the project's "
     "quota for images",
+    limits_size=True,
 )
 _CHANGED = _Rule(
     (glance.CONFLICT, glance.GONE),
@@ -112,5 +121,6 @@ def explain(refusal: GlanceRefusal, disk_format: Format) -> Failed | GlanceRefus
                 rule.remedy.format(format=disk_format),
                 status=status_of(refusal),
                 is_final=rule.is_final,
+                limits_size=rule.limits_size,
             )
     return refusal

@@ -117,15 +117,7 @@ class Synchronisation:
 
         """
         if self.is_dry:
-            known = self.backend.list_ids()
-            for _, plans in self.comparison.plans(known, report, at=at):
-                for wanted_plan, vo in plans:
-                    report.outcomes += [ChangeOutcome(change, vo) for change in wanted_plan.changes]
-                report.lists_left -= 1
-            report.note_ignored()
-            for _, removals in self.comparison.ended(known, report):
-                report.outcomes += [ChangeOutcome(one, one.appliance.vo) for one in removals]
-            report.note_formats()
+            self._plan(report, at=at)
             return
         for line in self.workshop.sweep():
             report.fail(str(line))
@@ -156,6 +148,18 @@ class Synchronisation:
             self.workshop.shared.clear()
             if not is_urgent:
                 self._end(report)
+
+    def _plan(self, report: SyncReport, *, at: datetime) -> None:
+        """Report what a run would change."""
+        known = self.backend.list_ids()
+        for _, plans in self.comparison.plans(known, report, at=at):
+            for wanted_plan, vo in plans:
+                report.outcomes += [ChangeOutcome(change, vo) for change in wanted_plan.changes]
+            report.lists_left -= 1
+        report.note_ignored()
+        for _, removals in self.comparison.ended(known, report):
+            report.outcomes += [ChangeOutcome(one, one.appliance.vo) for one in removals]
+        report.note_formats()
 
     def _slots(self) -> Slots:
         is_parallel = self.parallel > 1 and self.backend.can_work_in_parallel

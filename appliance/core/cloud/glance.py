@@ -131,6 +131,14 @@ class Glance:
             query={**query, "limit": pages.PAGE_SIZE},
         )
 
+    def usage(self) -> Mapping[str, Any]:
+        """Return what the project uses of its limits in Keystone, by Glance's names of these.
+
+        Without such limits there are none; before 2.13 of Glance's API the answer is 404.
+        """
+        found = self._object("GET", "/v2/info/usage").get("usage")
+        return found if isinstance(found, dict) else {}
+
     def get(self, image_id: str) -> Image:
         """Return an image."""
         return self._object("GET", f"/v2/images/{image_id}")
