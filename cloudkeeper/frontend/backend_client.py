@@ -27,8 +27,9 @@ from google.protobuf.message import Message
 from appliance.core.run.errors import LocalFailure, Unavailable
 from appliance.core.trust.errors import Malformed
 from cloudkeeper.frontend.stream import digest_differs, shown
-from cloudkeeper.model import Appliance, ImageData, ListId, TransferMode
+from cloudkeeper.model import Appliance, ImageData, ListId
 from cloudkeeper.wire import communicator_1x_pb2 as pb
+from cloudkeeper.wire import image_socket
 from cloudkeeper.wire.messages import from_message, to_message
 from cloudkeeper.wire.status import (
     ALLOW_REMOVE,
@@ -244,13 +245,14 @@ class BackendClient:
 
     def _send(self, method: str, appliance: Appliance) -> None:
         data, deadline, metadata = appliance.data, _DATA, []
-        is_stream = data is not None and data.mode is TransferMode.REMOTE
+        # In remote mode the data are a file, too, with a checksum that the backend compares.
+        is_stream = data is not None and image_socket.socket_of(data.location) is not None
         if data and is_stream:  # the call lasts as long as the download
             deadline += timedelta(seconds=data.size // _SLOWEST)
         if data and data.is_converted and self.can_digest:
             metadata = [(CONVERTED, "yes")]
         elif data and not data.checksum:
-            appliance = replace(appliance, data=_digested(data))
+            appliance = replace(appliance, data=digested(data))
         stream, request = data if is_stream else None, to_message(appliance)
         self._call(method, request, deadline=deadline, metadata=metadata, stream=stream)
 
@@ -293,7 +295,7 @@ class BackendClient:
             raise kind(self._name, f"{method}: {message or 'no reason given'} ({status})")
 
 
-def _digested(data: ImageData) -> ImageData:
+def digested(data: ImageData) -> ImageData:
     """Return a file with its checksum.
 
     Raises:

@@ -6,15 +6,10 @@ IGNORED = (
     "nginx.error-log-file",
     "nginx.access-log-file",
     "nginx.pid-file",
-    "nginx.ip-address",
-    "nginx.port",
-    "nginx.proxy.ip-address",
-    "nginx.proxy.port",
-    "nginx.proxy.ssl",
 )
 """Options of cloudkeeper.yml, below ``cloudkeeper``; each has its flag, without a line in --help.
 
-1.7.1 starts nginx to serve the images of its remote mode, which this version does not have.
+1.7.1 starts nginx to serve the images of its remote mode; this version serves them itself.
 """
 SOURCES_IGNORED = ("page_size", "sharing_model", "prefix", "file_path", "subscribed_images")
 """Options of atrope's sources; names and sharing of images are those of this program."""

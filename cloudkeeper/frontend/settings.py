@@ -30,6 +30,7 @@ from cloudkeeper.frontend import addresses, amounts, source_settings
 from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.bandwidth import LEAST_RATE
 from cloudkeeper.frontend.ignored import IGNORED
+from cloudkeeper.frontend.remote_place import RemotePlace
 from cloudkeeper.frontend.source_settings import RegistrySettings
 from cloudkeeper.model import Format
 
@@ -53,6 +54,9 @@ _SOCKET = re.compile(r"unix:(?://)?/[^/].*")
 _SOCKET_PATH = "/run/cloudkeeper/backend.sock"
 # Bytes: of a quota, because a smaller one would hold no image.
 _LEAST_QUOTA = 2**30
+_LOOPBACK = "127.0.0.1"
+# Addresses that mean another host elsewhere.
+_NOWHERE = (_LOOPBACK, "::1", "0.0.0.0", "::")  # noqa: S104  compared, not listened on
 DIRECT = "direct"
 """The endpoint of a backend in this process."""
 _BACKEND_FILE = "/etc/cloudkeeper/cloudkeeper-os.conf"
@@ -117,6 +121,13 @@ _VALUES = {
         "certificate or CA of the backend for mutual TLS, PEM",
         "/etc/grid-security/backendcert.pem",
     ),
+    "nginx.ip-address": ("address of this host for remote-mode", _LOOPBACK),
+    "nginx.port": ("port for remote-mode", "50505"),
+    "nginx.proxy.ip-address": (
+        "host by which the backend reaches that, if not by the address",
+        "none",
+    ),
+    "nginx.proxy.port": ("port by which the backend reaches that", "that of nginx: port:"),
     "logging.level": (f"lowest level of the log: {', '.join(_LEVELS)}", "ERROR"),
     "logging.file": (
         "log file; an empty value means standard error only",
@@ -125,7 +136,8 @@ _VALUES = {
 }
 _SWITCHES = {
     "authentication": "use mutual TLS with a backend at HOST:PORT (default: no)",
-    "remote-mode": "serve images to the backend over HTTP: not supported (default: no)",
+    "remote-mode": "serve images to a backend on another host over HTTP (default: no)",
+    "nginx.proxy.ssl": "the backend reaches that by HTTPS (default: no)",
     "verify-image-list": "verify signatures: cannot be switched off (default: yes)",
 }
 # The others are input only: the protocol has no number for them.
@@ -177,6 +189,8 @@ class FrontendSettings:
     """The backend for `DIRECT`; None: the entry point offers none."""
     certificates: tuple[Path, Path, Path] | None
     """Own certificate and key, and the backend's certificate; None: no TLS."""
+    remote: RemotePlace | None
+    """Where images are served to a backend on another host; None: it shares the directory."""
     log_file: Path | None
     """Log file beside standard error; None: none."""
     log_level: int
@@ -194,7 +208,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         kind: dict[str, Any] = {"metavar": "VALUE"}
         if option in _LISTS:
             kind["nargs"] = "+"
-        elif option in _SWITCHES or option.endswith(".ssl"):
+        elif option in _SWITCHES:
             kind = {"action": argparse.BooleanOptionalAction}
         group.add_argument(*_flags(option), dest=_dest(option), help=words, **kind)
 
@@ -296,6 +310,7 @@ class _FrontendReader:
             backend_file=self._backend_file(is_direct=endpoint == DIRECT),
             direct=None,
             certificates=self._certificates(is_local=_is_local(endpoint)),
+            remote=self._remote(is_local=_is_local(endpoint)),
             log_file=log_file,
             log_level=log_level,
             warnings=(*found.finish(), *remarks),
@@ -402,6 +417,34 @@ class _FrontendReader:
             self._settings.warn(*place, f"{words}; set authentication: true")
         return endpoint
 
+    def _remote(self, *, is_local: bool) -> RemotePlace | None:
+        """Read the remote mode, with the names that 1.7.1 has for its nginx."""
+        found = self._settings
+        address = found.text(*_place("nginx.ip-address"), default=_LOOPBACK)
+        port = found.integer(
+            *_place("nginx.port"), default=50505, minimum=1, maximum=hosts.MAX_PORT
+        )
+        proxy = found.text(*_place("nginx.proxy.ip-address"))
+        announced = found.integer(
+            *_place("nginx.proxy.port"), default=port, minimum=1, maximum=hosts.MAX_PORT
+        )
+        scheme = "https" if found.boolean(*_place("nginx.proxy.ssl"), default=False) else "http"
+        if not found.boolean(_TOP, "remote-mode", default=False):
+            return None
+        if is_local:
+            words = "true: has no effect with a backend on this host, which reads image-dir"
+            found.warn(_TOP, "remote-mode", words)
+            return None
+        for option, host in (("nginx.ip-address", address), ("nginx.proxy.ip-address", proxy)):
+            if host and not hosts.is_host(host):
+                found.error(*_place(option), f"{host!r} is not the name or address of a host")
+        if not proxy and address in _NOWHERE:
+            words = f"{address}: no other host reaches it; write the address of this host"
+            found.warn(*_place("nginx.ip-address"), words)
+        return RemotePlace(
+            address, port, f"{scheme}://{hosts.join_port(proxy or address, announced)}"
+        )
+
     def _backend_file(self, *, is_direct: bool) -> Path | None:
         place = _place("backend.config-file")
         entry = self._settings.where(*place)
@@ -438,9 +481,6 @@ class _FrontendReader:
 
     def _refuse_unsupported(self) -> None:
         found = self._settings
-        if found.boolean(_TOP, "remote-mode", default=False):
-            words = "true: images over HTTP are not supported; write false, and share image-dir"
-            found.error(_TOP, "remote-mode", f"{words} with the backend")
         if not found.boolean(_TOP, "verify-image-list", default=True):
             found.error(_TOP, "verify-image-list", "false: lists are always verified; write true")
         # A section must be known even when none of its options is accepted here.

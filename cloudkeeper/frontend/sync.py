@@ -15,6 +15,7 @@ account, and checks again what the frontend sends (`cloudkeeper.backend.calls`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -36,6 +37,7 @@ from cloudkeeper.frontend.backend_client import (
 from cloudkeeper.frontend.comparison import Comparison
 from cloudkeeper.frontend.ended import EndedList
 from cloudkeeper.frontend.progress import Progress
+from cloudkeeper.frontend.remote_images import RemoteImages
 from cloudkeeper.frontend.shared_files import file_key
 from cloudkeeper.frontend.slots import Slots, StoppableSource
 from cloudkeeper.frontend.sources import ImageOpener, OfferSource
@@ -47,6 +49,7 @@ from cloudkeeper.model import (
     Change,
     Create,
     Hide,
+    ImageData,
     Offer,
     Plan,
     Remove,
@@ -99,6 +102,8 @@ class Synchronisation:
     parallel: int = 1
     per_host: int | None = None
     """Of them, those of one server; None: all."""
+    remote: RemoteImages | None = None
+    """Serves image files to a backend on another host; None: it shares the directory."""
     progress: Progress = field(default_factory=Progress)
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -352,19 +357,24 @@ class Synchronisation:
 
         """
         with (
-            self.workshop.prepare(offer, source, may_stream=may_stream) as data,
+            self.workshop.prepare(offer, source, may_stream=may_stream) as prepared,
             self.workshop.refused.noting(offer),
+            self._reachable(prepared) as data,
         ):
             appliance = replace(offer.appliance, data=data)
             try:
                 (self.backend.add if is_new else self.backend.update)(appliance)
             except FinalRefusal as error:
-                if data.mode is TransferMode.REMOTE:  # only a verified file is refused for good
+                if prepared.mode is TransferMode.REMOTE:  # only a verified file is refused for good
                     raise NeedsFile(error.subject, error.cause, error.remedy) from error
                 again = self.workshop.refused.retry(offer)
                 remedy = f"after a change of Glance's configuration: {again}"
                 raise Unusable(str(error.subject), error.cause, remedy) from error
             return data.size
+
+    def _reachable(self, prepared: ImageData) -> contextlib.AbstractContextManager[ImageData]:
+        """Return data as the backend gets them: a file, or its URL in remote mode."""
+        return self.remote.offered(prepared) if self.remote else contextlib.nullcontext(prepared)
 
     def _end(self, report: SyncReport) -> None:
         try:

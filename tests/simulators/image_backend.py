@@ -11,6 +11,8 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import hashlib
+import io
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+import requests
 from google.protobuf.empty_pb2 import Empty
 
 from cloudkeeper.wire import communicator_1x_pb2 as pb
@@ -44,7 +47,7 @@ class Cloud:
     """VOs that have no project."""
     endpoint: str = ""
     port: int = 0
-    """For TLS; without them there is a unix socket."""
+    """Of TCP; 0 for a unix socket."""
 
     def misbehave(self, method: str, image: str = "", *, how: str) -> None:
         """Let ``method`` fail with a status of 1.x, or by "exception" or "silence" (no status).
@@ -134,26 +137,43 @@ class _Backend(stubs.CommunicatorServicer):
         key = (request.image_list_identifier, request.identifier)
         if request.HasField("image"):
             self.cloud.formats[key] = pb.Image.Format.Name(request.image.format).lower()
-            self.cloud.received[key] = hashlib.sha512(
-                Path(request.image.location).read_bytes()
-            ).hexdigest()
+            self.cloud.received[key] = hashlib.sha512(_content(request.image)).hexdigest()
         kept = pb.Appliance()
         kept.CopyFrom(request)
         kept.ClearField("image")
         self.cloud.appliances[key] = kept
 
 
+def _content(found: pb.Image) -> bytes:
+    """Return the data of an image; over HTTP as 0.9.9 fetches them."""
+    if found.mode == pb.Image.LOCAL:
+        return Path(found.location).read_bytes()
+    account = requests.auth.HTTPBasicAuth(found.username, found.password)
+    response = requests.get(found.location, auth=account, stream=True, timeout=60)
+    if response.status_code != requests.codes.ok:
+        return b""
+    file = io.BytesIO()
+    shutil.copyfileobj(response.raw, file)
+    return file.getvalue()
+
+
 @contextlib.contextmanager
-def serve(*, credentials: grpc.ServerCredentials | None = None) -> Iterator[Cloud]:
-    """Serve during the block: on a unix socket, or with credentials on a free port of loopback."""
+def serve(
+    *, credentials: grpc.ServerCredentials | None = None, tcp: bool = False
+) -> Iterator[Cloud]:
+    """Serve during the block: on a unix socket, or on a free port of loopback."""
     cloud = Cloud()
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
     stubs.add_CommunicatorServicer_to_server(  # type: ignore[no-untyped-call]
         _Backend(cloud), server
     )
     with tempfile.TemporaryDirectory(prefix="c") as short:
-        if credentials:
-            cloud.port = server.add_secure_port("127.0.0.1:0", credentials)
+        if credentials or tcp:
+            place = "127.0.0.1:0"
+            secure = server.add_secure_port
+            cloud.port = (
+                secure(place, credentials) if credentials else server.add_insecure_port(place)
+            )
             cloud.endpoint = f"127.0.0.1:{cloud.port}"
         else:
             cloud.endpoint = f"unix://{short}/s"

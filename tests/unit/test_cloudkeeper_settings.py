@@ -189,6 +189,10 @@ def test_all_errors_are_reported_with_their_lines(tmp_path: Path) -> None:
             f"cloudkeeper.yml: [cloudkeeper.backend] certificate: file {grid}/backendcert.pem "
             "does not exist"
         ),
+        (
+            "cloudkeeper.yml: [cloudkeeper.nginx] ip-address: 127.0.0.1: no other host reaches "
+            "it; write the address of this host"
+        ),
         f"cloudkeeper.yml: [cloudkeeper] certificate: file {grid}/hostcert.pem does not exist",
         f"cloudkeeper.yml: [cloudkeeper] key: file {grid}/hostkey.pem does not exist",
         "cloudkeeper.yml:2: [cloudkeeper] image-lists-file: file /nowhere does not exist",
@@ -199,10 +203,6 @@ def test_all_errors_are_reported_with_their_lines(tmp_path: Path) -> None:
         (
             "cloudkeeper.yml:5: [cloudkeeper.backend] endpoint: 'localhost' is not allowed; "
             "write unix:///PATH, HOST:PORT or direct"
-        ),
-        (
-            "cloudkeeper.yml:6: [cloudkeeper] remote-mode: true: images over HTTP are not "
-            "supported; write false, and share image-dir with the backend"
         ),
         (
             "cloudkeeper.yml:7: [cloudkeeper.logging] level: 'LOUD' is not allowed; write "
@@ -218,6 +218,52 @@ def test_all_errors_are_reported_with_their_lines(tmp_path: Path) -> None:
         ),
         "cloudkeeper.yml:11: [cloudkeeper] ca-dri: unknown option, ignored; did you mean ca-dir?",
     ]
+
+
+_REMOTE = f"""\
+cloudkeeper:
+  image-lists: [{URL}]
+  remote-mode: true
+  backend: {{endpoint: backend.example.org:50051}}
+  nginx:
+"""
+
+
+@pytest.mark.parametrize(
+    ("nginx", "place"),
+    [
+        ("    ip-address: 192.0.2.7\n", ("192.0.2.7", 50505, "http://192.0.2.7:50505")),
+        (
+            "    ip-address: 192.0.2.7\n    port: 8080\n    proxy: {ip-address: ''}\n",
+            ("192.0.2.7", 8080, "http://192.0.2.7:8080"),
+        ),
+        (
+            "    proxy: {ip-address: images.example.org, port: 443, ssl: true}\n",
+            ("127.0.0.1", 50505, "https://images.example.org:443"),
+        ),
+        ("    ip-address: 2001:db8::7\n", ("2001:db8::7", 50505, "http://[2001:db8::7]:50505")),
+    ],
+)
+def test_the_remote_mode(tmp_path: Path, nginx: str, place: tuple[str, int, str]) -> None:
+    """The names are those of 1.7.1, which starts nginx for it."""
+    found = load(tmp_path, _REMOTE + nginx)
+    assert found.remote is not None
+    assert (found.remote.address, found.remote.port, found.remote.url) == place
+
+
+def test_a_remote_mode_without_use_or_with_a_wrong_host(tmp_path: Path) -> None:
+    assert load(tmp_path, f"cloudkeeper:\n  image-lists: [{URL}]\n").remote is None
+    here = load(tmp_path, f"cloudkeeper:\n  image-lists: [{URL}]\n  remote-mode: true\n")
+    assert here.remote is None
+    (warning,) = here.warnings
+    assert "remote-mode: true: has no effect with a backend on this host" in str(warning)
+    alone = load(tmp_path, _REMOTE + "    port: 50505\n")
+    assert any("no other host reaches it" in str(one) for one in alone.warnings)
+    lines = problems(tmp_path, _REMOTE + "    ip-address: a/b\n")
+    assert lines[-1] == (
+        "cloudkeeper.yml:6: [cloudkeeper.nginx] ip-address: 'a/b' is not the name or address of a "
+        "host"
+    )
 
 
 def test_lists_in_two_places(tmp_path: Path) -> None:

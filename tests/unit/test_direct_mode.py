@@ -16,9 +16,7 @@ import sys
 import threading
 import time
 import tomllib
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,107 +32,14 @@ from cloudkeeper.frontend.backend_client import BackendClient, BackendFailure
 from cloudkeeper.frontend.stream import OfferedStream, Received
 from cloudkeeper.model import Format
 from cloudkeeper.wire import image_socket
-from tests.e2e.images_frontend import BOOT_SECTOR, PROGRAM, Done, run
+from tests.e2e.images_frontend import PROGRAM
 from tests.simulators import image_server
-from tests.simulators.glance_memory import MemoryGlance
-from tests.simulators.image_lists import image, image_list, sign
 from tests.simulators.image_server import ImageServer
 from tests.simulators.openstack import Answer
-from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority
-from tests.unit import backend_site
-from tests.unit.backend_site import BackendSite
+from tests.testbed.pki import Authority
+from tests.unit.image_site import RAW, ImageSite, made
 
-RAW = BOOT_SECTOR + b"block of a disk ".ljust(512, b".") * 4095
 TOP = Path(__file__).parents[2]
-_FRONTEND = """\
-cloudkeeper:
-  image-lists: [{url}]
-  ca-dir: {certificates}
-  image-dir: {root}/images
-  lock-file: {root}/lock
-  formats: [qcow2, raw]
-  ended-lists: remove
-  logging: {{file: "", level: INFO}}
-  backend:
-    endpoint: {endpoint}
-"""
-
-
-@dataclass
-class DirectSite:
-    """A frontend, its list, and a backend on a cloud of its own."""
-
-    backend: BackendSite
-    web: ImageServer
-    authority: Authority
-
-    @property
-    def root(self) -> Path:
-        return self.backend.root
-
-    @property
-    def glance(self) -> MemoryGlance:
-        return self.backend.glance
-
-    @property
-    def state(self) -> Path:
-        return self.root / "var/lib/fedcloud/cloudkeeper-os"
-
-    def publish(self, *images: dict[str, Any], **changes: Any) -> None:
-        signer = self.authority.find("lists.example.org")
-        assert signer
-        dn = f"{HOST_DN}/CN=lists.example.org"
-        document = image_list(images, dn=dn, ca=AUTHORITY_DN, **changes)
-        self.web.put("/image.list", sign(document, signer))
-
-    def image(self, number: int, content: bytes = RAW, **changes: Any) -> dict[str, Any]:
-        uri = self.web.put(f"/{number}.img", content)
-        return image(number, uri=uri, content=content, hv__format="RAW", **changes)
-
-    def configure(self, endpoint: str = "direct") -> list[str]:
-        """Write cloudkeeper.yml; return the flags that name it."""
-        config = self.root / "cloudkeeper.yml"
-        text = _FRONTEND.format(
-            url=self.web.url("/image.list"),
-            certificates=self.authority.directory / "certificates",
-            root=self.root,
-            endpoint=endpoint,
-        )
-        if endpoint == "direct":
-            text += f"    config-file: {self.root}/cloudkeeper-os.conf\n"
-        config.write_text(text)
-        return ["--root", str(self.root), "--config", str(config)]
-
-    def run(self, verb: str, *flags: str, endpoint: str = "direct") -> Done:
-        return run(verb, *self.configure(endpoint), *flags)
-
-    def through_grpc(self, verb: str, *flags: str) -> Done:
-        with self.backend.running():
-            return self.run(verb, *flags, endpoint=self.backend.endpoint)
-
-    def record(self, program: str) -> dict[str, Any]:
-        path = self.root / f"var/lib/fedcloud/runs/{program}.json"
-        found: dict[str, Any] = json.loads(path.read_text())
-        return {name: found[name] for name in ("status", "failures", "counts", "notes")}
-
-    def stored(self) -> list[tuple[Mapping[str, Any], bytes]]:
-        """Return images with their properties and bytes, without ids."""
-        return sorted(
-            (
-                (_plain(found), self.glance.files.get(image_id, b""))
-                for image_id, found in self.glance.images.items()
-            ),
-            key=lambda each: json.dumps(each[0], sort_keys=True),
-        )
-
-
-def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the properties of an image but for ids and times, which two clouds do not share."""
-    backend, image_id = found["APPLIANCE_BACKEND"].split()
-    assert image_id == found["id"]
-    assert uuid.UUID(backend)
-    plain: dict[str, Any] = json.loads(json.dumps(found).replace(image_id, "ID"))
-    return plain | {"APPLIANCE_BACKEND": "", "created_at": ""}
 
 
 @pytest.fixture(scope="module")
@@ -151,17 +56,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return made
 
 
-@contextlib.contextmanager
-def made(root: Path, web: ImageServer, authority: Authority) -> Iterator[DirectSite]:
-    root.mkdir(exist_ok=True)
-    with backend_site.made(root) as backend:
-        yield DirectSite(backend, web, authority)
-
-
 @pytest.fixture
 def site(
     tmp_path: Path, web: ImageServer, authority: Authority, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[DirectSite]:
+) -> Iterator[ImageSite]:
     monkeypatch.setattr(retry, "_sleep", lambda _: None)
     web.requests.clear()
     with made(tmp_path, web, authority) as found:
@@ -169,7 +67,7 @@ def site(
 
 
 def test_a_run_has_the_same_result_as_through_grpc(
-    site: DirectSite, web: ImageServer, authority: Authority
+    site: ImageSite, web: ImageServer, authority: Authority
 ) -> None:
     """Add, nothing changed, update, metadata, failure, removal."""
     with made(site.root / "grpc", web, authority) as other:
@@ -202,7 +100,7 @@ def test_a_run_has_the_same_result_as_through_grpc(
 
 
 def test_other_verbs_have_the_same_output(
-    site: DirectSite, web: ImageServer, authority: Authority
+    site: ImageSite, web: ImageServer, authority: Authority
 ) -> None:
     with made(site.root / "grpc", web, authority) as other:
         site.publish(site.image(1))
@@ -222,7 +120,7 @@ def test_other_verbs_have_the_same_output(
         assert len(shown[0]) == 1
 
 
-def test_reading_writes_nothing_and_needs_no_lock(site: DirectSite) -> None:
+def test_reading_writes_nothing_and_needs_no_lock(site: ImageSite) -> None:
     site.publish(site.image(1))
     done = site.run("plan")
     assert done.returncode == 0, done.stderr
@@ -248,7 +146,7 @@ def holding(path: Path) -> Iterator[None]:
         yield
 
 
-def test_a_service_beside_it_is_one_line(site: DirectSite) -> None:
+def test_a_service_beside_it_is_one_line(site: ImageSite) -> None:
     site.publish(site.image(1))
     with holding(site.state / "lock"):
         done = site.run("sync")
@@ -260,7 +158,7 @@ def test_a_service_beside_it_is_one_line(site: DirectSite) -> None:
     assert site.glance.images == {}
 
 
-def test_the_lock_keeps_a_service_away_while_it_runs(site: DirectSite) -> None:
+def test_the_lock_keeps_a_service_away_while_it_runs(site: ImageSite) -> None:
     seen: list[str] = []
 
     def look(method: str, path: str) -> Answer | None:
@@ -279,7 +177,7 @@ def test_the_lock_keeps_a_service_away_while_it_runs(site: DirectSite) -> None:
     assert lock.holder(site.state / "lock") == ""
 
 
-def test_the_backend_limits_removals_as_ever(site: DirectSite) -> None:
+def test_the_backend_limits_removals_as_ever(site: ImageSite) -> None:
     """The guard is the backend's, and what an administrator confirms reaches it."""
     site.publish(*(site.image(number, RAW[:512] + bytes([number])) for number in range(1, 9)))
     assert site.run("sync").returncode == 0
@@ -294,7 +192,7 @@ def test_the_backend_limits_removals_as_ever(site: DirectSite) -> None:
     assert len(site.glance.shown()) == 1
 
 
-def test_missing_extra_is_one_line(site: DirectSite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_one_line(site: ImageSite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct, "NEEDED", (*direct.NEEDED, "no_such_module"))
     site.publish(site.image(1))
     for flags in ([], ["--check-config"]):
@@ -320,7 +218,7 @@ def test_modules_that_are_looked_for_are_those_of_the_extra() -> None:
 
 
 @pytest.mark.parametrize("verb", ["sync", "status"])
-def test_errors_of_the_backends_file_have_its_lines(site: DirectSite, verb: str) -> None:
+def test_errors_of_the_backends_file_have_its_lines(site: ImageSite, verb: str) -> None:
     site.backend.configure("image_visibility = everyone")
     done = site.run(verb, "--check-config")
     assert done.returncode == 2
@@ -328,7 +226,7 @@ def test_errors_of_the_backends_file_have_its_lines(site: DirectSite, verb: str)
     assert f"{site.root}/cloudkeeper-os.conf:4: image_visibility: 'everyone'" in line
 
 
-def test_the_check_shows_the_backend(site: DirectSite) -> None:
+def test_the_check_shows_the_backend(site: ImageSite) -> None:
     """A port of 0.9 needs no certificates, because nobody listens."""
     site.backend.configure("grpc_port = 50051")
     done = site.run("sync", "--check-config")
@@ -337,7 +235,7 @@ def test_the_check_shows_the_backend(site: DirectSite) -> None:
     assert f"direct: {site.root}/cloudkeeper-os.conf, {site.glance.cloud.url}/v3 as" in line
 
 
-def test_another_image_directory_is_one_line(site: DirectSite) -> None:
+def test_another_image_directory_is_one_line(site: ImageSite) -> None:
     text = (site.root / "cloudkeeper-os.conf").read_text()
     changed = text.replace(f"image_dir = {site.root}/images", f"image_dir = {site.root}/other")
     (site.root / "cloudkeeper-os.conf").write_text(changed)
@@ -347,7 +245,7 @@ def test_another_image_directory_is_one_line(site: DirectSite) -> None:
     assert "write one directory in both files" in done.stderr
 
 
-def test_a_cloud_that_refuses_the_login_ends_the_run(site: DirectSite) -> None:
+def test_a_cloud_that_refuses_the_login_ends_the_run(site: ImageSite) -> None:
     site.publish(site.image(1))
     site.glance.fault = lambda *_: Answer(403, {})
     done = site.run("sync")
@@ -357,7 +255,7 @@ def test_a_cloud_that_refuses_the_login_ends_the_run(site: DirectSite) -> None:
 
 
 @contextlib.contextmanager
-def program(site: DirectSite, *flags: str) -> Iterator[subprocess.Popen[str]]:
+def program(site: ImageSite, *flags: str) -> Iterator[subprocess.Popen[str]]:
     """Start a sync as a program."""
     command = [str(PROGRAM), "sync", *site.configure(), *flags]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -369,7 +267,7 @@ def program(site: DirectSite, *flags: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("parallel", ["1", "2"])
-def test_sigterm_ends_an_upload_and_leaves_nothing(site: DirectSite, parallel: str) -> None:
+def test_sigterm_ends_an_upload_and_leaves_nothing(site: ImageSite, parallel: str) -> None:
     """The incomplete image goes, and both records say why."""
     size = 50 * 2**20
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode()
@@ -469,7 +367,7 @@ def test_a_context_ends_with_its_deadline() -> None:
     assert CallContext((), deadline=timedelta(0)).peer() == "direct:"
 
 
-def test_a_second_sigterm_ends_it_at_once(site: DirectSite) -> None:
+def test_a_second_sigterm_ends_it_at_once(site: ImageSite) -> None:
     """The cloud does not answer: the first signal waits for it, within a limit."""
     asked, released = threading.Event(), threading.Event()
 
@@ -513,7 +411,7 @@ def test_an_offer_is_for_the_right_password_and_once(tmp_path: Path) -> None:
     assert image_socket.taken_here(path, data.username, data.password) is None
 
 
-def test_a_download_goes_on_over_new_connections(site: DirectSite) -> None:
+def test_a_download_goes_on_over_new_connections(site: ImageSite) -> None:
     site.publish(site.image(1))
     site.web.put("/1.img", image_server.Ranged(RAW, cut=300_000))
     done = site.run("sync")
@@ -522,7 +420,7 @@ def test_a_download_goes_on_over_new_connections(site: DirectSite) -> None:
     assert site.web.asked("/1.img") == 7
 
 
-def test_a_download_that_fails_is_the_reason(site: DirectSite) -> None:
+def test_a_download_that_fails_is_the_reason(site: ImageSite) -> None:
     """The failure is the source's, and the image that has begun goes."""
     site.publish(site.image(1))
     versions = [

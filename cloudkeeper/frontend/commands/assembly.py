@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cloudkeeper.frontend.plan import AcceptedFormats
 from cloudkeeper.frontend.reading import OfferSources
 from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.registry.project import RegistryProject
+from cloudkeeper.frontend.remote_images import RemoteImages
 from cloudkeeper.frontend.selection import WHOLE, RunFilter
 from cloudkeeper.frontend.settings import DIRECT, FrontendSettings
 from cloudkeeper.frontend.sources import OfferSource, SignedListSource
@@ -60,6 +62,19 @@ def backend(configured: FrontendSettings) -> BackendClient:
     return grpc_connection.client(configured.endpoint, encryption=encryption)
 
 
+def remote_images(
+    configured: FrontendSettings,
+) -> contextlib.AbstractContextManager[RemoteImages | None]:
+    """Return the server of the remote mode, or none.
+
+    Raises:
+        LocalFailure: it cannot use its address.
+
+    """
+    place = configured.remote
+    return RemoteImages(place) if place else contextlib.nullcontext()
+
+
 def sources(
     configured: FrontendSettings, *, state: Path, is_read_only: bool = True
 ) -> list[OfferSource]:
@@ -97,6 +112,7 @@ def synchronisation(
     reconverts: bool = False,
     is_dry: bool = False,
     chosen: RunFilter = WHOLE,
+    remote: RemoteImages | None = None,
 ) -> Synchronisation:
     """Return a run; a dry one writes nothing.
 
@@ -126,4 +142,5 @@ def synchronisation(
         is_dry=is_dry,
         parallel=configured.parallel,
         per_host=configured.per_host,
+        remote=remote,
     )

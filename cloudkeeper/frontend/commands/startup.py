@@ -142,7 +142,9 @@ def _shown_backend(configured: FrontendSettings) -> str:
         return f"{configured.endpoint}: {direct_mode.backend(configured)}"
     if configured.endpoint.startswith("unix:"):
         return configured.endpoint
-    return configured.endpoint + (", mutual TLS" if configured.certificates else ", without TLS")
+    remote = f", fetches images from {configured.remote.url}" if configured.remote else ""
+    protection = ", mutual TLS" if configured.certificates else ", without TLS"
+    return f"{configured.endpoint}{protection}{remote}"
 
 
 def _amount(text: str) -> int:

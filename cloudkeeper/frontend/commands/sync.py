@@ -52,7 +52,11 @@ def _synchronise(
     report = assembly.report(configured)
     sync_output.record(report, record)  # now, so that the record holds them however the run ends
     state = cli.layout(arguments).path(startup.STATE)
-    with lock.hold(configured.lock_file), assembly.backend(configured) as backend:
+    with (
+        lock.hold(configured.lock_file),
+        assembly.remote_images(configured) as remote,
+        assembly.backend(configured) as backend,
+    ):
         run = assembly.synchronisation(
             configured,
             backend,
@@ -60,6 +64,7 @@ def _synchronise(
             allowed=arguments.allow_remove,
             reconverts=arguments.reconvert,
             chosen=startup.chosen(arguments),
+            remote=remote,
         )
         try:
             with run.progress.displayed(sys.stderr):
