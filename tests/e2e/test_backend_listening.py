@@ -293,7 +293,8 @@ def test_mutual_tls_admits_the_frontend_only(tmp_path: Path, parties: Parties) -
 
         found = refusal(endpoint, Encryption(parties.backend.certificate, parties.backend.key, ca))
         assert found.endswith(
-            "PostAction failed: UNAUTHENTICATED: the certificate is not for cloudkeeper"
+            "PostAction failed: UNAUTHENTICATED: the certificate is not for cloudkeeper; "
+            "see the log of cloudkeeper-os"
         )
         assert (
             "refused: its certificate is for localhost, not cloudkeeper" in server.log.read_text()
