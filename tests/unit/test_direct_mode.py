@@ -39,6 +39,8 @@ from tests.simulators.openstack import Answer
 from tests.testbed.pki import Authority
 from tests.unit.image_site import RAW, ImageSite, made
 
+pytestmark = pytest.mark.programs("openssl")
+
 TOP = Path(__file__).parents[2]
 
 

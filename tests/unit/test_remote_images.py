@@ -29,6 +29,8 @@ from tests.simulators.image_server import ImageServer
 from tests.testbed.pki import Authority
 from tests.unit.image_site import RAW, ImageSite, made
 
+pytestmark = pytest.mark.programs("openssl")
+
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[ImageServer]:
