@@ -127,8 +127,36 @@ def test_a_program_that_is_no_compose_is_reported(says: str, tmp_path: Path) -> 
     program = tmp_path / "docker-compose"
     program.write_text(f"#!/bin/sh\n{says}\n")
     program.chmod(0o755)
-    with pytest.raises(Unavailable, match="does not print its version"):
+    with pytest.raises(Unavailable, match="does not print its version") as reported:
         compose.version(program)
+    # An installation would not help: this file comes first in the order, or is named.
+    assert reported.value.remedy == (
+        "replace or remove this file, or name another Compose at engine: compose: in"
+        " /etc/fedcloud/appliance.yaml"
+    )
+
+
+@pytest.mark.parametrize("text", ["#!/no/such/python\n", ""])
+def test_a_file_that_cannot_be_started_is_to_be_replaced(text: str, tmp_path: Path) -> None:
+    program = tmp_path / "docker-compose"
+    program.write_text(text)
+    program.chmod(0o755)
+    with pytest.raises(Unavailable, match="; replace or remove this file"):
+        compose.version(program)
+
+
+def test_a_slow_host_is_no_reason_to_install_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "docker-compose"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(compose, "_ANSWER", 0.2)
+    with pytest.raises(Unavailable) as reported:
+        compose.version(program)
+    assert str(reported.value) == (
+        f"{program}: gave no answer in 0.2 s; retry when the host is less busy"
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,6 +170,7 @@ def test_what_is_too_old(version: str, is_taken: bool, tmp_path: Path) -> None:
         assert compose.version(program) == version
     else:
         with pytest.raises(
-            Unavailable, match=r"is Compose 1\.28\.6; 1\.29 is the oldest that works"
+            Unavailable,
+            match=r"is Compose 1\.28\.6; 1\.29 is the oldest that works; replace or remove",
         ):
             compose.version(program)

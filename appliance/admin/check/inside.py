@@ -21,7 +21,7 @@ from appliance.admin import settings
 from appliance.admin.check.finding import Finding, identify
 from appliance.admin.inventory import Job
 from appliance.admin.mounts import site_files
-from appliance.admin.runtime import compose_output, native
+from appliance.admin.runtime import compose, compose_output, native
 from appliance.admin.settings import Host
 from appliance.core.config.settings import Value
 from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable
@@ -90,7 +90,7 @@ def ask(
     try:
         lines, _ = _run(name, command, compose_output.environment(host))
     except OSError as error:
-        raise compose_output.not_installed(command[0], error) from error
+        raise compose.not_started(host.compose, error) from error
     if _BEGUN not in lines:
         raise compose_output.failure(name, lines)
     return read(name, lines)

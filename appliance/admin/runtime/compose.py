@@ -50,7 +50,13 @@ ENVIRONMENT: Mapping[str, str] = {
 }
 """Variables that keep Compose's own output out of that of services and jobs."""
 OLDEST = (1, 29)
-REMEDY = "install Compose: apt-get install docker-compose, or Docker's docker-compose-plugin"
+_SETTING = "engine: compose: in /etc/fedcloud/appliance.yaml"
+_INSTALL = (
+    "install Compose: apt-get install docker-compose, or, for Docker 29 and later,"
+    f" docker-compose-plugin; leave {_SETTING} empty"
+)
+_REPLACE = f"replace or remove this file, or name another Compose at {_SETTING}"
+"""An installation of Compose does not help: a file that comes first in the order still does."""
 _ANSWER = 30  # seconds; 1.29.2 starts in one
 _ELF, _PYINSTALLER = b"\x7fELF", b"MEI\x0c\x0b\x0a\x0b\x0e"
 _TAIL = 4096  # bytes; PyInstaller writes its mark into the last hundred
@@ -107,18 +113,23 @@ def version(program: Path) -> str:
             # Compose reads .env in its working directory, which may also have been removed.
             cwd="/",
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(program, f"does not run: {error}", REMEDY) from error
+    except subprocess.TimeoutExpired as error:
+        cause = f"gave no answer in {_ANSWER} s"
+        raise Unavailable(program, cause, "retry when the host is less busy") from error
+    except OSError as error:
+        raise not_started(program, error) from error
     match = re.search(r"(\d+)\.(\d+)\S*", done.stdout)
     if done.returncode or not match:
         words = " ".join((done.stderr or done.stdout).split())[:200]
         raise Unavailable(
             program,
             f"does not print its version: {words or f'exit status {done.returncode}'}",
-            REMEDY,
+            _REPLACE,
         )
     if (int(match[1]), int(match[2])) < OLDEST:
-        raise Unavailable(program, f"is Compose {match[0]}; 1.29 is the oldest that works", REMEDY)
+        raise Unavailable(
+            program, f"is Compose {match[0]}; 1.29 is the oldest that works", _REPLACE
+        )
     return match[0]
 
 
@@ -130,7 +141,13 @@ def require(program: Path) -> None:
 
     """
     if not _is_program(program):
-        raise Unavailable(program, "is not installed", REMEDY)
+        raise Unavailable(program, "is not installed", _INSTALL)
+
+
+def not_started(program: Path, error: OSError) -> Unavailable:
+    """Return the error for a Compose that cannot be started, with the remedy for its cause."""
+    remedy = _REPLACE if _is_program(program) else _INSTALL
+    return Unavailable(program, (error.strerror or str(error)).lower(), remedy)
 
 
 def quiet(program: Path) -> list[str]:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from appliance.admin import settings
-from appliance.admin.runtime import compose
 from appliance.admin.settings import Host
 from appliance.core.run.errors import Unavailable
 
@@ -101,11 +100,6 @@ class Relay:
         with contextlib.suppress(OSError, ValueError):
             self._output.write(line)
             self._output.flush()
-
-
-def not_installed(program: str, error: OSError) -> Unavailable:
-    """Return the error for a docker-compose that cannot be started."""
-    return Unavailable(program, (error.strerror or str(error)).lower(), compose.REMEDY)
 
 
 def failure(subject: str, said: Sequence[str]) -> Unavailable:

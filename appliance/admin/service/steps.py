@@ -32,7 +32,7 @@ from typing import NoReturn
 from appliance.admin import settings
 from appliance.admin.bdii import search
 from appliance.admin.inventory import UNITS
-from appliance.admin.runtime import compose_output
+from appliance.admin.runtime import compose, compose_output
 from appliance.admin.runtime.engine import Engine
 from appliance.admin.service import choose, kept, notify
 from appliance.admin.service.choose import Choice, Decision, Start
@@ -133,7 +133,7 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
         os.execve(command[0], command, environment)  # noqa: S606  no shell is wanted
     except OSError as error:
         signal.signal(signal.SIGPIPE, ignored)
-        raise compose_output.not_installed(command[0], error) from error
+        raise compose.not_started(host.compose, error) from error
 
 
 def _up(host: Host, layout: Layout, unit: str, *words: str) -> list[str]:
@@ -338,7 +338,7 @@ def _compose(host: Host, *words: str, output: int | None = None) -> int:
             check=False,
         )
     except OSError as error:
-        raise compose_output.not_installed(command[0], error) from error
+        raise compose.not_started(host.compose, error) from error
     return done.returncode
 
 
