@@ -222,8 +222,11 @@ def listed(
     return Listing(tuple(paths), skipped)
 
 
-def describe_skipped(path: Path, error: OSError) -> LocalFailure:
-    """Return the line about a name that is skipped because of ``error``, with a remedy."""
+def describe_skipped(path: Path, error: OSError, *, consequence: str = "") -> LocalFailure:
+    """Return the line about a name that is skipped because of ``error``, with a remedy.
+
+    For a file of the program's own state, ``consequence`` says how the program goes on without it.
+    """
     try:
         status = os.lstat(path)
     except OSError:
@@ -233,11 +236,26 @@ def describe_skipped(path: Path, error: OSError) -> LocalFailure:
     cause = f"skipped: {cause[:1].lower()}{cause[1:]}"
     if isinstance(error, PermissionError) and kind != "a link":
         cause += f" ({kind} of user {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o})"
-        return LocalFailure(shown(path), cause, f"chown -R {os.geteuid()}:{os.getegid()} {word}")
-    if isinstance(error, NotAFile) or kind == "a link":
-        cause = f"skipped: is {kind}" if isinstance(error, NotAFile) else f"{cause} ({kind})"
-    flag = "-r " if kind == "a directory" else ""
-    return LocalFailure(shown(path), cause, f"if nobody needs it: rm {flag}{word}")
+        remedy = _permitting(status, word) or LocalFailure.from_os(error).remedy
+    else:
+        if isinstance(error, NotAFile) or kind == "a link":
+            cause = f"skipped: is {kind}" if isinstance(error, NotAFile) else f"{cause} ({kind})"
+        flag = "-r " if kind == "a directory" else ""
+        remedy = f"{'' if consequence else 'if nobody needs it: '}rm {flag}{word}"
+        if error.errno == errno.EIO:
+            remedy = "check the disk"
+    return LocalFailure(shown(path), f"{cause}; {consequence}" if consequence else cause, remedy)
+
+
+def _permitting(status: os.stat_result, word: str) -> str:
+    """Return the command that gives this process access; empty if owner and mode give it."""
+    if status.st_uid != os.geteuid():
+        return f"chown -R {os.geteuid()}:{os.getegid()} {word}"
+    is_directory = stat.S_ISDIR(status.st_mode)
+    needed = stat.S_IRWXU if is_directory else stat.S_IRUSR | stat.S_IWUSR
+    if not needed & ~status.st_mode:
+        return ""
+    return f"chmod -R u+rwX {word}" if is_directory else f"chmod u+rw {word}"
 
 
 def describe_unusable(path: Path, error: OSError) -> LocalFailure:

@@ -65,7 +65,9 @@ class Claims:
         except FileNotFoundError:
             return
         except OSError as error:
-            self.spool.skipped[self._journal] = files.describe_skipped(self._journal, error)
+            self.spool.skipped[self._journal] = files.describe_skipped(
+                self._journal, error, consequence="locks of a killed run hold for ten minutes"
+            )
             return
         words = text.decode("ascii", "replace").split()
         for name in map(ElementName, filter(_NAME.fullmatch, words)):

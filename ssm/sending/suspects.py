@@ -153,7 +153,8 @@ class Suspects:
         except FileNotFoundError:
             return
         except OSError as error:
-            logger.warning("%s", files.describe_skipped(self._path, error))
+            words = "failed attempts are counted from 0"
+            logger.warning("%s", files.describe_skipped(self._path, error, consequence=words))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             self._known, self._overtook, self._again = {}, set(), set()
             logger.warning("%s: cannot be read; failed attempts are counted from 0", self._path)

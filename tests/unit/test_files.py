@@ -196,6 +196,49 @@ def test_foreign_names_are_skipped_and_named_with_the_command_that_helps() -> No
         assert not os.path.lexists(root / "\udcff\n'x")
 
 
+@pytest.mark.root
+def test_the_owner_of_a_file_needs_its_mode_changed() -> None:
+    """A chown to its owner changes nothing; a good mode means that the fault is elsewhere."""
+    with foreign.open_to_all() as root:
+        own, directory, good = root / "own", root / "directory", root / "good"
+        own.touch(mode=0o000)
+        directory.mkdir(mode=0o000)
+        good.touch(mode=0o600)
+        for path in (own, directory, good):
+            os.chown(path, foreign.NOBODY, -1)
+        with foreign.acting_as_nobody():
+            refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            remedies = [
+                files.describe_skipped(path, refused).remedy for path in (own, directory, good)
+            ]
+            assert remedies == [
+                f"chmod u+rw {own}",
+                f"chmod -R u+rwX {directory}",
+                "check owner and mode of the file and of the directories above it",
+            ]
+            for remedy in remedies[:2]:
+                subprocess.run(["/bin/bash", "-c", remedy], check=True)
+            own.read_bytes()
+            list(directory.iterdir())
+
+
+def test_a_file_of_the_program_s_own_state_is_never_unneeded(tmp_path: Path) -> None:
+    """The line says how the program goes on; a disk with errors is to be checked, not cleared."""
+    path = tmp_path / "state"
+    path.mkdir()
+    odd = files.NotAFile(errno.EINVAL, "Is a directory")
+    assert str(files.describe_skipped(path, odd, consequence="it starts from 0")) == (
+        f"{path}: skipped: is a directory; it starts from 0; rm -r {path}"
+    )
+    path.rmdir()
+    path.touch()
+    broken = OSError(errno.EIO, os.strerror(errno.EIO))
+    assert str(files.describe_skipped(path, broken, consequence="it starts from 0")) == (
+        f"{path}: skipped: input/output error; it starts from 0; check the disk"
+    )
+    assert files.describe_skipped(path, broken).remedy == "check the disk"
+
+
 @pytest.mark.parametrize(
     "name",
     [

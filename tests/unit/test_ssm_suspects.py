@@ -187,3 +187,14 @@ def test_suspects_survive_a_run_and_a_broken_file_is_ignored(tmp_path: Path) -> 
     for text in (b"{", b"[]", b'{"suspects": {"a": 1}, "overtook": [], "again": []}', b"\xff"):
         path.write_bytes(text)
         assert len(Suspects(path, limit=3)) == 0
+
+
+def test_a_file_that_cannot_be_read_is_reported_with_the_consequence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / ".suspects"
+    path.mkdir()
+    assert len(Suspects(path, limit=3)) == 0
+    assert caplog.messages == [
+        f"{path}: skipped: is a directory; failed attempts are counted from 0; rm -r {path}"
+    ]
