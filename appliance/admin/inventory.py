@@ -88,6 +88,8 @@ JOBS = {
             "caso.log",
             "caso",
             timedelta(hours=6),
+            verbs=frozenset({"checkpoints", "projects", "mapping-migrate"}),
+            verb_program="caso",
         ),
         Job(
             "ssmsend",

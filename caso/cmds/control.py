@@ -9,7 +9,7 @@ from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus
 from caso.batch import Staging
 from caso.checkpoint import Checkpoints
-from caso.cmds import startup
+from caso.cmds import mapping_migrate, projects, startup
 
 
 def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
@@ -51,7 +51,7 @@ def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
 
 PROGRAM = cli.Program(
     "caso",
-    "Show the state of accounting.",
+    "Show the state and the projects of accounting.",
     lambda _parser: None,
     cli.dispatch,
     verbs=(
@@ -60,6 +60,14 @@ PROGRAM = cli.Program(
             "Show up to when each project has been accounted.",
             startup.add_arguments,
             _show_checkpoints,
+        ),
+        # cASO has them as programs, `caso-projects` and `caso-mapping-migrate`.
+        cli.Program("projects", projects.SENTENCE, startup.add_arguments, projects.show),
+        cli.Program(
+            "mapping-migrate",
+            mapping_migrate.SENTENCE,
+            mapping_migrate.add_arguments,
+            mapping_migrate.migrate,
         ),
     ),
 )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from appliance.core.cloud.identity import AllProjects
 
 PROGRAM = "caso-mapping-migrate"
+SENTENCE = "Copy the VO mapping file into Keystone."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.main(
         cli.Program(
             PROGRAM,
-            "Copy the VO mapping file into Keystone.",
+            SENTENCE,
             add_arguments,
             migrate,
             compatible_status=startup.compatible_status,

@@ -10,6 +10,7 @@ from appliance.core.run.errors import ExitStatus
 from caso.cmds import startup
 
 PROGRAM = "caso-projects"
+SENTENCE = "Show the projects that are accounted, and their VOs."
 
 
 def show(arguments: argparse.Namespace) -> ExitStatus:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.main(
         cli.Program(
             PROGRAM,
-            "Show the projects that are accounted, and their VOs.",
+            SENTENCE,
             startup.add_arguments,
             show,
             compatible_status=startup.compatible_status,

@@ -119,7 +119,11 @@ def _require_owner(spool: Path, message_id: str) -> None:
 
 def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="file with a signed message, as it is sent"
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="file with a signed message, as a receiver gets it; messages in the spool are not"
+        " signed yet",
     )
     parser.add_argument(
         "--capath",

@@ -26,12 +26,16 @@ output_path = {0}/out
 
 
 def shown(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *flags: str
+    root: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *flags: str,
+    verb: str = "checkpoints",
 ) -> tuple[int, list[str]]:
     (root / "caso.conf").write_text(CONFIG.format(root))
     (root / "caso.conf").chmod(0o600)
     monkeypatch.setattr(
-        sys, "argv", ["caso", "checkpoints", "--config-file", str(root / "caso.conf"), *flags]
+        sys, "argv", ["caso", verb, "--config-file", str(root / "caso.conf"), *flags]
     )
     status = control.main()
     return status, capsys.readouterr().out.splitlines()
@@ -85,4 +89,18 @@ def test_the_configuration_alone_can_be_checked(
     (tmp_path / "caso").mkdir()
     (tmp_path / "caso/lastrun.ops").write_text("")
     status, lines = shown(tmp_path, capsys, monkeypatch, "--check-config")
+    assert (status, lines[0]) == (0, "configuration is good")
+
+
+@pytest.mark.parametrize("verb", ["projects", "mapping-migrate"])
+def test_the_other_programs_of_caso_are_verbs(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They read the same configuration; without --nodry-run a migration only prints commands."""
+    (tmp_path / "voms.json").write_text('{"ops": {"projects": ["p1"]}}')
+    mapping = ("--mapping-file", str(tmp_path / "voms.json"))
+    if verb == "mapping-migrate":
+        status, lines = shown(tmp_path, capsys, monkeypatch, *mapping, verb=verb)
+        assert (status, lines) == (0, ["openstack project set --property VO=ops p1"])
+    status, lines = shown(tmp_path, capsys, monkeypatch, *mapping, "--check-config", verb=verb)
     assert (status, lines[0]) == (0, "configuration is good")

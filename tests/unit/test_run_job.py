@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 
 from appliance.admin import inventory
+from caso.cmds import control as accounting
 from cloudkeeper.cmds import frontend
 from ssm.cmds import control
 from tests import run_records, warm
@@ -156,6 +157,16 @@ def test_the_verbs_are_those_of_the_program() -> None:
     assert inventory.JOBS["ssmsend"].verbs == {verb.name for verb in control.PROGRAM.verbs} - {
         "verify"
     }
+    assert inventory.JOBS["caso"].verbs == {verb.name for verb in accounting.PROGRAM.verbs}
+
+
+def test_programs_of_accounting_are_reached_from_the_host(site: Site) -> None:
+    """Only the container of caso has `caso-projects` and its like."""
+    site.behave("exit 1")
+    assert site.run("caso", "--", "projects", "--debug").returncode == 1
+    shown = site.reported("arguments")
+    assert shown[shown.index("caso") :] == ["caso", "caso", "projects", "--debug"]
+    assert not (site.root / "var/lib/fedcloud/runs/jobs/job-caso.json").exists()
 
 
 def test_dead_letters_are_reached_from_the_host(site: Site) -> None:
