@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         # The service skips wrong lines of site-urls.conf; a check reports them.
         if settings.site is not None and settings.site.problems:
             raise ConfigurationError(settings.site.problems)
-        print(f"{arguments.config}: configuration is usable: the BDII of a {settings.level}")
+        print(f"{arguments.config}: configuration is good: the BDII of a {settings.level}")
         return ExitStatus.DONE
     _log(arguments, settings)
     if arguments.serve:

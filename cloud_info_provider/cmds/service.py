@@ -136,7 +136,7 @@ def provide(arguments: argparse.Namespace) -> ExitStatus:
             raise UsageError(f"--{name}", f"{value!r} {cause}", f"write {default}")
     if arguments.check_config:
         configuration = _configure(arguments)
-        print(f"{PROGRAM}: configuration is usable: {configuration.yaml_file}", file=sys.stderr)
+        print(f"{PROGRAM}: configuration is good: {configuration.yaml_file}", file=sys.stderr)
         return ExitStatus.DONE
     with recorded(PROGRAM, cli.layout(arguments).runs) as record:
         try:

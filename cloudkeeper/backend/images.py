@@ -456,7 +456,7 @@ class ProjectImages:
             self.glance.delete(image_id)
         except ApplianceError as error:
             logger.warning(
-                "project %s: incomplete image %s stays until the next run: %s",
+                "project %s: incomplete image %s stays; the next run of cloudkeeper deletes it: %s",
                 self.name,
                 image_id,
                 error,

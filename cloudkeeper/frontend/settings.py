@@ -79,7 +79,10 @@ _VALUES = {
         "/etc/cloudkeeper/registry.auth",
     ),
     "ca-dir": ("directory of CA certificates and CRLs", "/etc/grid-security/certificates"),
-    "crl-policy": (f"use of CRLs: {', '.join(_POLICIES)}", "warn"),
+    "crl-policy": (
+        "if a CRL is missing or stale: warn, or refuse (require); off: read no CRL",
+        "warn",
+    ),
     "ended-lists": (
         f"images of lists that have expired or are no longer configured: {', '.join(_ENDED)}",
         "keep",

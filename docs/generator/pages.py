@@ -117,22 +117,34 @@ PAGES: Mapping[str, Page] = {
 }
 
 
+_ENDPOINT = (
+    "the backend; wins over `backend.endpoint`, but not over the flag. A socket does not win over"
+    " the endpoint `direct`, nor over any endpoint if `authentication` is true"
+)
+_LINK = (
+    "address and port of the backend, if `CLOUDKEEPER_BACKEND_ENDPOINT` is not set; Docker sets"
+    " them in a container with `--link NAME:backend`"
+)
 _VARIABLES = (
     ("`FEDCLOUD_ROOT`", "all", "root directory of the site's files, as `--root`"),
     (
         "`FEDCLOUD_PLACES`",
         "programs in containers",
-        "paths of mounts, `CONTAINER=HOST`: for messages",
+        "paths of mounts, `CONTAINER=HOST`; messages name files by their path on the host",
     ),
     ("`OS_SECTION__OPTION`", "the programs of accounting", "an option of `caso.conf`"),
     ("`CASO_LOCK_PATH`", "the programs of accounting", "default of `lock_path`"),
     ("`OS_…`", "`cloud-info-provider-service`", "the account, as in `openstack.rc`"),
     ("`CLOUD_INFO_CONFIG`", "`cloud-info-provider-service`", "as `--yaml-file`"),
-    ("`CLOUDKEEPER_BACKEND_ENDPOINT`", "`cloudkeeper`", "wins over `backend.endpoint`"),
+    (
+        "`CLOUDKEEPER_BACKEND_ENDPOINT`",
+        "`cloudkeeper`",
+        _ENDPOINT,
+    ),
     (
         "`BACKEND_PORT_50051_TCP_ADDR`, `_PORT`",
         "`cloudkeeper`",
-        "the same, as linked containers have it",
+        _LINK,
     ),
     (
         "`HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY`",
@@ -163,16 +175,23 @@ def _index() -> str:
     ]
     for name, page in PAGES.items():
         named = (*page.files, *page.lists)
-        lines += [f"| `{file}` | [{page.title}]({name}.md) |" for file in named]
+        lines += [f"| {_file_name(file, name)} | [{page.title}]({name}.md) |" for file in named]
         lines += [
             f"| `{program}` | [{page.title}]({name}.md#{program}) |" for program in page.programs
         ]
     lines += [
         "",
         "In the tables, `ours` marks an option that the upstream program does not have, `same` one",
-        "of the same name, `also` older names that are still read. Paths are those of the host. An",
-        "unknown option gives a warning. It is an error only in a section that holds an account or",
-        "a source of images, if the option that it seems to mean is not set.",
+        "of the same name, `also` older names that are still read. Paths are those of the host.",
+        "",
+        "An unknown option gives a warning. It is an error if both conditions are met:",
+        "",
+        "- it seems to mean an option of a section that holds an account or a source of images:",
+        "  it is misspelt, or stands in another section;",
+        "- that option is not set in its own section.",
+        "",
+        "For example, `pasword` in `[keystone_auth]` of `caso.conf` is an error, unless `password`",
+        "is set, too.",
         "",
         "## Flags of every program",
         "",
@@ -185,6 +204,12 @@ def _index() -> str:
         *_table(("variable", "read by", "meaning"), _VARIABLES),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _file_name(file: str, page: str) -> str:
+    """Return a file's name, with the page's if another page has a file of this name."""
+    pages = [one for one in PAGES.values() if file in (*one.files, *one.lists)]
+    return f"`{file}` ({page})" if len(pages) > 1 else f"`{file}`"
 
 
 def _page(

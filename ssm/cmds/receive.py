@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
             _judge(settings, names, record)
             brokers.check_tls(settings.link)
-            print(f"ssmreceive: the configuration is good; messages go to {settings.path}/incoming")
+            print(f"ssmreceive: configuration is good; messages go to {settings.path}/incoming")
             return ExitStatus.DONE
         if arguments.daemon:
             _judge(settings, names, record)  # reports faults while there is still a terminal

@@ -104,7 +104,7 @@ def _look(settings: SenderSettings, spool: Spool, arguments: argparse.Namespace)
     count = spool.count()
     for failure in spool.skipped.values():
         print(f"ssmsend: warning: {failure}")
-    print(f"ssmsend: the configuration is good; {count} messages wait in {settings.path}")
+    print(f"ssmsend: configuration is good; {count} messages wait in {settings.path}")
     return ExitStatus.DONE
 
 

@@ -54,12 +54,12 @@ def use(site: Site, credential: Credential) -> None:
 def test_a_good_site_is_said_to_be_good(site: Site, broker: FaultBroker) -> None:
     site.fill(["a", "b"])
     shown = site.run("ssmsend", "--check-config")
-    assert shown.stdout == f"ssmsend: the configuration is good; 2 messages wait in {site.spool}\n"
+    assert shown.stdout == f"ssmsend: configuration is good; 2 messages wait in {site.spool}\n"
     assert (shown.returncode, shown.stderr) == (0, "")
     shown = site.run("ssmreceive", "--check-config")
     assert (
         shown.stdout
-        == f"ssmreceive: the configuration is good; messages go to {site.received}/incoming\n"
+        == f"ssmreceive: configuration is good; messages go to {site.received}/incoming\n"
     )
     assert (shown.returncode, shown.stderr) == (0, "")
     assert not site.received.exists()

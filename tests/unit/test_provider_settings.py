@@ -318,7 +318,7 @@ def test_checking_the_configuration_touches_nothing(
 ) -> None:
     load(tmp_path)
     assert service.main(["--root", str(tmp_path), "--check-config"]) == 0
-    assert "configuration is usable" in capfd.readouterr().err
+    assert "configuration is good" in capfd.readouterr().err
     assert not (tmp_path / "var").exists()
 
 

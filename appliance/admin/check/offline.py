@@ -78,7 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"jobs and services to check: {', '.join(_names())} (default: all whose flow is on)",
+        help=f"jobs and services to check: {', '.join(_names())} "
+        " (default: all whose flow is on, except cloud-info)",
     )
     parser.add_argument(
         "--offline",

@@ -150,7 +150,7 @@ def _add_common(made: argparse.ArgumentParser) -> None:
     common.add_argument(
         "--compat-exit-codes",
         action="store_true",
-        help="exit with the status of the upstream program of this name",
+        help="use the exit codes of the upstream program of this name",
     )
 
 
