@@ -12,7 +12,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -336,8 +336,14 @@ def test_the_public_bdii_connects_to_its_resources_only(
         assert site.container("sitebdii")["State"]["StartedAt"] == started
 
 
-def test_the_recipe_for_the_host_s_firewall(site: ContainerSite) -> None:
-    """F-H9: with bridge networks an INPUT rule has no effect, that of the documents has."""
+@pytest.mark.parametrize(
+    ("program", "chain", "is_obeyed_in_input"),
+    [("iptables", "DOCKER-USER", False), ("ip6tables", "INPUT", True)],
+)
+def test_the_recipe_for_the_host_s_firewall(
+    site: ContainerSite, program: str, chain: str, *, is_obeyed_in_input: bool
+) -> None:
+    """F-H9: with bridge networks an INPUT rule has no effect on IPv4, that of the documents has."""
     if site.network == "host":
         return
     wait(
@@ -345,30 +351,33 @@ def test_the_recipe_for_the_host_s_firewall(site: ContainerSite) -> None:
     )
     documents = (Path(__file__).parents[2] / "docs/how-to/network.md").read_text()
     joined = documents.replace("\\\n", "")
-    (recipe,) = re.findall(r"^iptables -I (DOCKER-USER .*)$", joined, re.MULTILINE)
+    (recipe,) = re.findall(rf"^{program} -I ({chain} .*)$", joined, re.MULTILINE)
+    (admitted,) = re.findall(r"! -s (\S+)", recipe)
     with neighbour.beside() as other:
-        recipe = recipe.replace("eth0", other.cable).replace(" 2170 ", f" {PORT} ")
-        search = (
-            "ldapsearch",
-            "-x",
-            "-o",
-            "nettimeout=2",
-            "-H",
-            f"ldap://{other.ipv4}:{PORT}",
-            "-s",
-            "base",
-            "-b",
-            "o=glue",
+        is_ipv4 = program == "iptables"
+        here, there = (
+            (other.ipv4, f"{other.own_ipv4}/32")
+            if is_ipv4
+            else (f"[{other.ipv6}]", f"{other.ipv6}/126")
         )
-        answers = {}
-        for rule in (
-            f"INPUT -i {other.cable} -p tcp --dport {PORT} -j DROP",
-            recipe,
-            recipe.replace("192.0.2.0/24", f"{other.own_ipv4}/32"),
-        ):
-            subprocess.run(["iptables", "-I", *rule.split()], check=True)
-            try:
-                answers[rule] = other.run(*search).returncode == 0
-            finally:
-                subprocess.run(["iptables", "-D", *rule.split()], check=True)
-    assert list(answers.values()) == [True, False, True], answers
+        recipe = recipe.replace("eth0", other.cable).replace(" 2170 ", f" {PORT} ")
+        answers = [
+            _answers_behind(other, [program, *rule.split()], f"ldap://{here}:{PORT}")
+            for rule in (
+                f"INPUT -i {other.cable} -p tcp --dport {PORT} -j DROP",
+                recipe,
+                recipe.replace(admitted, there),
+            )
+        ]
+    assert answers == [not is_obeyed_in_input, False, True]
+
+
+def _answers_behind(other: neighbour.Neighbour, rule: Sequence[str], url: str) -> bool:
+    """Check whether the BDII answers the neighbour while a rule of a firewall is in place."""
+    program, *words = rule
+    search = ("ldapsearch", "-x", "-o", "nettimeout=2", "-H", url, "-s", "base", "-b", "o=glue")
+    subprocess.run([program, "-I", *words], check=True)
+    try:
+        return other.run(*search).returncode == 0
+    finally:
+        subprocess.run([program, "-D", *words], check=True)
