@@ -80,8 +80,8 @@ def test_a_compose_that_is_too_old_is_reported(
     compose_v5.install(program, version="1.25.0")
     assert status(tmp_path) == 1
     reported = (
-        f"  ! {program}: is Compose 1.25.0; 1.29 is the oldest that works; install "
-        "Compose: apt-get install "
+        f"  ! {program}: is Compose 1.25.0; 1.29 is the oldest that works; replace or "
+        "remove this file, or name another Compose at engine: compose: "
     )
     assert reported in capsys.readouterr().out
 
