@@ -147,7 +147,8 @@ class StateDirectory:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            logger.warning("%s", files.describe_skipped(path, error))
+            words = "the last good data of this source are not used"
+            logger.warning("%s", files.describe_skipped(path, error, consequence=words))
             if path.is_file():
                 self._unreadable.add(path)
             return {}

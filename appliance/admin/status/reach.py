@@ -20,7 +20,7 @@ from appliance.core.run.layout import Layout
 _SERVICE = "sitebdii"
 _CONFIGURATION = "/etc/sitebdii/bdii.conf"
 _EVERYWHERE = ("", "0.0.0.0")  # noqa: S104  words of the file; nothing is bound here
-_NO_INPUT = "; INPUT rules of the host's firewall do not apply"
+_NO_INPUT = "; INPUT rules of the host's firewall do not apply to IPv4"
 _REPAIR = "repair it with: appliance firewall up"
 
 
