@@ -39,7 +39,10 @@ class RefusedImages:
 
     @property
     def reasons(self) -> Mapping[str, str]:
-        """The reasons by digest; that of a list's image is followed by its declared format."""
+        """The reasons by digest, followed by the format and the compression that a source states.
+
+        One source may state wrong ones: that says nothing about the file of another source.
+        """
         return self._reasons
 
     def retry(self, offer: Offer) -> str:
@@ -92,7 +95,8 @@ class RefusedImages:
 
 
 def _key(offer: Offer) -> str:
-    return f"{offer.source.digest} {offer.appliance.attributes.get('hv:format', '')}".strip()
+    declared = offer.appliance.attributes.get("hv:format", "")
+    return " ".join(filter(None, [offer.source.digest, declared, offer.source.compression]))
 
 
 def _read(path: Path, rules: str) -> dict[str, str]:

@@ -4,6 +4,11 @@ A project of a registry offers the same images to each of its VOs, and the lists
 name the same files. Streamed, an image would be fetched once for every VO; its file is fetched
 once, from the source that comes first, and uploaded for each. Files are the same when their digests
 are; the size that each source states is compared with the bytes that were fetched.
+
+A digest is no secret. A list that names the digest of another source's image must neither get a
+file that it could not fetch itself, nor make others wait for a slow server of its own. Therefore
+sources share a file only if they ask one server for it, with the same account and query; projects
+of registries, which have accounts of their own, share no file with lists.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit
 
 from appliance.core.trust.errors import Tampered
 from cloudkeeper.frontend.stream import shown
@@ -112,10 +118,21 @@ class SharedFiles:
 
 
 def file_key(offer: Offer) -> str:
-    """Return what the offers of one file have in common, whichever source names it."""
+    """Return what the offers of one file have in common, whichever source names it.
+
+    It is no text for messages: it may hold a token.
+    """
     # The list's format decides one thing only: whether a file without marks is raw.
     is_said_raw = offer.appliance.attributes.get("hv:format", "").lower() == Format.RAW
-    return f"{offer.source.digest.lower()} {Format.RAW if is_said_raw else ''}"
+    source, parts = offer.source, urlsplit(offer.source.uri)
+    content = f"{source.digest.lower()} {Format.RAW if is_said_raw else ''} {source.compression}"
+    return f"{content} {parts.scheme}://{parts.netloc}?{parts.query} {_registry_of(offer)}"
+
+
+def _registry_of(offer: Offer) -> str:
+    """Return the registry and project of an offer; empty for one of a signed list."""
+    list_id = offer.appliance.list_id
+    return list_id.rpartition("/")[0]
 
 
 def _check_size(offer: Offer, data: ImageData) -> None:

@@ -454,6 +454,19 @@ def test_a_file_that_cannot_be_used_is_fetched_once(
 
 
 @pytest.mark.programs("qemu-img")
+def test_a_wrong_compression_of_one_source_says_nothing_of_another(
+    web_lists: SignedListSource, web: ImageServer, workshop: Workshop
+) -> None:
+    """An artefact with a wrong media type made every image of its digest refused for good."""
+    good = offer(web.put("/one.raw", RAW))
+    wrong = replace(good, source=replace(good.source, compression="gzip"))
+    with pytest.raises(Unusable, match="is not gzip data"), workshop.prepare(wrong, web_lists):
+        pytest.fail("it was given out")
+    with workshop.prepare(good, web_lists) as data:
+        assert data.size == len(RAW)
+
+
+@pytest.mark.programs("qemu-img")
 def test_a_failure_that_may_pass_is_not_remembered(
     web_lists: SignedListSource, web: ImageServer, workshop: Workshop
 ) -> None:
