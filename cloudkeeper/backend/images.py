@@ -77,8 +77,6 @@ class ProjectImages:
     """Glance as the project of each VO sees it, by the project's id."""
     holders: Collection[str] = ()
     """The projects that may hold images of this backend, by id."""
-    is_sharing: bool = False
-    """Whether other calls may share an image of this project with further ones."""
     shared: dict[str, Image] = field(default_factory=dict)
     """Images of other projects that this backend has shared with this one, by id."""
     neighbours: list[Image] = field(default_factory=list)
@@ -482,9 +480,11 @@ class ProjectImages:
             ApplianceError: Glance refuses it, or does not answer.
 
         """
-        if self.is_sharing or sharing.stated(record.image):
-            # The listing may be older than the call that shared it.
-            record = self._read_again(record) or record
+        # The listing may be hours old: meanwhile another call has shared it, or it is not ours now.
+        found = self._read_again(record)
+        if found is None:
+            return
+        record = found
         left = [use for use in sharing.uses(record) if use.identity not in served]
         if not left:
             self._retire(record)
@@ -497,12 +497,18 @@ class ProjectImages:
             self.keep(record.id, self.glance.change(record.id, patch))
 
     def _read_again(self, record: ImageRecord) -> ImageRecord | None:
+        """Return the present record of an image; None if it is deleted, or no longer ours."""
         try:
-            return self.keep(record.id, self.glance.get(record.id))
+            found = self.keep(record.id, self.glance.get(record.id))
         except GlanceRefusal as error:
             if error.code != glance.NOT_FOUND:
                 raise
-            return None  # a user has deleted it
+            with self._lock:
+                self._records.pop(record.id, None)
+            return None
+        if found is None:
+            logger.warning("project %s: image %s is no longer ours", self.name, record.id)
+        return found
 
     def _retire(self, record: ImageRecord) -> None:
         try:

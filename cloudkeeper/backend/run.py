@@ -266,7 +266,9 @@ class Run:
     def _open_shares(self) -> None:
         """Learn which images VOs share; repair what killed runs have left half shared."""
         self.shares.projects.update({one.project_id: one for one in self.projects()})
-        if not self.is_read_only:
+        if self.is_read_only:
+            self.shares.learn()
+        else:
             self.shares.repair()
             self.shares.report()
             self._forget_layers()
@@ -338,7 +340,6 @@ class Run:
             places=self._settings.places,
             doors=self._doors,
             holders=self._holders,
-            is_sharing=self.shares.is_on,
         )
         try:
             images.load()

@@ -113,7 +113,7 @@ class SharedImages:
             if use.project == images.project_id and _finds(images, holder, record)
         ]
         reached = self.projects.keys()
-        for image in images.shared.values():
+        for image in list(images.shared.values()):  # other calls add to it
             owner = str(image["owner"])
             record = None if owner in reached else properties.recognise(image, owner=owner)
             found += [
@@ -139,6 +139,8 @@ class SharedImages:
         key = properties.key_of(appliance)
         name = name_of(key)
         if name is None:
+            return images.offer(appliance, is_wanted=is_wanted)
+        if not self.is_on and not self._is_shared(images, key):
             return images.offer(appliance, is_wanted=is_wanted)
         with self.ownership.claim(name, longest=LONG_WAIT, is_wanted=is_wanted):
             if not self.is_on:
@@ -224,14 +226,27 @@ class SharedImages:
         shared = [one.as_own.key for one in self.used(images) if one.use.list_id == list_id]
         return list(dict.fromkeys([*images.keys(list_id), *shared]))
 
+    def learn(self) -> None:
+        """Find the hidden images of other projects, which no listing shows to a member."""
+        for images, holder, record, _ in self._unfound():
+            if record.is_hidden:
+                self._accepts(images, holder, record)
+
     def repair(self) -> None:
         """Complete the sharing and the replacement that a killed run has left unfinished."""
-        for holder, record, use in self.stated():
-            images = self._project(use)
-            if images and not _finds(images, holder, record):
+        for images, holder, record, use in self._unfound():
+            if self._accepts(images, holder, record) is False:
                 self._drop_unfound(images, holder, record, use)
         for project in self._mapped().values():
             self._release_outdated(project)
+
+    def _unfound(self) -> list[tuple[ProjectImages, ProjectImages, ImageRecord, Use]]:
+        """Return the stated uses by projects whose listings lack the image: these come first."""
+        return [
+            (images, holder, record, use)
+            for holder, record, use in self.stated()
+            if (images := self._project(use)) and not _finds(images, holder, record)
+        ]
 
     def settle(self, removals: RunRemovals) -> Iterator[str]:
         """End the memberships of VOs that the mapping has elsewhere; yield what stays undone.
@@ -415,9 +430,15 @@ class SharedImages:
         self, images: ProjectImages, key: ApplianceKey
     ) -> tuple[ProjectImages, ImageRecord] | None:
         """Return the version that a VO has, and the project that holds it."""
+        return next(iter(self._versions(images, key)), None)
+
+    def _versions(
+        self, images: ProjectImages, key: ApplianceKey
+    ) -> list[tuple[ProjectImages, ImageRecord]]:
+        """Return the versions that a VO has, and the projects that hold them; newest first."""
         found = [(images, record) for record in images.versions(key)]
         found += [(one.holder, one.record) for one in self._uses(images, key) if one.holder]
-        return max(found, key=lambda one: (one[1].created, one[1].id), default=None)
+        return sorted(found, key=lambda one: (one[1].created, one[1].id), reverse=True)
 
     def _followers(
         self, base: tuple[ProjectImages, ImageRecord] | None, appliance: Appliance, caller: Use
@@ -463,34 +484,44 @@ class SharedImages:
     def _release_outdated(self, images: ProjectImages) -> None:
         """Release all versions but the newest of each appliance that a project has and shares."""
         for key in {one.as_own.key for one in self.used(images)}:
-            newest = self._newest(images, key)
+            outdated = self._versions(images, key)[1:]
+            # A call of a killed frontend may be replacing them, and waits for Glance.
+            if not outdated or self.ownership.is_claimed(name_of(key)):
+                continue
             with self._turn(key):
-                for record in images.versions(key):
-                    if newest and record.id != newest[1].id:
-                        images.replace(record, [(key.vo, key.list_id, images.project_id)])
-                for one in self._uses(images, key):
-                    if newest and one.record.id != newest[1].id and one.holder:
-                        one.holder.replace(one.record, [one.use.identity])
+                for holder, record in outdated:
+                    holder.replace(record, [(key.vo, key.list_id, images.project_id)])
+
+    def _accepts(
+        self, images: ProjectImages, holder: ProjectImages, record: ImageRecord
+    ) -> bool | None:
+        """Ask Glance whether a project has accepted an image, which it then finds.
+
+        Returns None if Glance does not say. What the image states is no evidence: the users of its
+        project can write that.
+        """
+        try:
+            # The listing may be older than the call that shared it.
+            found = sharing.accepted(holder.glance, holder.glance.get(record.id))
+        except ApplianceError as error:
+            if getattr(error, "code", None) == glance.NOT_FOUND:
+                return False
+            self.tally.fail(error)
+            return None
+        if images.project_id not in found:
+            return False
+        images.shared[record.id] = record.image
+        return True
 
     def _drop_unfound(
         self, images: ProjectImages, holder: ProjectImages, record: ImageRecord, use: Use
     ) -> None:
         """Take back a sharing that was not completed; the VO's list shares it again if it wants.
 
-        A call of a killed frontend may have completed it since the projects were listed.
+        A call of a killed frontend may be completing it.
         """
         key = ApplianceKey(use.vo, use.list_id, record.key.identifier)
         if self.ownership.is_claimed((images.project_id, key)):
-            return
-        try:
-            found = holder.glance.members(record.id)
-        except GlanceRefusal as error:
-            if error.code != glance.NOT_FOUND:
-                self.tally.fail(error)
-                return
-            found = {}
-        if found.get(images.project_id) == sharing.ACCEPTED:
-            images.shared[record.id] = record.image
             return
         logger.warning(
             "project %s: image %s was not accepted in project %s; its sharing is taken back",
@@ -537,6 +568,11 @@ class SharedImages:
             return contextlib.nullcontext()
         return self.ownership.claim(name)
 
+    def _is_shared(self, images: ProjectImages, key: ApplianceKey) -> bool:
+        """Check whether a VO's appliance is an image that several VOs use, or may be one."""
+        own = (sharing.stated(record.image) for record in images.versions(key))
+        return any(own) or bool(self._uses(images, key))
+
     def _uses(self, images: ProjectImages, key: ApplianceKey) -> list[UsedImage]:
         return [one for one in self.used(images) if one.as_own.key == key]
 
@@ -570,8 +606,8 @@ class SharedImages:
 
 
 def _finds(images: ProjectImages, holder: ProjectImages, record: ImageRecord) -> bool:
-    """Check whether a project finds an image that states it; a hidden one is found again later."""
-    return holder is images or record.id in images.shared or record.is_hidden
+    """Check whether a project finds an image that states it."""
+    return holder is images or record.id in images.shared
 
 
 def _may_be_shared(record: ImageRecord, appliance: Appliance, formats: Collection[str]) -> bool:

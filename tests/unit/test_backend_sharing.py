@@ -939,3 +939,67 @@ def check(site: SharingSite, scenario: str, wanted: Mapping[str, str], writes: l
         stated = json.loads(image.get("cloudkeeper_shared", "[]"))
         added = {project for _, _, project, is_added in stated if is_added}
         assert added == set(site.glance.members.get(image["id"], {})), writes
+
+
+# Users of the owner's project, and changes beside a run.
+
+
+def test_a_hidden_image_that_states_a_use_is_found_by_members_only(site: SharingSite) -> None:
+    """A user of project one forged it, and the image of project two was deleted for it."""
+    stated = json.dumps([["biomed", list_id("biomed"), "two", True]])
+    with site.site.running() as client:
+        assert site.sync(client, {"biomed": "1"}) == []
+        (ours,) = site.glance.images.values()
+        backend = ours["APPLIANCE_BACKEND"].split()[0]
+        site.glance.images["f"] = {
+            **ours,
+            "id": "f",
+            "owner": "one",
+            "APPLIANCE_VO": "ops",
+            "APPLIANCE_BACKEND": f"{backend} f",
+            "APPLIANCE_IMAGE_LIST_ID": list_id("ops"),
+            "cloudkeeper_shared": stated,
+            "os_hidden": True,
+            "cloudkeeper_hidden": "yes",
+            "created_at": "2027-01-01T00:00:00Z",
+            "image_hash": site.message("biomed", "2").attributes["image_hash"],
+        }
+        site.glance.files["f"] = disk("evil")
+        with watched(site):
+            client.call("PreAction")
+            found = client.appliances(list_id("biomed"), vo="biomed")
+            assert "hidden" not in found[REFERENCE].attributes
+            assert site.sync(client, {"biomed": "2"}) == []
+    assert site.found("two") == ["2"]
+
+
+def test_an_image_that_is_no_longer_ours_is_not_deleted(site: SharingSite) -> None:
+    """An administrator has taken our marks off it since the run began."""
+    with site.site.running() as client:
+        assert site.sync(client, {"ops": "1"}) == []
+        (image,) = site.glance.images.values()
+        client.call("PreAction")
+        for name in [name for name in image if name.startswith(("APPLIANCE_", "cloudkeeper_"))]:
+            del image[name]
+        removal = site.message("ops", "1", with_image=False)
+        assert client.call("RemoveAppliance", removal) == ("SUCCESS", "")
+        client.call("PostAction")
+    assert list(site.glance.images) == [image["id"]]
+
+
+def test_members_that_cannot_be_read_cost_no_run(site: SharingSite) -> None:
+    """Glance gives no JSON when a proxy before it fails; only the repair is left undone."""
+    with site.site.running() as client:
+        assert site.sync(client, everywhere("1")) == []
+        (image,) = site.glance.images
+        site.glance.members[image]["two"] = "rejected"
+        site.glance.fault = lambda method, path: (
+            Answer(200, "<p>proxy</p>") if (method, path[-8:]) == ("GET", "/members") else None
+        )
+        assert client.call("PreAction") == ("SUCCESS", "")
+        client.call("PostAction")
+        (line,) = site.site.record()["failures"]
+        assert "/members without a JSON object" in line
+        site.glance.fault = lambda *_: None
+        assert site.sync(client, everywhere("1")) == []
+    assert site.finds() == {vo: ["1"] for vo in PROJECTS}
