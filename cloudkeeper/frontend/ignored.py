@@ -11,5 +11,5 @@ IGNORED = (
 
 1.7.1 starts nginx to serve the images of its remote mode; this version serves them itself.
 """
-SOURCES_IGNORED = ("page_size", "sharing_model", "prefix", "file_path", "subscribed_images")
+SOURCES_IGNORED = ("page_size", "sharing_model", "prefix", "file_path")
 """Options of atrope's sources; names and sharing of images are those of this program."""

@@ -146,6 +146,7 @@ class _SourcesReader:
         for option in ignored:
             if found.where(name, option):
                 found.warn(name, option, "has no effect here")
+        self._refuse_subscriptions(name)
         if name == _SHARED and not found.where(name, "type"):
             self._read_shared()
             return
@@ -304,6 +305,17 @@ class _SourcesReader:
         if found.text(name, "auth_token"):
             words = "is not supported; write a robot account into registry.auth"
             found.error(name, "auth_token", words)
+
+    def _refuse_subscriptions(self, name: str) -> None:
+        """Refuse a choice of images that would be lost, so that all images would be taken.
+
+        atrope compares it with the tags and digests of a registry's artefacts; patterns of
+        ``images`` fit identifiers and titles.
+        """
+        found = self.settings
+        if found.words(name, "subscribed_images"):
+            words = "is not supported; write patterns into images instead, for example '*:24.04'"
+            found.error(name, "subscribed_images", words)
 
     def _read_list(self, name: str, entry: Setting, *, is_enabled: bool) -> None:
         found = self.settings

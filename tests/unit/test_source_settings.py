@@ -125,6 +125,10 @@ site:
             "2: [egi] auth_token: is not supported; write a robot account into registry.auth",
         ),
         (
+            "  subscribed_images: ['24.04']",
+            "2: [egi] subscribed_images: is not supported; write patterns into images instead, ",
+        ),
+        (
             "  auth_user: robot$x",
             "2: [egi] auth_user: is set without auth_password; set both or none",
         ),
@@ -148,6 +152,23 @@ def test_what_is_wrong_is_named_by_its_line(change: str, problem: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read("\n".join(["egi:", change, *kept]))
     assert f"{FILE}:{problem}" in str(caught.value)
+
+
+def test_subscriptions_of_atrope_never_mean_all_images() -> None:
+    """atrope takes tags and digests there; an empty list means all images for both."""
+    registry = "type: oci\n  project: site\n  registry_host: r.example.org\n  vos: [ops]\n"
+    url = "url: https://lists.example.org/a\n"
+    key = "  subscribed_images:\n    - 24.04\n    - sha256:00\n"
+    for start, line in ((f"site:\n  {registry}", 6), (f"list:\n  {url}", 3), ("harbor:\n", 2)):
+        with pytest.raises(ConfigurationError) as caught:
+            read(start + key)
+        (problem,) = caught.value.problems
+        assert (problem.line, problem.option.rpartition(" ")[2]) == (line, "subscribed_images")
+    registries, lists, warnings = read(
+        f"site:\n  {registry}  subscribed_images: []\nlist:\n  {url}  subscribed_images:\n"
+    )
+    assert (registries[0].selection, lists[0].selection) == (Selection(), Selection())
+    assert warnings == ()
 
 
 def test_properties_of_a_source() -> None:
