@@ -16,8 +16,8 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -52,6 +52,8 @@ _MAX_TEXT = 64 * 1024
 _MAX_FIGURE = 2**63 - 1
 # As much as the int64 and int32 of the protocol can hold.
 _MAX_CORES = 2**31 - 1
+_DECORATING = {"hv:ram_minimum": _MAX_FIGURE, "hv:core_minimum": _MAX_CORES}
+"""Figures that describe an image, with the greatest that is read."""
 _LIST = "image list"
 _IDENTIFIER = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}", re.ASCII)
 _VO = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,254}", re.ASCII)
@@ -69,10 +71,19 @@ class ListExpired(Untrusted):
         self.expired = expired
 
 
+@dataclass(frozen=True, slots=True)
+class VerifiedImageList:
+    """A list that may be acted on, the JSON that was signed, and warnings."""
+
+    content: SignedImageList
+    payload: bytes
+    warnings: tuple[str, ...]
+
+
 def verify(
     message: bytes, *, trust: CADirectory, at: datetime, endorser: Endorser | None = None
-) -> tuple[SignedImageList, tuple[str, ...]]:
-    """Return the image list in ``message``, verified for the time ``at``, and warnings.
+) -> VerifiedImageList:
+    """Return the image list in ``message``, verified for the time ``at``.
 
     With ``endorser``, nobody else may have signed it.
 
@@ -104,7 +115,7 @@ def verify(
         raise Untrusted(_LIST, cause, "ask the endorser, or correct the one that you allow")
     if found.is_expired(at=at):
         raise ListExpired(found)
-    return replace(found, signer=signer), verified.warnings
+    return VerifiedImageList(replace(found, signer=signer), verified.body, verified.warnings)
 
 
 def parse(payload: bytes) -> SignedImageList:
@@ -114,7 +125,7 @@ def parse(payload: bytes) -> SignedImageList:
         Malformed: it is not an image list, or lacks identifier, VO, endorser or expiry date.
 
     """
-    content = _member(_load(payload), "hv:imagelist", dict, "the document")
+    content = _member(load(payload), "hv:imagelist", dict, "the document")
     x509 = _member(
         _member(content, "hv:endorser", dict, "the list"), "hv:x509", dict, "hv:endorser"
     )
@@ -137,7 +148,14 @@ def parse(payload: bytes) -> SignedImageList:
     )
 
 
-def _load(payload: bytes) -> dict[str, Any]:
+def load(payload: bytes) -> dict[str, Any]:
+    """Return the JSON of a list, in which no key occurs twice.
+
+    Raises:
+        Malformed: it is none.
+
+    """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         # Of two equal keys, readers take either one: we could act on another list than others see.
         made = dict(pairs)
@@ -215,8 +233,8 @@ def _read_image(
         description=attributes.get("dc:description", ""),
         mpuri=attributes.get("ad:mpuri", ""),
         group=attributes.get("ad:group", ""),
-        ram=ram_in_bytes(_decorating_figure(image, "hv:ram_minimum", _MAX_FIGURE)),
-        cores=_decorating_figure(image, "hv:core_minimum", _MAX_CORES),
+        ram=ram_in_bytes(_decorating_figure(image, "hv:ram_minimum")),
+        cores=_decorating_figure(image, "hv:core_minimum"),
         version=attributes.get("hv:version", ""),
         architecture=attributes.get("sl:arch", ""),
         operating_system=" ".join(" ".join(system).split()),
@@ -266,14 +284,26 @@ def _attributes(image: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def invalid_values(image: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the faults of values that describe an image only, and are ignored for them."""
+    for key in image:
+        try:
+            if maximum := _DECORATING.get(key):
+                _figure(image, key, maximum)
+            else:
+                _text(image, key)
+        except Malformed as error:
+            yield error.cause
+
+
 def _ignore(image: Mapping[str, Any], error: Malformed) -> None:
     logger.warning("image %s: %s; ignored", image.get("dc:identifier"), error.cause)
 
 
-def _decorating_figure(holder: Mapping[str, Any], key: str, maximum: int) -> int:
+def _decorating_figure(holder: Mapping[str, Any], key: str) -> int:
     """Return a number that describes an image, 0 for none and for an invalid one."""
     try:
-        return _figure(holder, key, maximum) or 0
+        return _figure(holder, key, _DECORATING[key]) or 0
     except Malformed as error:
         _ignore(holder, error)
         return 0

@@ -109,9 +109,10 @@ class SignedListSource:
             self.cache.get(address.place),
             max_bytes=imagelist.MAX_BYTES,
         )
-        return imagelist.verify(
+        found = imagelist.verify(
             self._message.content, trust=self.trust, at=at, endorser=address.endorser
         )
+        return found.content, found.warnings
 
     def _subscribed(self, found: SignedImageList) -> ImageList:
         own = dict(self.address.properties)

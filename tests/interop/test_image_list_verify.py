@@ -133,10 +133,92 @@ def test_the_same_as_json_from_standard_input(
     assert datetime.fromisoformat(found["created"]).tzinfo == UTC
     reason = "hv:uri is not an http or https URL"
     assert found["refused"] == [{"image": image_id(2), "reason": reason}]
+    assert found["findings"] == []
     assert shown.err == (
         "cloudkeeper: standard input: 1 of 2 images cannot be used, so strict subscribers refuse "
         "the list; correct them\n"
     )
+
+
+OLD = "cloudkeeper 1.7.1 refuses the list without"
+ATROPE = "atrope refuses the list without"
+INVALID = "is not a whole number in its range"
+
+
+def with_endorser(**changes: str | None) -> dict[str, Any]:
+    listed = document()
+    x509 = listed["hv:imagelist"]["hv:endorser"]["hv:x509"]
+    kept = {**x509, **{key.replace("__", ":"): value for key, value in changes.items()}}
+    listed["hv:imagelist"]["hv:endorser"]["hv:x509"] = {
+        key: value for key, value in kept.items() if value is not None
+    }
+    return listed
+
+
+def with_image(**changes: Any) -> dict[str, Any]:
+    uri = "https://images.example.org/one.qcow2"
+    return document(image(1, uri=uri, content=b"one", **changes))
+
+
+LENIENT: dict[str, tuple[dict[str, Any], str, list[str]]] = {
+    "no ad:mpuri": (
+        with_image(ad__mpuri=None),
+        image_id(1),
+        [f"{OLD} ad:mpuri", f"{ATROPE} ad:mpuri"],
+    ),
+    "a blank ad:mpuri": (with_image(ad__mpuri=" "), image_id(1), [f"{OLD} ad:mpuri"]),
+    "no texts": (
+        with_image(ad__group=None, sl__comments=None),
+        image_id(1),
+        [f"{ATROPE} ad:group, sl:comments"],
+    ),
+    "no keys of the list": (
+        document(hv__version=None, dc__title=None, hv__uri=None),
+        "the list",
+        [f"{ATROPE} dc:title, hv:uri, hv:version"],
+    ),
+    "no mail": (with_endorser(hv__email=None), "the list", [f"{ATROPE} hv:email"]),
+    "memory with a unit": (
+        with_image(hv__ram_minimum="512 MB"),
+        image_id(1),
+        [f"hv:ram_minimum {INVALID}: '512 MB'; cloudkeeper ignores it"],
+    ),
+    "cores without end": (
+        with_image(hv__core_minimum=2**31),
+        image_id(1),
+        [f"hv:core_minimum {INVALID}: '2147483648'; cloudkeeper ignores it"],
+    ),
+    "no text": (
+        with_image(sl__note=["a"]),
+        image_id(1),
+        ["sl:note is not a text; cloudkeeper ignores it"],
+    ),
+}
+"""Lists that sync uses, the subject of the findings, and the findings."""
+
+
+@pytest.mark.parametrize("kind", LENIENT)
+def test_a_list_that_only_sync_accepts(
+    endorsing: Endorsing, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """The keys of cloudkeeper 1.7.1 and of atrope; each is refused there with its whole list."""
+    listed, subject, findings = LENIENT[kind]
+    message = sign(listed, endorsing.signer)
+    status, shown, errors = verify(message, endorsing, tmp_path, capsys)
+    rows = [line.split(maxsplit=1) for line in shown.splitlines() if line.startswith("finding")]
+    assert [row[1] for row in rows] == [f"{subject}: {each}" for each in findings]
+    number = f"{len(findings)} finding{'s' if len(findings) > 1 else ''}"
+    assert status == 1
+    assert errors.endswith(
+        f"cloudkeeper: image.list: {number}: other subscribers refuse the list, or values of it are"
+        " lost; correct them\n"
+    )
+    status, shown, _ = verify(message, endorsing, tmp_path, capsys, "--json")
+    found = json.loads(shown)
+    identifier = None if subject == "the list" else subject
+    assert (status, found["accepted"], found["refused"]) == (1, False, [])
+    assert found["findings"] == [{"image": identifier, "reason": each} for each in findings]
+    assert found["images"] == [image_id(1)]
 
 
 def test_a_list_of_a_server(endorsing: Endorsing, capsys: pytest.CaptureFixture[str]) -> None:

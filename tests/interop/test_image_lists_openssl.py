@@ -42,7 +42,8 @@ def signed_text(name: str) -> Any:
 
 @pytest.mark.parametrize("name", ["good.list", "good-crlf.list"])
 def test_good_lists_are_accepted(samples: CADirectory, name: str) -> None:
-    found, warnings = imagelist.verify((LISTS / name).read_bytes(), trust=samples, at=AT)
+    verified = imagelist.verify((LISTS / name).read_bytes(), trust=samples, at=AT)
+    found, warnings = verified.content, verified.warnings
     wanted = signed_text(name)
     assert found.identifier == wanted["dc:identifier"]
     assert (found.vo, found.version, found.refused) == ("ops", "20261101.1", ())
@@ -101,7 +102,7 @@ def test_lists_signed_by_openssl(
             imagelist.verify(message, trust=trust, at=datetime.now(UTC))
         return
     assert openssl_accepts(message, certificates)
-    found, _ = imagelist.verify(message, trust=trust, at=datetime.now(UTC))
+    found = imagelist.verify(message, trust=trust, at=datetime.now(UTC)).content
     assert [offer.appliance.title for offer in found.offers] == ["Una imagen añil"]
 
 
@@ -128,11 +129,11 @@ def test_every_form_that_carries_its_text(
     text = json.dumps(document(), ensure_ascii=False, indent=1).encode()
     message = subprocess.run(command, input=text, capture_output=True, check=True).stdout
     trust = CADirectory(authority.directory / "certificates")
-    found, _ = imagelist.verify(message, trust=trust, at=datetime.now(UTC))
+    found = imagelist.verify(message, trust=trust, at=datetime.now(UTC)).content
     assert [offer.appliance.title for offer in found.offers] == ["Una imagen añil"]
     if "-outform" not in FORMS[form]:  # as a server with LF or CRLF line ends hands it out
         turned = message.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-        assert imagelist.verify(turned, trust=trust, at=datetime.now(UTC))[0] == found
+        assert imagelist.verify(turned, trust=trust, at=datetime.now(UTC)).content == found
 
 
 @pytest.mark.parametrize("options", [[], ["-nodetach"], ["-nodetach", "-outform", "PEM"]], ids=str)
@@ -148,7 +149,7 @@ def test_text_outside_of_the_signature(
         if not options:
             before = message.replace(b"This is an", forged + b"\nThis is an")
         assert before != message
-        found, _ = imagelist.verify(before, trust=trust, at=datetime.now(UTC))
+        found = imagelist.verify(before, trust=trust, at=datetime.now(UTC)).content
         assert found.identifier == document()["hv:imagelist"]["dc:identifier"]
     with pytest.raises(Malformed):
         imagelist.verify(message + b"\n" + forged + b"\n", trust=trust, at=datetime.now(UTC))

@@ -1,7 +1,7 @@
 """``cloudkeeper verify LIST``: check an image list, as ``sync`` would, without a configuration.
 
 The exit status is 0 only if every subscriber would accept the list: some refuse a list for one
-image that cannot be used, which costs ``sync`` this image only.
+image that cannot be used, or for a key that it lacks, which costs ``sync`` this image at most.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ from cloudkeeper.model import Endorser
 
 if TYPE_CHECKING:  # start-up is a cost
     from appliance.core.trust.ca_directory import CADirectory
-    from cloudkeeper.model import SignedImageList
+    from cloudkeeper.frontend.imagelist import VerifiedImageList
+    from cloudkeeper.model import Refusal, SignedImageList
 
 _CA_DIR = "/etc/grid-security/certificates"
 _NAME = "cloudkeeper"
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--crls",
         choices=("require", "warn", "off"),
         default="warn",
-        help="if a CRL is missing or stale: warn, or refuse (require); off: read no CRL",
+        help="if a CRL is missing or stale: warn (status 0), or refuse (require); off: read no CRL",
     )
     words = "accept only this subject of the signer's certificate, in slash form"
     parser.add_argument("--endorser-dn", metavar="DN", help=words)
@@ -54,27 +56,37 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     # Imported here: these take long to import, and --help needs none.
     from appliance.core.trust.ca_directory import CADirectory, CRLPolicy  # noqa: PLC0415
     from appliance.core.trust.errors import Malformed, Untrusted  # noqa: PLC0415
-    from cloudkeeper.frontend import imagelist  # noqa: PLC0415
+    from cloudkeeper.frontend import imagelist, strict  # noqa: PLC0415
 
     trust = CADirectory(arguments.ca_dir, crls=CRLPolicy(arguments.crls))
     name, message = _read(arguments.list, trust)
     try:
-        found, warnings = imagelist.verify(message, trust=trust, at=clock.now(), endorser=endorser)
+        found = imagelist.verify(message, trust=trust, at=clock.now(), endorser=endorser)
     except (Malformed, Untrusted) as error:
         return _refuse(name, str(error).removeprefix("image list: "), as_json=arguments.json)
-    for warning in warnings:
+    for warning in found.warnings:
         logger.warning("%s: %s", name, warning)
+    findings = strict.findings(found.payload)
     if arguments.json:
-        output.document(_as_json(found, name, warnings))
+        output.document(_as_json(found, name, findings))
     else:
-        _print(found)
+        _print(found.content, findings)
+    return _verdict(name, found.content, findings)
+
+
+def _verdict(name: str, found: SignedImageList, findings: Sequence[Refusal]) -> ExitStatus:
+    """Report in a line or two whether every subscriber would accept the list."""
+    causes = []
     if found.refused:
-        number = len(found.refused)
-        images = f"{number} of {number + len(found.offers)} images"
-        words = f"{images} cannot be used, so strict subscribers refuse the list"
-        cli.report(_NAME, ApplianceError(name, words, "correct them"))
-        return ExitStatus.PARTLY
-    return ExitStatus.DONE
+        refused = len(found.refused)
+        images = f"{refused} of {refused + len(found.offers)} images"
+        causes.append(f"{images} cannot be used, so strict subscribers refuse the list")
+    if findings:
+        number = output.count(len(findings), "finding")
+        causes.append(f"{number}: other subscribers refuse the list, or values of it are lost")
+    for cause in causes:
+        cli.report(_NAME, ApplianceError(name, cause, "correct them"))
+    return ExitStatus.PARTLY if causes else ExitStatus.DONE
 
 
 def endorser_of(arguments: argparse.Namespace) -> Endorser | None:
@@ -127,7 +139,7 @@ def _refuse(name: str, reason: str, *, as_json: bool) -> ExitStatus:
     return ExitStatus.PARTLY
 
 
-def _print(found: SignedImageList) -> None:
+def _print(found: SignedImageList, findings: Sequence[Refusal]) -> None:
     expired = sum(offer.appliance.is_expired(at=clock.now()) for offer in found.offers)
     images = f"{len(found.offers)}, {expired} of them expired" if expired else len(found.offers)
     signer = found.signer or found.endorser
@@ -142,15 +154,19 @@ def _print(found: SignedImageList) -> None:
         ("expires", output.moment(found.expires)),
         ("images", str(images)),
         *(("refused", f"{each.identifier or '?'}: {each.reason}") for each in found.refused),
+        *(("finding", f"{each.identifier or 'the list'}: {each.reason}") for each in findings),
     ]
     output.table(rows)
 
 
-def _as_json(found: SignedImageList, name: str, warnings: tuple[str, ...]) -> dict[str, object]:
+def _as_json(
+    verified: VerifiedImageList, name: str, findings: Sequence[Refusal]
+) -> dict[str, object]:
+    found = verified.content
     signer = found.signer or found.endorser
     return {
         "list": name,
-        "accepted": not found.refused,
+        "accepted": not found.refused and not findings,
         "identifier": found.identifier,
         "vo": found.vo,
         "endorser": {"dn": found.endorser.dn, "ca": found.endorser.ca},
@@ -158,11 +174,19 @@ def _as_json(found: SignedImageList, name: str, warnings: tuple[str, ...]) -> di
         "created": found.created,
         "expires": found.expires,
         "images": [offer.appliance.identifier for offer in found.offers],
-        "refused": [{"image": each.identifier, "reason": each.reason} for each in found.refused],
-        "warnings": list(warnings),
+        "refused": [_reason(each) for each in found.refused],
+        "findings": [_reason(each) for each in findings],
+        "warnings": list(verified.warnings),
     }
 
 
+def _reason(refusal: Refusal) -> dict[str, str | None]:
+    return {"image": refusal.identifier, "reason": refusal.reason}
+
+
 VERB = cli.Program(
-    "verify", "Check a signed image list, as sync would; no configuration.", add_arguments, run
+    "verify",
+    "Check whether every subscriber accepts a list; no configuration.",
+    add_arguments,
+    run,
 )
