@@ -78,7 +78,8 @@ def _tagged(
             repository, _, tag = reference.rpartition(":")
             if _is_in(reference, registry.project):
                 held = history.held(registry.host, reference)
-                for digest in filter(None, (digests[-1], held)):
+                image = history.image(registry.host, reference)
+                for digest in filter(None, (digests[-1], image, held)):
                     yield registry.host, TaggedArtefact(repository, tag, digest)
 
 

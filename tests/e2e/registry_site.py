@@ -6,6 +6,7 @@ The backend of the real protocol keeps what it is given; sha512sum and the pushe
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,14 @@ from tests.simulators import harbor, image_backend
 from tests.simulators.harbor import Harbor
 from tests.simulators.image_backend import Cloud
 from tests.testbed import oci_registry
-from tests.testbed.oci_registry import DISK, OCIRegistry, TokenLogin, described_as
+from tests.testbed.oci_registry import (
+    DISK,
+    INDEX,
+    MANIFEST,
+    OCIRegistry,
+    TokenLogin,
+    described_as,
+)
 from tests.testbed.pki import Authority
 
 PROJECT = "egi_vm_images"
@@ -62,6 +70,27 @@ class World:
                 media_type=media_type,
             )
         return digest
+
+    def wrap(self, reference: str, *images: str) -> str:
+        """Have a tag name an index of manifests and one attestation, as buildx makes it."""
+        repository, _, tag = reference.rpartition(":")
+        registry = self.registry(repository)
+        attested = {"layers": [], "config": {**registry.push_blob(repository, b"{}")}}
+        made = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, **attested}).encode()
+        attestation = f"sha256:{hashlib.sha256(made).hexdigest()}"
+        registry.push_manifest(repository, attestation, made)
+        platforms = [(each, "linux", "amd64") for each in images]
+        manifests = [
+            {
+                "mediaType": MANIFEST,
+                "digest": digest,
+                "size": 7,
+                "platform": {"os": system, "architecture": architecture},
+            }
+            for digest, system, architecture in (*platforms, (attestation, "unknown", "unknown"))
+        ]
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}
+        return registry.push_manifest(repository, tag, index, media_type=INDEX)
 
     def delete(self, reference: str, digest: str) -> None:
         repository = reference.rpartition(":")[0]

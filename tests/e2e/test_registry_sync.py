@@ -276,6 +276,50 @@ def test_one_bad_artefact_costs_only_itself(world: World) -> None:
     assert {key[1] for key in world.cloud.appliances} == {good}
 
 
+def test_an_index_of_one_image_is_taken_by_its_digest(world: World) -> None:
+    """R4: as buildx pushes it; both digests are kept, so gc and the next run fetch nothing."""
+    reference, name = f"{PROJECT}/ubuntu:24.04", f"{world.harbor.host}/{PROJECT}/ubuntu:24.04"
+    image = world.push(reference)
+    index = world.wrap(reference, image)
+    assert world.sync().returncode == 0
+    assert world.cloud.received[world.key(reference)] == sha512(world.disks["one.qcow2"])
+    added = world.cloud.appliances[world.key(reference)]
+    assert (added.mpuri, added.version) == (f"{name}-{index}", "24.04")
+    state = world.root / STATE
+    assert json.loads((state / "tags.json").read_text()) == {
+        world.harbor.host: {reference: [image, index]}
+    }
+    assert world.call("gc").returncode == 0
+    assert {f"sha256:{path.name}" for path in (state / "manifests").iterdir()} == {image, index}
+    world.harbor.paths.clear()
+    assert world.sync().returncode == 0
+    assert world.harbor.asked("/v2/") == 0
+
+    second = world.push(reference, "two.qcow2")
+    assert world.sync().returncode == 0
+    world.wrap(reference, image)
+    world.wrap(f"{PROJECT}/ubuntu:22.04", image, second)
+    done = world.sync()
+    assert done.returncode == 1
+    assert f"{name}: the tag went back to {index}, which {second} had replaced" in done.stderr
+    assert "is an index of 2 images ('linux/amd64', 'linux/amd64'); an index for" in done.stderr
+    assert world.cloud.received[world.key(reference)] == sha512(world.disks["two.qcow2"])
+
+
+def test_what_the_listing_omits_and_an_index_has_is_kept(world: World) -> None:
+    """R4: gone needs evidence, also behind an index whose image cannot be read."""
+    reference = f"{PROJECT}/ubuntu:24.04"
+    world.wrap(reference, image := world.push(reference))
+    assert world.sync().returncode == 0
+    world.harbor.faults.append(lambda path: Reply(200, b"[]") if "/repositories" in path else None)
+    for fault in (lambda _: None, lambda path: Reply(404) if path.endswith(image) else None):
+        world.harbor.faults.append(fault)
+        (world.root / STATE / "manifests" / image.removeprefix("sha256:")).unlink()
+        done = world.sync()
+        assert (done.returncode, f"{reference} is kept: " in done.stderr) == (1, True), done.stderr
+        assert len(world.cloud.appliances) == 2
+
+
 def test_a_layer_with_other_content_is_refused(world: World) -> None:
     """Forged by whoever stands between; the good version stays."""
     reference = f"{PROJECT}/ubuntu:24.04"

@@ -32,6 +32,7 @@ from tests.testbed import oci_registry
 from tests.testbed.oci_registry import (
     DISK,
     INDEX,
+    MANIFEST,
     PASSWORD,
     USER,
     BasicLogin,
@@ -502,7 +503,7 @@ def manifest_of(**changes: object) -> bytes:
         (lambda made: made(layer_size=-1), "its layer has the size '-1'"),
         (lambda made: made(layer_size=True), "its layer has the size 'True'"),
         (lambda made: made(layer_size=2**63), "its layer has the size '9223372036854775808'"),
-        (lambda made: made(mediaType=INDEX, manifests=[{}, {}]), "is an index of 2 manifests"),
+        (lambda made: made(mediaType=INDEX, manifests=[{}, {}]), "is an index in an index"),
         (lambda made: made(layers={}), "its manifest has no list of layers"),
         (lambda made: made(annotations=[1]), "its annotations are not a JSON object"),
         (lambda _: b"[]", "its manifest is not a JSON object"),
@@ -518,6 +519,62 @@ def test_manifests_that_are_no_image(
         return
     with pytest.raises(Malformed, match=re.escape(words)):
         artefact.read(content, subject="image")
+
+
+def index_of(*platforms: object, **changes: object) -> bytes:
+    """Return an index of one manifest for each platform (None: without one), with changes."""
+    manifests = [
+        {"mediaType": MANIFEST, "digest": f"sha256:{str(number) * 64}", "size": 7}
+        | ({"platform": platform} if platform is not None else {})
+        for number, platform in enumerate(platforms)
+    ]
+    made = {"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}
+    return json.dumps(made | changes).encode()
+
+
+ATTESTED = {"os": "unknown", "architecture": "unknown"}
+LINUX = {"os": "linux", "architecture": "amd64"}
+
+
+@pytest.mark.parametrize(
+    ("content", "image"),
+    [
+        (index_of(LINUX, ATTESTED), "0"),
+        (index_of(ATTESTED, LINUX, ATTESTED), "1"),
+        (index_of(None), "0"),
+        (index_of(LINUX, artifactType="x", annotations={"eu.egi.cloud.tag": "1"}, more=1), "0"),
+        (manifest_of(), None),
+    ],
+    ids=["buildx", "two attestations", "no platform", "annotated", "no index"],
+)
+def test_an_index_of_one_image_stands_for_it(content: bytes, image: str | None) -> None:
+    """R4."""
+    found = artefact.wrapped(content, subject="image")
+    assert found == (image and f"sha256:{image * 64}")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            index_of(LINUX, LINUX | {"architecture": "arm64"}, ATTESTED),
+            "image: is an index of 2 images ('linux/amd64', 'linux/arm64'); an index for one",
+        ),
+        (index_of(None, LINUX), "is an index of 2 images ('no platform', 'linux/amd64')"),
+        (index_of(LINUX, {"os": "\x1b[2J"}), "('linux/amd64', '\\x1b[2J/None')"),
+        (index_of(ATTESTED), "is an index of 0 images; an index for one image is taken"),
+        (index_of(), "is an index of 0 images"),
+        (index_of(LINUX, layers=[]), "lists manifests, but is not a plain OCI index"),
+        (index_of(LINUX, mediaType=MANIFEST), "lists manifests, but is not a plain OCI index"),
+        (index_of(manifests=[{"digest": "sha512:00"}]), "'sha512:00' is not a SHA-256 digest"),
+        (index_of(manifests={}), "its manifest has no list of manifests"),
+        (b"[]", "its manifest is not a JSON object"),
+    ],
+)
+def test_an_index_that_is_not_of_one_image_is_refused_by_name(content: bytes, words: str) -> None:
+    """R4."""
+    with pytest.raises(Malformed, match=re.escape(words)):
+        artefact.wrapped(content, subject="image")
 
 
 def test_two_layers_are_refused_by_a_real_manifest(

@@ -27,6 +27,7 @@ from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.registry.referrers import Referrers
 from cloudkeeper.frontend.registry.sboms import SBOMs
 from cloudkeeper.frontend.registry.signature_check import SignatureCheck
+from cloudkeeper.frontend.registry.signatures import SignedArtefact
 from cloudkeeper.frontend.resume import Asking, Attempt
 from tests.cosign import (
     BUNDLE_TYPE,
@@ -121,8 +122,8 @@ def client_of(registry: Registry) -> RegistryClient:
     return RegistryClient(web, Login(web, HOST))
 
 
-def check(registry: Registry, key: KeyPair, directory: Path) -> str:
-    """Return why the artefact is refused; empty if it is signed."""
+def check(registry: Registry, key: KeyPair, directory: Path, *more: SignedArtefact) -> str:
+    """Return why the artefact, or ``more`` of which one suffices, is refused; empty if not."""
     client = client_of(registry)
     checked = SignatureCheck(
         client,
@@ -132,7 +133,7 @@ def check(registry: Registry, key: KeyPair, directory: Path) -> str:
         [signing_key.read(key.public)],
     )
     try:
-        checked.check(WANTED, MANIFEST, at=NOW)
+        checked.check([SignedArtefact(HOST, WANTED, MANIFEST), *more], at=NOW)
     except ApplianceError as error:
         return str(error)
     return ""
@@ -283,6 +284,45 @@ def test_more_referrers_than_can_be_meant(registry: Registry, key: KeyPair, tmp_
     found = [{"digest": DIGEST, "artifactType": SBOM}] * 201
     registry.answers[f"referrers/{DIGEST}"] = (200, encoded({"manifests": found}))
     assert "has more than 200 referrers" in check(registry, key, tmp_path)
+
+
+IMAGE = b'{"schemaVersion": 2, "layers": [{}]}'
+INSIDE = TaggedArtefact(REPOSITORY, "24.04", names.digest_of(IMAGE))
+
+
+def test_a_signature_may_be_of_the_image_in_an_index(
+    registry: Registry, key: KeyPair, foreign: KeyPair, tmp_path: Path
+) -> None:
+    """R4: cosign signs the index, or the image, or both; afterwards neither costs a request."""
+    inside = SignedArtefact(HOST, INSIDE, IMAGE)
+    content = payload(INSIDE.digest, f"{HOST}/{REPOSITORY}")
+    tag = f"manifests/{INSIDE.digest.replace(':', '-')}.sig"
+    for signer, words in ((foreign, "was made with another key"), (key, "")):
+        registry.sign((content, signer.sign(content)))
+        registry.answers[tag] = registry.answers.pop(f"manifests/{TAG}.sig")
+        assert words in (found := check(registry, key, tmp_path, inside))
+        assert bool(found) is bool(words)
+    assert "is not signed" in check(registry, key, tmp_path)  # the index alone
+    registry.asked.clear()
+    assert check(registry, key, tmp_path, inside) == ""
+    assert registry.asked == []
+    registry.answers.clear()
+    registry.sign(signed(key))
+    assert check(registry, key, tmp_path / "other", inside) == ""
+
+
+def test_a_signature_of_another_image_is_none_of_an_index(
+    registry: Registry, key: KeyPair, tmp_path: Path
+) -> None:
+    """R4, R7."""
+    registry.sign(signed(key))
+    registry.answers[f"manifests/{TAG[:-1]}x.sig"] = registry.answers[f"manifests/{TAG}.sig"]
+    inside = SignedArtefact(HOST, INSIDE, IMAGE)
+    registry.answers[f"manifests/{INSIDE.digest.replace(':', '-')}.sig"] = registry.answers.pop(
+        f"manifests/{TAG}.sig"
+    )
+    refusal = check(registry, key, tmp_path, inside)
+    assert f"names the digest '{DIGEST}', of another artefact" in refusal
 
 
 # SBOMs.

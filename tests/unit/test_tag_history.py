@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.trust.errors import Untrusted
 from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.registry.tags import TagHistory
 
@@ -42,6 +43,39 @@ def test_a_tag_is_held_until_it_moves_on_or_is_gone(path: Path) -> None:
     history.note(HOST, {}, at=NOW, held={ONE: OLD}, project="project")
     history.note(HOST, {"another/one:1": OLD}, at=NOW, project="another")
     assert TagHistory(path).held(HOST, ONE) == OLD
+
+
+INDEX, REBUILT, LATER = (Digest(f"sha256:{digit * 64}") for digit in "cde")
+TAGGED = {each: TaggedArtefact("project/one", "1", each) for each in (INDEX, REBUILT, LATER, NEW)}
+
+
+def test_an_image_that_was_replaced_does_not_come_back_in_a_new_index(path: Path) -> None:
+    """R4: the history has both digests; a new index around the present image is no way back."""
+    history = TagHistory(path)
+    assert history.has_gone_back(HOST, TAGGED[INDEX], image=OLD)
+    with pytest.raises(Untrusted, match=f"went back to {OLD}, which {NEW} had replaced"):
+        history.check(HOST, TAGGED[INDEX], image=OLD)
+    assert not history.has_gone_back(HOST, TAGGED[INDEX], image=NEW)
+    history.note(HOST, {ONE: INDEX}, at=NOW, images={ONE: NEW})
+    assert json.loads(path.read_text())[HOST][ONE] == [OLD, NEW, INDEX]
+    history = TagHistory(path)
+    assert (history.latest(HOST)[ONE], history.image(HOST, ONE)) == (INDEX, NEW)
+    for digest, image in ((INDEX, NEW), (REBUILT, NEW), (NEW, NEW)):
+        assert not history.has_gone_back(HOST, TAGGED[digest], image=image)
+    history.note(HOST, {ONE: LATER}, at=NOW)
+    assert history.image(HOST, ONE) is None
+    for digest, image in ((REBUILT, NEW), (NEW, NEW), (INDEX, NEW)):
+        assert history.has_gone_back(HOST, TAGGED[digest], image=image)
+
+
+def test_lost_notes_hold_no_index_that_is_unchanged(path: Path) -> None:
+    """R4: also a power cut between the two files; the next run knows the image again."""
+    TagHistory(path).note(HOST, {ONE: INDEX}, at=NOW, images={ONE: OLD})
+    path.with_name("tags-notes.json").unlink()
+    history = TagHistory(path)
+    assert not history.has_gone_back(HOST, TAGGED[INDEX], image=OLD)
+    history.note(HOST, {ONE: INDEX}, at=NOW, images={ONE: OLD})
+    assert TagHistory(path).image(HOST, ONE) == OLD
 
 
 @pytest.mark.parametrize(

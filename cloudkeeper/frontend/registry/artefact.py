@@ -3,6 +3,10 @@
 EGI's images are artefacts of one layer, the disk; annotations of manifest and layer describe it
 (`org.openstack.glance.*`, `eu.egi.cloud.*`). An artefact without ``eu.egi.cloud.tag`` is none of
 them: a container image, a chart, an SBOM.
+
+Builders of containers (buildx) wrap one image in an index, beside attestations of how they built
+it; the platform of an attestation is ``unknown/unknown``. Such an index stands for its image. What
+the index itself says about the image, in annotations or elsewhere, does not count.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ _LONGEST_VALUE = 4096
 _LARGEST = 2**50
 """Bytes of a layer; of a larger one, times and numbers of the protocol would overflow."""
 _INDEX = "application/vnd.oci.image.index.v1+json"
+_ATTESTATION = "unknown/unknown"
+_MOST_NAMED = 5
 
 
 class Compression(enum.StrEnum):
@@ -54,6 +60,40 @@ class DiskArtefact:
         return self.annotations[TAG]
 
 
+def wrapped(content: bytes, *, subject: str) -> Digest | None:
+    """Return the digest of the only image of an index, None for a manifest of another kind.
+
+    Raises:
+        Malformed: it is not a manifest, is two kinds in one, or is not an index of one image.
+
+    """
+    index = _load(content, subject)
+    if not _is_index(index):
+        return None
+    if "layers" in index or index.get("mediaType", _INDEX) != _INDEX:
+        # Other readers could take it for something else than we do (CVE-2021-41190).
+        raise Malformed(subject, "lists manifests, but is not a plain OCI index")
+    by_platform = [(_platform(each), each) for each in _list(index, "manifests", subject)]
+    images = [(name, each) for name, each in by_platform if name != _ATTESTATION]
+    if len(images) != 1:
+        named = ", ".join(repr(name[:80]) for name, _ in images[:_MOST_NAMED])
+        words = f"is an index of {len(images)} images{f' ({named})' if named else ''}"
+        raise Malformed(subject, f"{words}; an index for one image is taken")
+    ((_, image),) = images
+    return names.digest(image.get("digest"), subject=f"{subject}: image of the index")
+
+
+def _is_index(manifest: dict[str, Any]) -> bool:
+    return manifest.get("mediaType") == _INDEX or "manifests" in manifest
+
+
+def _platform(descriptor: dict[str, Any]) -> str:
+    found = descriptor.get("platform")
+    if not isinstance(found, dict):
+        return "no platform"
+    return f"{found.get('os')}/{found.get('architecture')}"
+
+
 def read(content: bytes, *, subject: str) -> DiskArtefact | None:
     """Return the image that a manifest describes, None when it describes something else.
 
@@ -62,9 +102,8 @@ def read(content: bytes, *, subject: str) -> DiskArtefact | None:
 
     """
     manifest = _load(content, subject)
-    if manifest.get("mediaType") == _INDEX or "manifests" in manifest:
-        count = len(_list(manifest, "manifests", subject))
-        raise Malformed(subject, f"is an index of {count} manifests; an image has one manifest")
+    if _is_index(manifest):
+        raise Malformed(subject, "is an index in an index; an image has one manifest")
     layers = _list(manifest, "layers", subject)
     annotations = dict(_annotations(manifest, subject))
     for layer in layers:

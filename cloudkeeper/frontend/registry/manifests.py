@@ -6,16 +6,33 @@ again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from appliance.core.run.errors import Unavailable
 from appliance.core.trust.errors import Tampered
-from cloudkeeper.frontend.registry import names
+from cloudkeeper.frontend.registry import artefact, names
 from cloudkeeper.frontend.registry.client import MAX_BYTES, NOT_FOUND, RegistryClient
 from cloudkeeper.frontend.registry.kept import KeptByDigest
 from cloudkeeper.frontend.registry.listing import ACCEPT
 from cloudkeeper.frontend.registry.names import TaggedArtefact
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedArtefact:
+    """What a tag names, and the manifest of its image: the same, unless the tag names an index."""
+
+    tagged: TaggedArtefact
+    image: TaggedArtefact
+    content: bytes
+    """Of the artefact that the tag names."""
+    manifest: bytes
+
+    @property
+    def parts(self) -> tuple[tuple[TaggedArtefact, bytes], ...]:
+        """The artefact that the tag names, then its image if that is another one."""
+        image = () if self.image == self.tagged else ((self.image, self.manifest),)
+        return ((self.tagged, self.content), *image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +56,21 @@ class Manifests:
             content = self.fetch(wanted)
             self.kept.put(wanted.digest, content)
         return content
+
+    def resolve(self, tagged: TaggedArtefact, *, at: datetime) -> ResolvedArtefact:
+        """Return the manifest of the image that a tag names, through an index of one image.
+
+        Raises:
+            Malformed: it is an index of several images, or no manifest.
+            ApplianceError: as for `get`.
+
+        """
+        content = self.get(tagged, at=at)
+        digest = artefact.wrapped(content, subject=f"{self.client.host}/{tagged.reference}")
+        if digest is None:
+            return ResolvedArtefact(tagged, tagged, content, content)
+        image = replace(tagged, digest=digest)
+        return ResolvedArtefact(tagged, image, content, self.get(image, at=at))
 
     def fetch(self, wanted: TaggedArtefact) -> bytes:
         """Return a manifest from the registry.

@@ -8,6 +8,12 @@ and its images in the cloud stay. The identifier of an image is its reference
 (``PROJECT/REPOSITORY:TAG``), which a new version keeps; a list's identifier is the registry, the
 project and the VO. A tag that moves back to an artefact that it named before is held until the
 administrator confirms it, because withdrawn images would come back.
+
+A tag may name an index of one image (`artefact`). Then the digest of the index is the version: it
+is the one in ``appdb_id``, as atrope writes it from Harbor's listing. The history of the tag keeps
+the digest of the image's manifest, too, so that a replaced image cannot return in a new index. A
+signature may be of either, because the digest of an index determines its image. SBOMs of both
+count.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ from cloudkeeper.frontend.registry.manifests import Manifests
 from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.registry.sboms import SBOMs
 from cloudkeeper.frontend.registry.signature_check import SignatureCheck
+from cloudkeeper.frontend.registry.signatures import SignedArtefact
 from cloudkeeper.frontend.registry.tags import TagHistory
 from cloudkeeper.frontend.selection import ALL, Selection
 from cloudkeeper.frontend.sources import Stream
@@ -52,6 +59,7 @@ class _ReadImage:
     """An artefact that may be offered, with the references of its SBOMs."""
 
     tagged: TaggedArtefact
+    image: TaggedArtefact
     disk: DiskArtefact
     sboms: str
 
@@ -75,6 +83,8 @@ class RegistryProject:
     """The images to take; of the others, nothing is read."""
     _found: dict[str, Digest] = field(default_factory=dict)
     """Digests of the offers of this run, by reference."""
+    _images: dict[str, Digest] = field(default_factory=dict)
+    """Digests of the images of those that are an index, by reference."""
     went_back: dict[str, Digest] = field(default_factory=dict)
     """Digests of the tags that went back, by reference; known after `fetch`."""
 
@@ -86,7 +96,7 @@ class RegistryProject:
         images: list[_ReadImage] = []
         refused: list[Refusal] = []
         ignored: list[str] = []
-        self._found, self.went_back = {}, {}
+        self._found, self._images, self.went_back = {}, {}, {}
         for tagged in self.listing.artefacts(self.history.latest(self.client.host)):
             if not self.selection.takes(tagged.reference, self._title(tagged.reference)):
                 ignored.append(tagged.reference)
@@ -98,9 +108,15 @@ class RegistryProject:
                 continue
             if found:
                 images.append(found)
-                self._found[tagged.reference] = tagged.digest
+                self._note(found)
         lists = [self._list(vo, images, refused, ignored) for vo in self.vos]
         return lists, self._warnings()
+
+    def _note(self, found: _ReadImage) -> None:
+        reference = found.tagged.reference
+        self._found[reference] = found.tagged.digest
+        if found.image != found.tagged:
+            self._images[reference] = found.image.digest
 
     def list_ids(self) -> frozenset[ListId]:
         """Return the list of each VO, which the configuration names; see `OfferSource`."""
@@ -112,7 +128,12 @@ class RegistryProject:
     def accept(self, *, at: datetime) -> None:
         """Remember the digests of the tags; see `OfferSource`."""
         self.history.note(
-            self.client.host, self._found, at=at, held=self.went_back, project=self.project
+            self.client.host,
+            self._found,
+            at=at,
+            images=self._images,
+            held=self.went_back,
+            project=self.project,
         )
         for kept in (self.manifests.kept, self.sboms.kept):
             kept.clean(at=at)
@@ -141,22 +162,25 @@ class RegistryProject:
         digest = listing.resolve(self.client, repository, tag)
         if digest is None:
             return ""
-        content = self.manifests.get(TaggedArtefact(repository, tag, digest), at=clock.now())
-        if artefact.read(content, subject=missing.identifier) is None:
+        found = self.manifests.resolve(TaggedArtefact(repository, tag, digest), at=clock.now())
+        if artefact.read(found.manifest, subject=missing.identifier) is None:
             return ""
         return "the registry has it, but does not list it"
 
     def _read(self, tagged: TaggedArtefact, *, at: datetime) -> _ReadImage | None:
-        manifest = self.manifests.get(tagged, at=at)
-        found = artefact.read(manifest, subject=f"{self.client.host}/{tagged.reference}")
-        if found is None:
+        host = self.client.host
+        found = self.manifests.resolve(tagged, at=at)
+        disk = artefact.read(found.manifest, subject=f"{host}/{tagged.reference}")
+        if disk is None:
             return None
-        if self.history.has_gone_back(self.client.host, tagged):
+        if self.history.has_gone_back(host, tagged, image=found.image.digest):
             self.went_back[tagged.reference] = tagged.digest
-            self.history.check(self.client.host, tagged)
+            self.history.check(host, tagged, image=found.image.digest)
         if self.signatures:
-            self.signatures.check(tagged, manifest, at=at)
-        return _ReadImage(tagged, found, self.sboms.of(tagged, at=at))
+            signed = [SignedArtefact(host, part, content) for part, content in found.parts]
+            self.signatures.check(signed, at=at)
+        sboms = (self.sboms.of(part, at=at) for part, _ in found.parts)
+        return _ReadImage(tagged, found.image, disk, " ".join(filter(None, sboms)))
 
     def _warnings(self) -> list[str]:
         origins = sorted(self.signatures.origins) if self.signatures else []

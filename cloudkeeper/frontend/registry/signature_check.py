@@ -64,26 +64,34 @@ class SignatureCheck:
     origins: set[str] = field(default_factory=set)
     """The other registries that signatures name."""
 
-    def check(self, tagged: TaggedArtefact, manifest: bytes, *, at: datetime) -> None:
-        """Check that an artefact is signed.
+    def check(self, artefacts: Sequence[SignedArtefact], *, at: datetime) -> None:
+        """Check that one of some artefacts is signed: an index, or the image in it.
 
         Raises:
             Untrusted: no signature counts.
 
         """
-        artefact = SignedArtefact(self.client.host, tagged, manifest)
-        key = kept.key_of(self.client.host, tagged)
-        known = _read(self.kept.get(key, limit=2 * _LARGEST, at=at))
-        if known and not self._fault(known, artefact):
+        if any(self._is_known(artefact, at=at) for artefact in artefacts):
             return
         reasons: list[str] = []
-        for signature in self._found(tagged, reasons):
+        if not any(self._is_signed(artefact, reasons) for artefact in artefacts):
+            raise self._refusal(artefacts[0], reasons)
+
+    def _is_known(self, artefact: SignedArtefact, *, at: datetime) -> bool:
+        """Check whether an earlier run has kept a signature that counts."""
+        key = kept.key_of(artefact.host, artefact.tagged)
+        known = _read(self.kept.get(key, limit=2 * _LARGEST, at=at))
+        return known is not None and not self._fault(known, artefact)
+
+    def _is_signed(self, artefact: SignedArtefact, reasons: list[str]) -> bool:
+        """Check whether the registry has a signature that counts; add the reasons for others."""
+        for signature in self._found(artefact.tagged, reasons):
             if fault := self._fault(signature, artefact):
                 reasons.append(fault)
                 continue
-            self._keep(key, signature)
-            return
-        raise self._refusal(artefact, reasons)
+            self._keep(kept.key_of(artefact.host, artefact.tagged), signature)
+            return True
+        return False
 
     def _fault(self, signature: ArtefactSignature, artefact: SignedArtefact) -> str:
         """Return why a signature does not count; empty if it does."""

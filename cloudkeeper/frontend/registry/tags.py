@@ -2,7 +2,10 @@
 
 The history is a JSON file: ``{HOST: {REFERENCE: [DIGEST, …]}}``, the latest digest last. What is
 known about a tag besides stands in a second file, ``{HOST: {REFERENCE: {"since": DATE, "held":
-DIGEST}}}``: the first is read by earlier releases, too, and the second may be lost.
+DIGEST, "image": DIGEST}}}``: the first is read by earlier releases, too, and the second may be
+lost.
+
+Of a tag that names an index, the history has the image's digest before that of the index.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ _MOST = 100
 class _TagNote:
     since: datetime | None = None
     held: Digest | None = None
+    image: Digest | None = None
 
 
 _NOTHING = _TagNote()
@@ -63,27 +67,47 @@ class TagHistory:
         """Return the older digest to which a tag went back in the last run; None for most."""
         return self._notes.get(host, {}).get(reference, _NOTHING).held
 
+    def image(self, host: str, reference: str) -> Digest | None:
+        """Return the image of the index that a tag named last; None if it named no index."""
+        return self._notes.get(host, {}).get(reference, _NOTHING).image
+
     def latest(self, host: str) -> Mapping[str, Digest]:
         """Return the digest that each tag of a registry named last, by reference."""
         return {reference: found[-1] for reference, found in self._hosts.get(host, {}).items()}
 
-    def has_gone_back(self, host: str, tagged: TaggedArtefact) -> bool:
-        """Check whether a tag names an artefact that a newer one has replaced."""
-        return tagged.digest in self._hosts.get(host, {}).get(tagged.reference, [])[:-1]
+    def has_gone_back(
+        self, host: str, tagged: TaggedArtefact, *, image: Digest | None = None
+    ) -> bool:
+        """Check whether a tag names an artefact that a newer one has replaced.
 
-    def check(self, host: str, tagged: TaggedArtefact) -> None:
-        """Compare a tag with its history.
+        ``image`` is the digest of the artefact's image, which a newer one may have replaced, too.
+        """
+        return self._replaced(host, tagged, image) is not None
+
+    def _replaced(self, host: str, tagged: TaggedArtefact, image: Digest | None) -> Digest | None:
+        """Return the digest that a newer one has replaced; None if there is none.
+
+        Without notes, a new index around the present image is held; the present index is not.
+        """
+        digests = self._hosts.get(host, {}).get(tagged.reference, [])
+        if digests[-1:] == [tagged.digest]:
+            return None
+        earlier = frozenset(digests[:-1]) - {self.image(host, tagged.reference)}
+        return next((each for each in (tagged.digest, image) if each and each in earlier), None)
+
+    def check(self, host: str, tagged: TaggedArtefact, *, image: Digest | None = None) -> None:
+        """Compare a tag with its history; see `has_gone_back`.
 
         Raises:
             Untrusted: it names an artefact that a newer one has replaced.
 
         """
-        if self.has_gone_back(host, tagged):
+        if replaced := self._replaced(host, tagged, image):
             name = f"{host}/{tagged.reference}"
             latest = self._hosts[host][tagged.reference][-1]
             raise Untrusted(
                 name,
-                f"the tag went back to {tagged.digest}, which {latest} had replaced",
+                f"the tag went back to {replaced}, which {latest} had replaced",
                 f"ask who publishes it; if that is right: {command('trust', name)}",
             )
 
@@ -93,12 +117,14 @@ class TagHistory:
         found: Mapping[str, Digest],
         *,
         at: datetime,
+        images: Mapping[str, Digest] = MappingProxyType({}),
         held: Mapping[str, Digest] = MappingProxyType({}),
         project: str = "",
     ) -> None:
         """Add the digests that are acted on at ``at``, by reference; note those that are ``held``.
 
-        With ``project``, these are all that it has.
+        ``images`` are those of the digests that are an index. With ``project``, ``found`` is all
+        that it has.
 
         Raises:
             LocalFailure: the file cannot be written.
@@ -116,8 +142,12 @@ class TagHistory:
         for reference, digest in found.items():
             if known.get(reference, [])[-1:] != [digest]:
                 notes[reference] = _TagNote(since=at)
-            earlier = [one for one in known.get(reference, []) if one != digest]
-            known[reference] = [*earlier, digest][-_MOST:]
+            image = images.get(reference)
+            if image != notes.get(reference, _NOTHING).image:
+                notes[reference] = replace(notes.get(reference, _NOTHING), image=image)
+            new = [*filter(None, [image]), digest]
+            earlier = [one for one in known.get(reference, []) if one not in new]
+            known[reference] = [*earlier, *new][-_MOST:]
         for reference, digest in held.items():
             notes[reference] = replace(notes.get(reference, _NOTHING), held=digest)
         self._write({**self._hosts, host: known}, {**self._notes, host: notes})
@@ -157,12 +187,14 @@ def _without(
 
 def _notes_as_json(notes: Mapping[str, Mapping[str, _TagNote]]) -> dict[str, dict[str, object]]:
     return {
-        host: {
-            reference: {"since": each.since and each.since.isoformat(), "held": each.held}
-            for reference, each in items.items()
-        }
+        host: {reference: _note_as_json(each) for reference, each in items.items()}
         for host, items in notes.items()
     }
+
+
+def _note_as_json(note: _TagNote) -> dict[str, object]:
+    found: dict[str, object] = {"since": note.since and note.since.isoformat(), "held": note.held}
+    return found | ({"image": note.image} if note.image else {})
 
 
 def _read_notes(path: Path) -> dict[str, dict[str, _TagNote]]:
@@ -178,10 +210,11 @@ def _read_notes(path: Path) -> dict[str, dict[str, _TagNote]]:
 
 
 def _read_note(each: Any, reference: str) -> _TagNote:
-    since, held = each["since"], each["held"]
+    since, held, image = each["since"], each["held"], each.get("image")
     return _TagNote(
         datetime.fromisoformat(since) if since else None,
         names.digest(held, subject=reference) if held else None,
+        names.digest(image, subject=reference) if image else None,
     )
 
 
