@@ -208,7 +208,16 @@ class Run:
             raise failures[0]
 
     def finish(self) -> None:
-        """Clean up and write the record."""
+        """Clean up and write the record, which shows a bug as well."""
+        try:
+            self._clean_up()
+        except Exception as error:
+            self.tally.fail(f"bug in cloudkeeper-os: {type(error).__name__}: {error}")
+            raise
+        finally:
+            self.close()
+
+    def _clean_up(self) -> None:
         self._settle_misplaced()
         for images in self.projects():
             try:
@@ -218,7 +227,6 @@ class Run:
                 self._note_nonsense(images.name, error)
             held = sum(map(sharing.is_held, images.active()))
             self.tally.count("images", len(images.offered()) + held)
-        self.close()
 
     def abandon(self, reason: str) -> None:
         """Write the record of a run that the frontend has not ended."""

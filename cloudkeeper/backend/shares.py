@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
@@ -53,6 +53,9 @@ class ShareName(NamedTuple):
 
 StatedUse = tuple[ProjectImages, ImageRecord, Use]
 """A use, with the project that holds the image, and its record."""
+
+
+_UsesOfImage = tuple[ProjectImages, ImageRecord, list[Use]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,35 +231,38 @@ class SharedImages:
 
     def learn(self) -> None:
         """Find the hidden images of other projects, which no listing shows to a member."""
-        for images, holder, record, _ in self._unfound():
+        for holder, record, found in self._unfound():
             if record.is_hidden:
-                self._accepts(images, holder, record)
+                self._note_found(holder, record, found)
 
     def repair(self) -> None:
         """Complete the sharing and the replacement that a killed run has left unfinished."""
-        for images, holder, record, use in self._unfound():
-            if self._accepts(images, holder, record) is False:
-                self._drop_unfound(images, holder, record, use)
+        for holder, record, found in self._unfound():
+            left = self._note_found(holder, record, found)
+            self._drop_unfound(holder, record, left)
         for project in self._mapped().values():
             self._release_outdated(project)
 
-    def _unfound(self) -> list[tuple[ProjectImages, ProjectImages, ImageRecord, Use]]:
-        """Return the stated uses by projects whose listings lack the image: these come first."""
-        return [
-            (images, holder, record, use)
+    def _unfound(self) -> list[_UsesOfImage]:
+        """Return the images with uses by VOs whose projects do not list them, and these uses."""
+        return _grouped(
+            (holder, record, use)
             for holder, record, use in self.stated()
             if (images := self._project(use)) and not _finds(images, holder, record)
-        ]
+        )
+
+    def _stale(self) -> list[_UsesOfImage]:
+        """Return the images with uses by VOs that the mapping has elsewhere, and these uses."""
+        return _grouped(found for found in self.stated() if self._is_stale(*found[1:]))
 
     def settle(self, removals: RunRemovals) -> Iterator[str]:
         """End the memberships of VOs that the mapping has elsewhere; yield what stays undone.
 
         A VO with a new project keeps the old membership until the new project has the image.
         """
-        stale: dict[ListId, list[tuple[ProjectImages, ImageRecord, Use]]] = {}
-        for holder, record, use in self.stated():
-            if self._is_stale(record, use):
-                stale.setdefault(use.list_id, []).append((holder, record, use))
+        stale: dict[ListId, list[StatedUse]] = {}
+        for one in self._stale_members():
+            stale.setdefault(one[2].list_id, []).append(one)
         for list_id, found in stale.items():
             names = [f"{use.vo} {one.key.identifier} in {use.project}" for _, one, use in found]
             try:
@@ -267,6 +273,18 @@ class SharedImages:
             except ApplianceError as error:
                 vo, project = found[0][2].vo, found[0][2].project
                 yield f"project {project}: was the project of VO {vo}, and stays a member: {error}"
+
+    def _stale_members(self) -> Iterator[StatedUse]:
+        """Yield the stale uses that show an image to users; end the others, which is no removal.
+
+        Users can state many: they would use up the limit of removals of any list.
+        """
+        for holder, record, stale in self._stale():
+            unfound = self._unfound_by(holder, record, stale) or ()
+            is_used = len(unfound) < len(sharing.uses(record))
+            if unfound and is_used:
+                holder.replace(record, [use.identity for use in unfound])
+            yield from ((holder, record, use) for use in stale if not is_used or use not in unfound)
 
     def report(self) -> None:
         """Log what the option does not change at once, and what projects hold for others."""
@@ -380,9 +398,7 @@ class SharedImages:
         caller = Use(key.vo, key.list_id, images.project_id, is_added=True)
         base = self._newest(images, key)
         users = self._followers(base, appliance, caller)
-        owner = images
-        if base and any(use.project == base[0].project_id for use in users):
-            owner = base[0]
+        owner = self._owner(images, base, users, size=data.size)
         first = next(use for use in users if use.project == owner.project_id)
         members = sharing.beside(base[0].glance, base[1].image) if base else {}
         rest = [
@@ -400,6 +416,30 @@ class SharedImages:
         self.tally.count("updated" if base else "added")
         self._settle_made(images, made)
         return made
+
+    def _owner(
+        self,
+        images: ProjectImages,
+        base: tuple[ProjectImages, ImageRecord] | None,
+        users: Sequence[Use],
+        *,
+        size: int,
+    ) -> ProjectImages:
+        """Return the project for a new version: that of the version before, while a VO uses it.
+
+        A project whose quota is used up must not keep the version from all others.
+        """
+        if base is None or all(use.project != base[0].project_id for use in users):
+            return images
+        owner, older = base
+        if owner is images or older.image.get(properties.TAKEN_OVER):
+            return owner
+        try:
+            owner.quota.check(size)
+        except Failed as error:
+            self.tally.fail(f"{error}; project {images.name} gets it, and shares it")
+            return images
+        return owner
 
     def _settle_made(self, images: ProjectImages, made: MadeImage) -> None:
         """Release what a new version replaces; report the projects that do not find it.
@@ -492,44 +532,54 @@ class SharedImages:
                 for holder, record in outdated:
                     holder.replace(record, [(key.vo, key.list_id, images.project_id)])
 
-    def _accepts(
-        self, images: ProjectImages, holder: ProjectImages, record: ImageRecord
-    ) -> bool | None:
-        """Ask Glance whether a project has accepted an image, which it then finds.
+    def _note_found(
+        self, holder: ProjectImages, record: ImageRecord, uses: Sequence[Use]
+    ) -> Sequence[Use]:
+        """Note that the projects that have accepted an image find it; return the other uses."""
+        unfound = self._unfound_by(holder, record, uses)
+        for use in uses:
+            if unfound is not None and use not in unfound:
+                self.projects[use.project].shared[record.id] = record.image
+        return unfound or ()
 
-        Returns None if Glance does not say. What the image states is no evidence: the users of its
-        project can write that.
+    def _unfound_by(
+        self, holder: ProjectImages, record: ImageRecord, uses: Sequence[Use]
+    ) -> Sequence[Use] | None:
+        """Return the uses by projects that have not accepted an image; None if Glance is silent.
+
+        What the image states is no evidence: the users of its project can write that.
         """
         try:
             # The listing may be older than the call that shared it.
             found = sharing.accepted(holder.glance, holder.glance.get(record.id))
         except ApplianceError as error:
             if getattr(error, "code", None) == glance.NOT_FOUND:
-                return False
+                return uses
             self.tally.fail(error)
             return None
-        if images.project_id not in found:
-            return False
-        images.shared[record.id] = record.image
-        return True
+        return [use for use in uses if use.project not in (holder.project_id, *found)]
 
     def _drop_unfound(
-        self, images: ProjectImages, holder: ProjectImages, record: ImageRecord, use: Use
+        self, holder: ProjectImages, record: ImageRecord, uses: Sequence[Use]
     ) -> None:
         """Take back a sharing that was not completed; the VO's list shares it again if it wants.
 
         A call of a killed frontend may be completing it.
         """
-        key = ApplianceKey(use.vo, use.list_id, record.key.identifier)
-        if self.ownership.is_claimed((images.project_id, key)):
+        reference = record.key.identifier
+        dropped = [
+            use
+            for use in uses
+            if not self.ownership.is_claimed(
+                (use.project, ApplianceKey(use.vo, use.list_id, reference))
+            )
+        ]
+        if not dropped:
             return
-        logger.warning(
-            "project %s: image %s was not accepted in project %s; its sharing is taken back",
-            holder.name,
-            record.id,
-            images.name,
-        )
-        holder.replace(record, [use.identity])
+        names = ", ".join(dict.fromkeys(use.project for use in dropped))
+        words = "project %s: image %s was not accepted in project %s; its sharing is taken back"
+        logger.warning(words, holder.name, record.id, names)
+        holder.replace(record, [use.identity for use in dropped])
 
     def _release(self, images: ProjectImages, one: UsedImage) -> None:
         if one.holder:
@@ -603,6 +653,14 @@ class SharedImages:
         if isinstance(found, ApplianceError) or found.project_id == use.project:
             return False
         return self.has(found, ApplianceKey(use.vo, use.list_id, record.key.identifier))
+
+
+def _grouped(stated: Iterable[StatedUse]) -> list[_UsesOfImage]:
+    """Return uses by image: Glance is asked once for each image, however many uses it states."""
+    found: dict[str, _UsesOfImage] = {}
+    for holder, record, use in stated:
+        found.setdefault(record.id, (holder, record, []))[2].append(use)
+    return list(found.values())
 
 
 def _finds(images: ProjectImages, holder: ProjectImages, record: ImageRecord) -> bool:

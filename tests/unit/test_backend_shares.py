@@ -15,6 +15,7 @@ from cloudkeeper.backend.data_places import DataPlaces
 from cloudkeeper.backend.images import ProjectImages
 from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord
+from cloudkeeper.backend.run import Run
 from cloudkeeper.backend.shares import SharedImages, name_of
 from cloudkeeper.backend.tally import RunTally
 from cloudkeeper.model import Appliance, ApplianceId, ListId
@@ -113,3 +114,16 @@ def test_a_repair_waits_for_no_call_of_a_killed_frontend(
         assert released == []
     found.repair()
     assert released == ["i1"]
+
+
+def test_a_run_that_ends_with_a_bug_has_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record of the run before stayed in its place."""
+    closed, lines, empty = list[str](), list[str](), dict[str, str]()
+    run: Any = object.__new__(Run)
+    run.tally = SimpleNamespace(fail=lines.append)
+    monkeypatch.setattr(Run, "close", lambda _: closed.append("closed"))
+    monkeypatch.setattr(Run, "_settle_misplaced", lambda _: empty["x"])
+    with pytest.raises(KeyError):
+        run.finish()
+    assert closed == ["closed"]
+    assert lines == ["bug in cloudkeeper-os: KeyError: 'x'"]

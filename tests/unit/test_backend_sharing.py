@@ -1003,3 +1003,59 @@ def test_members_that_cannot_be_read_cost_no_run(site: SharingSite) -> None:
         site.glance.fault = lambda *_: None
         assert site.sync(client, everywhere("1")) == []
     assert site.finds() == {vo: ["1"] for vo in PROJECTS}
+
+
+def test_an_owner_without_room_keeps_no_new_version_from_others(site: SharingSite) -> None:
+    """Its users could fill its quota, and no VO got an update any more."""
+
+    def full(method: str, path: str) -> Answer | None:
+        image = site.glance.images.get(path.removesuffix("/file").rpartition("/")[2], {})
+        is_owner = method == "PUT" and path.endswith("/file") and image["owner"] == "one"
+        return (
+            Answer(413, "Denying attempt to upload image because it exceeds the quota")
+            if (is_owner)
+            else None
+        )
+
+    with site.site.running() as client:
+        assert site.sync(client, everywhere("1")) == []
+        site.glance.fault = full
+        with watched(site):
+            (failure,) = site.sync(client, everywhere("2"))
+        assert "quota for images is used up" in failure[1]
+        assert site.site.record()["failures"][-1].endswith("; project two gets it, and shares it")
+        site.glance.fault = lambda *_: None
+    assert site.finds() == {vo: ["2"] for vo in PROJECTS}
+    (image,) = site.glance.images.values()
+    assert image["owner"] == "two"
+
+
+def test_nonsense_about_members_costs_no_run(site: SharingSite) -> None:
+    with site.site.running() as client:
+        assert site.sync(client, everywhere("1")) == []
+        (image,) = site.glance.images
+        site.glance.members[image]["two"] = "rejected"
+        site.glance.fault = lambda _, path: (
+            Answer(200, {"members": [{"name": "two"}]}) if path.endswith("/members") else None
+        )
+        assert client.run() == []
+        (line,) = site.site.record()["failures"]
+        assert "/members with a list that cannot be read" in line
+
+
+def test_stated_uses_use_up_no_limit_of_removals(site: SharingSite) -> None:
+    """A user of project one stated them, and an image of biomed could not be withdrawn."""
+    with site.site.running() as client:
+        assert site.sync(client, {"ops": "1", "biomed": "1"}) == []
+        (image,) = site.glance.images.values()
+        stated = json.loads(image["cloudkeeper_shared"])
+        more = [["gone", list_id("biomed"), f"p{number}", True] for number in range(20)]
+        more += [["vo.example.org", f"l/{number}", "three", True] for number in range(20)]
+        image["cloudkeeper_shared"] = json.dumps(stated + more)
+        site.glance.requests.clear()
+        client.run()
+        assert sum(one.endswith("/members") for one in site.glance.requests) == 2
+        assert json.loads(image["cloudkeeper_shared"]) == stated
+        assert site.site.record()["failures"] == []
+        assert site.sync(client, {"ops": "1"}) == []
+    assert site.finds() == {"ops": ["1"], "biomed": [], "vo.example.org": []}

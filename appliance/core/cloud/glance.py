@@ -175,7 +175,11 @@ class Glance:
         """Return the projects that an image is shared with: the status of each by its id."""
         path = f"/v2/images/{image_id}/members"
         found = self._object("GET", path).get("members")
-        return {str(each["member_id"]): str(each["status"]) for each in found or ()}
+        try:
+            return {str(each["member_id"]): str(each["status"]) for each in found or ()}
+        except (LookupError, TypeError):
+            words = f"answers GET {path} with a list that cannot be read"
+            raise Unavailable("Glance", words, CHECK_LOGS) from None
 
     def add_member(self, image_id: str, project_id: str) -> None:
         """Share an image with a project, which must `accept` it; a second time has no effect."""
