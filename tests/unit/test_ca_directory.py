@@ -1,6 +1,7 @@
 import os
 import shutil
 import ssl
+import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -507,6 +508,50 @@ def test_files_that_may_not_be_read(root: Authority) -> None:
         code += f"print(CADirectory(Path({str(directory)!r})).problems)\n"
         printed = foreign.as_nobody(code, modules="appliance.core.trust.ca_directory")
     assert printed == f"('{directory}/0123abcd.0: cannot be read: Permission denied',)\n"
+
+
+CLOSED: dict[str, tuple[str, int, str]] = {
+    "directory": ("certificates", 0o700, "the CA directory cannot be read"),
+    "names only": ("certificates", 0o744, "no CA certificate (HASH.0) can be read in this dir"),
+    "above": ("", 0o700, "the CA directory cannot be read"),
+}
+"""What is closed to others, its mode and the message."""
+ABOVE = "check owner and mode of the file and of the directories above it"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", CLOSED)
+def test_a_directory_that_may_not_be_read(root: Authority, kind: str) -> None:
+    """One line with a remedy that works; anchors that are installed need no installation."""
+    closed, mode, words = CLOSED[kind]
+    with foreign.open_to_all() as path:
+        directory = path / "closed" / "certificates"
+        directory.parent.mkdir()
+        root.publish(directory, crl=root.crl())
+        (path / "closed" / closed).chmod(mode)
+        with foreign.acting_as_nobody(), pytest.raises(LocalFailure) as caught:
+            CADirectory(directory)
+        line = str(caught.value)
+        assert line.startswith(f"{directory}: {words}")
+        assert ": Permission denied; " in line
+        mend = f"let every user read it: chmod -R a+rX {directory}"
+        assert line.partition("; ")[2] == (mend if closed else ABOVE)
+        subprocess.run(["chmod", "-R", "a+rX", path / "closed" / closed], check=True)
+        with foreign.acting_as_nobody():
+            assert CADirectory(directory).problems == ()
+
+
+@pytest.mark.root
+def test_certificates_that_may_not_be_read(root: Authority) -> None:
+    with foreign.open_to_all() as path:
+        root.publish(path, crl=root.crl())
+        (path / f"{root.hash}.0").chmod(0o600)
+        with foreign.acting_as_nobody(), pytest.raises(LocalFailure) as caught:
+            CADirectory(path)
+        assert str(caught.value) == (
+            f"{path}: no CA certificate (HASH.0) can be read in this directory: Permission denied;"
+            f" let every user read it: chmod -R a+rX {path}"
+        )
 
 
 def test_files_of_any_size(directory: Path, root: Authority) -> None:

@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import crypto
 
-from appliance.core.files import read_regular
+from appliance.core.files import read_regular, shell_word
 from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.distinguished_name import CanonicalName, canonical
 from appliance.core.trust.revocation_lists import RevocationLists
@@ -75,6 +75,7 @@ class Anchors:
         anchors: dict[bytes, Anchor] = {}
         texts: dict[str, str] = {}
         problems: list[str] = []
+        denied: OSError | None = None
         for name in sorted(name for name, *_ in listing):
             try:
                 if _CERTIFICATE.fullmatch(name):
@@ -83,15 +84,14 @@ class Anchors:
                     texts[name] = ""  # a policy that cannot be read permits nothing
                     texts[name] = _read(path / name).decode("utf-8", errors="replace")
             except OSError as error:
+                denied = error if isinstance(error, PermissionError) else denied
                 problems.append(f"{path / name}: cannot be read: {error.strerror}")
             except (ValueError, x509.InvalidVersion, crypto.Error):
                 problems.append(f"{path / name}: cannot be read: not PEM")
         if not anchors:
-            raise LocalFailure(
-                path,
-                "no CA certificate (HASH.0) can be read in this directory",
-                INSTALL,
-            )
+            cause = "no CA certificate (HASH.0) can be read in this directory"
+            cause += f": {denied.strerror}" if denied else ""
+            raise LocalFailure(path, cause, _remedy(path, denied))
         made = cls(path, listing, anchors, tuple(problems), texts)
         for anchor in anchors.values():
             subject = canonical(anchor.certificate.subject)
@@ -148,19 +148,31 @@ def list_files(path: Path) -> Snapshot:
         raise LocalFailure(
             path,
             f"the CA directory cannot be read: {error.strerror}",
-            INSTALL,
+            _remedy(path, error),
         ) from None
     kinds = (_CERTIFICATE, _CRL, _POLICY)
     wanted = (name for name in names if any(kind.fullmatch(name) for kind in kinds))
     return frozenset(_look_at(path, wanted))
 
 
+def _remedy(path: Path, error: OSError | None) -> str:
+    """Return what to do about a directory without a readable CA certificate."""
+    if not isinstance(error, PermissionError):
+        return INSTALL
+    try:
+        path.stat()
+    except OSError:  # a directory above it is closed
+        return LocalFailure.from_os(error).remedy
+    return f"let every user read it: chmod -R a+rX {shell_word(path)}"
+
+
 def _look_at(path: Path, names: Iterator[str]) -> Iterator[tuple[str, int, int, int]]:
     for name in names:
         try:
             status = (path / name).stat()
-        except OSError:  # a dangling link, or no permission: reading the file reports it
-            if os.path.lexists(path / name):  # else it was replaced just now
+        except OSError as error:  # a dangling link, or no permission: reading the file reports it
+            is_closed = isinstance(error, PermissionError)
+            if is_closed or os.path.lexists(path / name):  # else it was replaced just now
                 yield name, -1, -1, -1
         else:
             yield name, status.st_mtime_ns, status.st_size, status.st_ino
