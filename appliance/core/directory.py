@@ -67,7 +67,9 @@ class Directory:
         try:
             if not self._call("bind"):
                 words = self._connection.result["description"]
-                raise Unavailable(socket, f"the directory refuses this user: {words}")
+                raise Unavailable(
+                    socket, f"the directory refuses this user: {words}", "restart the BDII"
+                )
         except Unavailable:
             self.close()
             raise

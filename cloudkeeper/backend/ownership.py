@@ -159,8 +159,8 @@ def _persistent_id(path: Path) -> str:
     except (OSError, ValueError) as error:
         words = error.strerror if isinstance(error, OSError) else "holds no id"
         logger.warning(
-            "%s: %s: replaced by a new id; incomplete images of the old one are deleted after a "
-            "day",
+            "%s: %s; a new id was written; incomplete images that carry the old id are deleted "
+            "once they are a day old",
             path,
             words,
         )

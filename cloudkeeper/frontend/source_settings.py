@@ -42,6 +42,10 @@ TAGS = "[^-]*"
 _SHARED = "harbor"
 _TYPES = ("harbor", "oci", "hepix")
 _VO = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,254}", re.ASCII)
+# What a repository of a registry may be called, as its error says it.
+_NO_REPOSITORY = (
+    "is not a valid name of a repository; write it in lower case, without host, project and tag"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +186,7 @@ class _SourcesReader:
         repositories = found.words(name, "repositories")
         for repository in repositories:
             if not is_repository(repository):
-                found.error(name, "repositories", f"{repository!r} is not a repository")
+                found.error(name, "repositories", f"{repository!r} {_NO_REPOSITORY}")
         vos = self._vos(name)
         tags = self._tags(name)
         account = self._account_of(name, host)

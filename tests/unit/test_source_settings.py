@@ -133,7 +133,7 @@ site:
             "2: [egi] auth_user: is set without auth_password; set both or none",
         ),
         ("  tag_pattern: '['", "2: [egi] tag_pattern: '[' is not a regular expression: "),
-        ("  repositories: [A]", "2: [egi] repositories: 'A' is not a repository"),
+        ("  repositories: [A]", "2: [egi] repositories: 'A' is not a valid name of a repository"),
         (
             "  type: docker",
             "2: [egi] type: 'docker' is not allowed; write harbor or oci or hepix",

@@ -154,6 +154,7 @@ def test_broken_files(text: str, problem: str, tmp_path: Path) -> None:
         ("- 5", ':1: must be like {"VO": {"projects": ["name or id"]}}'),
         ("- []", ':1: must be like {"VO": {"projects": ["name or id"]}}'),
         ("- [vo.x, {project: a}]", ':1: must be like {"VO": {"projects": ["name or id"]}}'),
+        ("vo.x: a\nvo.y: \a", ":2: is not YAML: it has the control character U+0007; delete it"),
         ("vo.x: [project", ":1: is not YAML: expected ',' or ']', but got '<stream end>'"),
         ("vos: [a]", f":1: vos: {ITEM}"),
         ("vo: 2001-13-45", f":1: {TAG}"),

@@ -100,6 +100,7 @@ def test_lists_of_mappings_are_numbered() -> None:
                 "not with TABs"
             ),
         ),
+        ("é: 1\nb: \a", "2: is not YAML: it has the control character U+0007; delete it"),
         ("a: b: c", "1: is not YAML: mapping values are not allowed in this context"),
         ("- a", "1: must be lines of the form 'name: value'"),
         (

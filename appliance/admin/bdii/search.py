@@ -108,7 +108,8 @@ def _add_wait_arguments(parser: argparse.ArgumentParser) -> None:
         "--pid",
         type=int,
         metavar="PID",
-        help="stop waiting if this process, which runs the service, has ended",
+        help="stop waiting if this process, which runs the service, has ended; "
+        "with containers, give --service too",
     )
 
 

@@ -198,14 +198,12 @@ def _parsed_json(path: Path, text: str) -> Any:
 def _parsed_yaml(path: Path, text: str) -> Any:
     import yaml  # noqa: PLC0415  start-up is a cost
 
+    from appliance.core.config import yaml_file  # noqa: PLC0415  start-up is a cost
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        fault = getattr(error, "problem", None) or "it has an invalid character"
-        raise ConfigurationError(
-            [Problem(path, mark.line + 1 if mark else 1, "", f"is not YAML: {fault}")]
-        ) from error
+        raise ConfigurationError([yaml_file.problem(path, text, error)]) from error
     except RecursionError as error:
         raise ConfigurationError(
             [Problem(path, 1, "", "is nested too deeply; write one level of VOs")]

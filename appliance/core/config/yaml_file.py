@@ -46,17 +46,25 @@ def parse(path: Path, text: str) -> Tree:
         # compose() stops before values are made, so `1.10` and `010` keep their digits.
         root: Any = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        cause = getattr(error, "problem", None) or "is not YAML"
-        raise ConfigurationError(
-            [Problem(path, mark.line + 1 if mark else 0, "", _explain(cause))]
-        ) from error
+        raise ConfigurationError([problem(path, text, error)]) from error
     reader = _YamlReader(Tree(paths=[path]), path)
     if root is not None:
         reader.read(root)
     if reader.problems:
         raise ConfigurationError(reader.problems)
     return reader.tree
+
+
+def problem(path: Path, text: str, error: Exception) -> Problem:
+    """Return what is wrong in a text in which PyYAML found ``error``, with its line."""
+    forbidden = getattr(error, "character", None)
+    if isinstance(forbidden, int):  # such an error has no mark
+        line = text.partition(chr(forbidden))[0].count("\n") + 1
+        cause = f"is not YAML: it has the control character U+{forbidden:04X}; delete it"
+        return Problem(path, line, "", cause)
+    mark = getattr(error, "problem_mark", None)
+    cause = getattr(error, "problem", None) or "it cannot be read"
+    return Problem(path, mark.line + 1 if mark else 0, "", _explain(cause))
 
 
 def _explain(cause: str) -> str:
