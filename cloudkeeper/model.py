@@ -222,6 +222,8 @@ class Refusal:
 
     identifier: ApplianceId | None
     reason: str
+    title: str = ""
+    """As far as it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,6 +321,8 @@ class Plan:
     """Appliances that stay in a format that the configuration no longer accepts."""
     withheld: tuple[Remove | Hide, ...] = ()
     """Removals that are too many to be done without confirmation."""
+    waiting: tuple[Remove, ...] = ()
+    """Removals of images that an image of the list may replace which is refused."""
 
     @property
     def removals(self) -> tuple[Remove | Hide, ...]:

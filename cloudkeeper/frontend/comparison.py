@@ -1,7 +1,7 @@
 """The comparison of all sources with the cloud: plans for their lists, and for lists that ended.
 
 Each list goes through these steps: the appliances that the backend has, what this backend can set,
-`plan.compare`, removals in doubt, `plan.guard`.
+`plan.compare`, removals that wait for a refused image, removals in doubt, `plan.guard`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from cloudkeeper.wire import own_properties
 
 logger = logging.getLogger(__name__)
 
-# Lists that one line names.
+# Lists or images that one line names.
 _SHOWN = 5
 
 
@@ -117,7 +117,8 @@ class Comparison:
         report.outdated += full.outdated
         ignored = {one.identifier for one in wanted.ignored}
         offered = {offer.appliance.identifier for offer in wanted.offers} | ignored
-        proven = self._without_doubt(full, source, report, offered=offered)
+        released = self._released(full, wanted, source, report)
+        proven = self._without_doubt(released, source, report, offered=offered)
         ignoring = self._ignoring(proven, wanted, held, report)
         guarded = self._guarded(ignoring, source, report, held=len(held) - len(others))
         report.unchanged += guarded.unchanged
@@ -125,6 +126,20 @@ class Comparison:
         known_images = [*held, *(offer.appliance for offer in wanted.offers), *wanted.ignored]
         report.chosen += sum(map(self.chosen.covers, known_images))
         return replace(guarded, changes=self.chosen.part(guarded.changes))
+
+    def _released(
+        self, full: Plan, wanted: ImageList, source: OfferSource, report: SyncReport
+    ) -> Plan:
+        """Return a plan with the removals that wait if they are confirmed; report them otherwise.
+
+        Only a run that names its lists confirms them: the number that confirms the removals of
+        another list does not mean these.
+        """
+        found = plan.release(full, allowed=self.allowed if self.chosen.lists else 0)
+        if found.waiting:
+            report.withheld += len(found.waiting)
+            report.fail(f"{source}: VO {wanted.vo}: {_why_waiting(found, wanted)}")
+        return found
 
     def _ignoring(
         self, full: Plan, wanted: ImageList, held: Iterable[Appliance], report: SyncReport
@@ -307,3 +322,18 @@ class Comparison:
             else:
                 kept.append(change)
         return replace(full, changes=tuple(kept))
+
+
+def _why_waiting(found: Plan, wanted: ImageList) -> str:
+    """Return which refused images hold removals of a list back, and the remedy."""
+    refused = dict.fromkeys(one.identifier or "one without identifier" for one in wanted.refused)
+    more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
+    names = f"{', '.join([*refused][:_SHOWN])}{more}"
+    number = len(found.waiting) + len(found.removals)
+    again = command("sync", "--list", wanted.identifier, "--allow-remove", str(number))
+    is_named = all(one.identifier for one in wanted.refused)
+    ignore = "add the refused ones to ignore-images, or " if is_named else ""
+    return (
+        f"no longer in the list, but kept: {counted(len(found.waiting))}, which a refused image "
+        f"may replace: {names}; if none does, {ignore}run once: {again}"
+    )

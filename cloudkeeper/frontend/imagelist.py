@@ -201,7 +201,8 @@ def _read_images(
             offers.append(_read_image(image, identifier, list_id=list_id, vo=vo, endorser=endorser))
         except ApplianceError as error:
             reason = error.cause if identifier else f"image {number}: {error.cause}"
-            refused.append(Refusal(identifier, reason))
+            title = _attributes(image).get("dc:title", "") if identifier else ""
+            refused.append(Refusal(identifier, reason, title))
     # Nothing says which of two images with one identifier is meant, so neither is offered.
     twice = {identifier for identifier, times in seen.items() if times > 1}
     refused += [Refusal(identifier, "it occurs twice in the list") for identifier in sorted(twice)]

@@ -1,10 +1,15 @@
 """The plan for one list: a function of the list, of its appliances in the cloud, and of the time.
 
 An appliance is removed when the list no longer has it, or says that it has expired. An image of the
-list that cannot be used, or that the configuration ignores, leaves its appliance as it is. If an
-image that cannot be used has no identifier, it could be any appliance in the cloud, so only expired
-ones are removed. Data are replaced when their checksum differs, or, without a checksum, version or
-size; every other difference changes the metadata.
+list that cannot be used, or that the configuration ignores, leaves its appliance as it is. Data are
+replaced when their checksum differs, or, without a checksum, version or size; every other
+difference changes the metadata.
+
+While an image of the list is refused, an appliance that the list no longer has waits: the refused
+image may be the same one under a new identifier, or one whose identifier is unreadable. Nothing
+remembers since when an image has been refused, so even an old refusal holds the removals of its
+list back, until the configuration ignores the image or an administrator confirms (`release`). An
+appliance that has expired is removed nevertheless: no successor can make it valid again.
 
 Additions and updates come in the order of their size, small ones first: most images are there
 before the largest is. Removals come last, and only after all additions and updates of the list have
@@ -93,7 +98,9 @@ def compare(
         if offer.appliance.identifier not in others
     }
     valid = {key: offer for key, offer in offered.items() if not offer.appliance.is_expired(at=at)}
-    removals = _removals(wanted, present, valid=valid, offered=offered, at=at)
+    expired, missing = _removals(wanted, present, valid=valid, offered=offered, at=at)
+    waiting = missing if wanted.refused else ()
+    removals = (*expired, *(() if waiting else missing))
     creations = [
         Create(offer) for key, offer in sorted(valid.items(), key=_size) if key not in present
     ]
@@ -113,8 +120,16 @@ def compare(
         for key in valid
         if key in present and key not in replaced and formats.refuse(present[key])
     )
-    unchanged = len(present) - len(removals) - len(updates)
-    return Plan(wanted.identifier, (*creations, *updates, *removals), unchanged, outdated)
+    unchanged = len(present) - len(expired) - len(missing) - len(updates)
+    changes = (*creations, *updates, *removals)
+    return Plan(wanted.identifier, changes, unchanged, outdated, waiting=waiting)
+
+
+def release(plan: Plan, *, allowed: int) -> Plan:
+    """Return a plan with the removals that wait, if an administrator has confirmed all removals."""
+    if len(plan.waiting) + len(plan.removals) > allowed:
+        return plan
+    return replace(plan, changes=(*plan.changes, *plan.waiting), waiting=())
 
 
 def guard(plan: Plan, *, held: int, allowed: int = 0) -> Plan:
@@ -160,18 +175,17 @@ def _removals(
     valid: Mapping[ApplianceId, Offer],
     offered: Mapping[ApplianceId, Offer],
     at: datetime,
-) -> list[Remove]:
+) -> tuple[tuple[Remove, ...], tuple[Remove, ...]]:
+    """Return the removals of appliances that have expired, and of those no longer in the list."""
     refused = {refusal.identifier for refusal in wanted.refused}
     ignored = {one.identifier: one.is_expired(at=at) for one in wanted.ignored}
-    expired = [
+    expired = tuple(
         Remove(present[key], "it has expired")
         for key in present
         if (key in offered and key not in valid) or ignored.get(key)
-    ]
-    if None in refused:  # an image without identifier could be any of them
-        return expired
+    )
     missing = [key for key in present if key not in {*offered, *refused, *ignored}]
-    return [*expired, *(Remove(present[key], "it is no longer in the list") for key in missing)]
+    return expired, tuple(Remove(present[key], "it is no longer in the list") for key in missing)
 
 
 def _update(

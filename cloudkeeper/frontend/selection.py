@@ -11,7 +11,16 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from appliance.core.run.errors import UsageError
-from cloudkeeper.model import Appliance, Change, Create, Hide, ImageList, ListId, Remove
+from cloudkeeper.model import (
+    Appliance,
+    Change,
+    Create,
+    Hide,
+    ImageList,
+    ListId,
+    Refusal,
+    Remove,
+)
 
 
 def matches(patterns: Iterable[str], *texts: str) -> bool:
@@ -41,7 +50,11 @@ class Selection:
         return replace(self, ignored=(*self.ignored, *ignored))
 
     def part(self, found: ImageList) -> ImageList:
-        """Return a list whose offers are those that are taken."""
+        """Return a list whose offers are those that are taken.
+
+        A refused image that is not taken is ignored. If its title is not known, only a pattern of
+        its identifier says so.
+        """
         taken, ignored = [], list(found.ignored)
         for offer in found.offers:
             one = offer.appliance
@@ -49,7 +62,23 @@ class Selection:
                 taken.append(offer)
             else:
                 ignored.append(one)
-        return replace(found, offers=tuple(taken), ignored=tuple(ignored))
+        kept = {one.identifier for one in found.refused if not self._ignores(one)}
+        refused = tuple(one for one in found.refused if one.identifier in kept)
+        left = {one.identifier: one.title for one in found.refused}  # some are refused twice
+        ignored += [
+            Appliance(identifier, found.identifier, vo=found.vo, title=title)
+            for identifier, title in left.items()
+            if identifier and identifier not in kept
+        ]
+        return replace(found, offers=tuple(taken), refused=refused, ignored=tuple(ignored))
+
+    def _ignores(self, refusal: Refusal) -> bool:
+        """Check whether a refused image is certainly one that is not taken."""
+        if not refusal.identifier:
+            return False
+        if refusal.title:
+            return not self.takes(refusal.identifier, refusal.title)
+        return matches(self.ignored, refusal.identifier)
 
 
 ALL = Selection()

@@ -269,6 +269,23 @@ def test_what_a_list_no_longer_offers_is_removed(world: World) -> None:
     assert changes[image_id(3)]["reason"] == "it has expired"
 
 
+def test_an_image_stays_while_the_entry_of_its_successor_is_refused(world: World) -> None:
+    """F-M1: a list gives an image another identifier, and one digit of its digest is missing."""
+    world.publish([world.image(1, "one.qcow2"), world.image(2, "one.raw")])
+    assert world.sync().returncode == 0
+    renamed = world.image(3, "two.qcow2", sl__checksum__sha512="a" * 127)
+    world.publish([renamed, world.image(2, "one.raw", dc__date__expires=in_days(-1))])
+    done = world.sync()
+    assert done.returncode == 1
+    assert f"1 image, which a refused image may replace: {image_id(3)}; if none" in done.stderr
+    assert list(world.cloud.appliances) == [key(1)]
+    assert "a refused image may replace it" in world.sync("--dry-run").stdout
+    path = world.root / "cloudkeeper.yml"
+    path.write_text(f"{path.read_text()}  ignore-images: ['{image_id(3)}']\n")
+    assert world.sync().returncode == 0
+    assert world.cloud.appliances == {}
+
+
 def test_many_removals_need_confirmation(world: World) -> None:
     everything = [world.image(number, "one.raw") for number in range(1, 7)]
     world.publish(everything)

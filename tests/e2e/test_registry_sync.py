@@ -320,6 +320,28 @@ def test_what_the_listing_omits_and_an_index_has_is_kept(world: World) -> None:
         assert len(world.cloud.appliances) == 2
 
 
+def test_a_tag_that_is_gone_stays_while_its_successor_is_refused(world: World) -> None:
+    """F-M1: the publisher pushes the next image wrongly, and deletes the present one."""
+    former, bad = f"{PROJECT}/ubuntu:24.04", f"{PROJECT}/ubuntu:26.04"
+    digest = world.push(former)
+    assert world.sync().returncode == 0
+    world.push(bad, "two.qcow2", media_type="application/octet-stream")
+    world.delete(former, digest)
+    for flags in ((), ("--allow-remove", "9")):
+        done = world.sync(*flags)
+        assert done.returncode == 1
+        again = f"cloudkeeper sync --list {world.list_id('ops')} --allow-remove 1"
+        assert f"1 image, which a refused image may replace: {bad}; if none does" in done.stderr
+        assert f"or run once: {again}" in done.stderr
+        assert len(world.cloud.appliances) == 2
+    assert world.record()["counts"]["removals_withheld"] == 2
+    world.sync("--list", world.list_id("ops"), "--allow-remove", "1")
+    assert set(world.cloud.appliances) == {world.key(former, "vo.example.org")}
+    world.configure(*SOURCE, f"  ignore: ['{bad}']")
+    assert world.sync().returncode == 0
+    assert world.cloud.appliances == {}
+
+
 def test_a_layer_with_other_content_is_refused(world: World) -> None:
     """Forged by whoever stands between; the good version stays."""
     reference = f"{PROJECT}/ubuntu:24.04"

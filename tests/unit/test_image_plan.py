@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from appliance.core.trust.errors import Untrusted
-from cloudkeeper.frontend.plan import AcceptedFormats, compare, guard
+from cloudkeeper.frontend.plan import AcceptedFormats, compare, guard, release
 from cloudkeeper.model import (
     HIDDEN_KEY,
     LAYER_KEY,
@@ -151,18 +151,33 @@ def test_an_expired_image_is_neither_added_nor_kept() -> None:
     assert compare(listed(ended), [], at=NOW) == Plan(LIST)
 
 
-def test_a_refused_image_stays() -> None:
-    held = [image("refused"), image("gone")]
-    wanted = listed(refused=(Refusal(ApplianceId("refused"), "why"),))
-    assert compare(wanted, held, at=NOW).changes == (
-        Remove(held[1], "it is no longer in the list"),
-    )
+def test_an_image_that_a_refused_one_may_replace_waits() -> None:
+    """F-M1: the list renames an image, and its new entry cannot be used."""
+    held = [image("former"), image("refused"), image("kept")]
+    wanted = listed(image("kept"), refused=(Refusal(ApplianceId("refused"), "why"),))
+    waiting = (Remove(held[0], "it is no longer in the list"),)
+    assert compare(wanted, held, at=NOW) == Plan(LIST, unchanged=2, waiting=waiting)
+    assert compare(replace(wanted, refused=()), held[::2], at=NOW).changes == waiting
 
 
-def test_a_refusal_without_identifier_keeps_all_but_expired_images() -> None:
-    held = [image("unnamed"), image("ended")]
-    wanted = listed(image("ended", expires=NOW), refused=(Refusal(None, "why"),))
-    assert compare(wanted, held, at=NOW).changes == (Remove(held[1], "it has expired"),)
+@pytest.mark.parametrize("refused", [None, ApplianceId("refused")])
+def test_a_refusal_keeps_all_but_expired_images(refused: ApplianceId | None) -> None:
+    """F-M1: no successor makes an expired image valid again."""
+    held = [image("unnamed"), image("ended"), image("ignored", expires=NOW)]
+    wanted = listed(image("ended", expires=NOW), refused=(Refusal(refused, "why"),))
+    found = compare(replace(wanted, ignored=(held[2],)), held, at=NOW)
+    assert found.changes == tuple(Remove(one, "it has expired") for one in held[1:])
+    assert found.waiting == (Remove(held[0], "it is no longer in the list"),)
+
+
+@pytest.mark.parametrize(("allowed", "is_released"), [(0, False), (2, False), (3, True), (9, True)])
+def test_removals_that_wait_are_released_by_the_number_of_all(
+    allowed: int, *, is_released: bool
+) -> None:
+    ended, *gone = (Remove(image(str(number)), "gone") for number in range(3))
+    found = release(Plan(LIST, (ended,), waiting=tuple(gone)), allowed=allowed)
+    released = Plan(LIST, (ended, *gone))
+    assert found == (released if is_released else Plan(LIST, (ended,), waiting=tuple(gone)))
 
 
 def test_a_list_of_another_vo_changes_nothing() -> None:

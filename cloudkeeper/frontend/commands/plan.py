@@ -149,6 +149,9 @@ def _print_list(
     if found := compared.get(list_id):
         name, vo, unchanged = found.source, found.vo, found.plan.unchanged
         withheld = [(each.appliance, "too many would be removed") for each in found.plan.withheld]
+        withheld += [
+            (each.appliance, "a refused image may replace it") for each in found.plan.waiting
+        ]
         rows += [("keep", _shown(appliance), "", words) for appliance, words in withheld]
         present = _held(found.held)
         rows += [("present", _shown(appliance), "", words) for appliance, words in present]
