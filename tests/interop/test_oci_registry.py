@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -25,6 +26,10 @@ from cloudkeeper.frontend.registry.listing import DistributionListing, HarborLis
 from cloudkeeper.frontend.registry.login import Login
 from cloudkeeper.frontend.registry.manifests import Manifests
 from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
+from cloudkeeper.frontend.registry.project import RegistryProject
+from cloudkeeper.frontend.registry.referrers import Referrers
+from cloudkeeper.frontend.registry.sboms import SBOMs
+from cloudkeeper.frontend.registry.tags import TagHistory
 from tests.simulators import harbor, image_server
 from tests.simulators.harbor import Harbor, Reply
 from tests.simulators.image_server import Status
@@ -144,7 +149,7 @@ def test_a_public_project_is_read_without_an_account(
 
 
 def test_a_private_project_is_read_by_a_robot_account(world: Harbor, web: Downloader) -> None:
-    """Anonymous first; the robot's name has a dollar sign."""
+    """R11: anonymous first; the robot's name has a dollar sign."""
     world.authorized.clear()
     (found,) = listed(web, world, "vo.example.org", ROBOT)
     assert found.reference == "vo.example.org/matlab:9"
@@ -264,13 +269,14 @@ def test_a_registry_that_is_busy_in_the_middle_of_a_listing_is_waited_for(
     ("content", "words"),
     [
         (b"<html>log in</html>", "answers something that is not JSON"),
+        (b"null", "its listing is not one of Harbor's"),
         (b"[" * 100_000, "is not JSON"),
         (b'{"repositories": []}', "its listing is not one of Harbor's"),
         (b'[{"name": "other/ubuntu"}]', "lists 'other/ubuntu' as a repository"),
         (b'[{"name": "egi_vm_images/../x"}]', "lists 'egi_vm_images/../x' as a repository"),
         (b" " * (4 * 2**20 + 1), "is larger than 4 MiB"),
     ],
-    ids=["html", "nesting", "no list", "another project", "path", "size"],
+    ids=["html", "R1 null", "nesting", "no list", "another project", "path", "size"],
 )
 def test_listings_that_make_no_sense_are_refused(
     world: Harbor, web: Downloader, content: bytes, words: str
@@ -305,7 +311,10 @@ def blob(world: Harbor) -> tuple[str, Digest, bytes]:
 def test_a_layer_with_twenty_cuts_comes_whole_with_tokens_that_end_in_between(
     world: Harbor, patient: Downloader, blob: tuple[str, Digest, bytes]
 ) -> None:
-    """F-M8, R10: the registry itself rejects the worn token, and answers each range."""
+    """F-M8, R10: the registry itself rejects the worn token, and answers each range.
+
+    Accept-Ranges, which Harbor here does not pass on, is not waited for.
+    """
     repository, digest, content = blob
     world.cut = 2_000
     reader = client(patient, world.host)
@@ -379,7 +388,10 @@ def test_a_page_that_breaks_is_asked_for_again(world: Harbor, patient: Downloade
 def test_a_store_that_denies_is_no_word_of_the_registry(
     world: Harbor, patient: Downloader, host: Credential, blob: tuple[str, Digest, bytes]
 ) -> None:
-    """R10: the account does not go to the store, and is not blamed for it."""
+    """R10: the account does not go to the store, and is not blamed for it.
+
+    A store that answers 400 to any Authorization gets none.
+    """
     repository, digest, _ = blob
     with image_server.serve(host) as store:
         place = store.put("/blob", Status(403))
@@ -410,6 +422,186 @@ def test_challenges_that_cannot_be_answered(
     world.faults.append(lambda _: Reply(401, b"", (("WWW-Authenticate", text),)))
     with pytest.raises(ApplianceError, match=words):
         listing.resolve(client(web, world.host), f"{PROJECT}/ubuntu", "24.04")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html>log in</html>",
+        b"{}",
+        b"[]",
+        b'{"token": "", "access_token": ""}',
+        b'{"token": null, "access_token": 7}',
+        b'{"token": "a\\nb"}',
+    ],
+    ids=["html", "no token", "list", "empty", "number", "two lines"],
+)
+def test_a_token_service_that_gives_no_token(
+    world: Harbor, web: Downloader, content: bytes
+) -> None:
+    """R8: with status 200."""
+    world.faults.append(lambda path: Reply(200, content) if "/service/token" in path else None)
+    with pytest.raises(Malformed, match="token service: its answer holds no token"):
+        listing.resolve(client(web, world.host), f"{PROJECT}/ubuntu", "24.04")
+
+
+def test_a_token_may_be_an_access_token(world: Harbor, web: Downloader) -> None:
+    """R8: OAuth's name alone. It is asked for by GET, with a scope; /v2/ itself never is."""
+    expected = listing.resolve(client(web, world.host), f"{PROJECT}/ubuntu", "24.04")
+    scope = f"repository:{PROJECT}/ubuntu:pull"
+    found = world.token([scope], "")
+    assert found is not None
+    reply = Reply(200, json.dumps({"access_token": json.loads(found)["token"]}).encode())
+    world.faults.append(lambda path: reply if "/service/token" in path else None)
+    before = len(world.paths)
+    assert listing.resolve(client(web, world.host), f"{PROJECT}/ubuntu", "24.04") == expected
+    asked = [unquote(path) for path in world.paths[before:] if "/v2/" not in path]
+    assert asked == [f"/service/token?service=registry&scope={scope}"]
+    assert "/v2/" not in world.paths
+
+
+def hide_from_anybody(world: Harbor) -> None:
+    """Have 404 for every request without Authorization."""
+    world.authorized.clear()
+
+    def fault(path: str) -> Reply | None:
+        is_named = any(path == asked for asked, _ in world.authorized)
+        return None if is_named else Reply(404)
+
+    world.faults.append(fault)
+
+
+def test_what_is_hidden_from_anybody_is_asked_for_with_the_account(
+    world: Harbor, web: Downloader
+) -> None:
+    """Login proven: Harbor's 404 to anybody says nothing about what the account may see."""
+    hide_from_anybody(world)
+    (found,) = listed(web, world, "vo.example.org", ROBOT)
+    assert found.reference == "vo.example.org/matlab:9"
+    assert {value for _, value in world.authorized} == {ROBOT.basic}
+    world.authorized.clear()
+    with pytest.raises(Unavailable, match="the registry has no such project or repository"):
+        listed(web, world, "vo.example.org")
+    with pytest.raises(Unavailable, match="the registry has no such project or repository"):
+        listed(web, world, "missing.example.org", ROBOT)
+    assert any("/missing.example.org/" in path for path, _ in world.authorized)
+
+
+def test_a_tag_has_gone_only_when_the_account_finds_none(world: Harbor, web: Downloader) -> None:
+    """Login proven: removals depend on it. An account that cannot prove itself proves nothing."""
+    repository = "vo.example.org/matlab"
+    hide_from_anybody(world)
+    with pytest.raises(AccessDenied, match="denies access to account"):
+        listing.resolve(client(web, world.host, ROBOT), repository, "9")  # Basic, not a token
+    world.faults[:] = [lambda path: Reply(404) if "/manifests/" in path else None]
+    world.authorized.clear()
+    assert listing.resolve(client(web, world.host, ROBOT), repository, "9") is None
+    assert world.authorized == [(f"/v2/{repository}/manifests/9", ROBOT.basic)]
+
+
+def paged(**pages: tuple[dict[str, object], str]) -> Callable[[str], Reply | None]:
+    """Return a fault that answers listings, by their query, with a page and the next link."""
+
+    def fault(path: str) -> Reply | None:
+        place, _, query = path.partition("?")
+        name = f"{place.rpartition('/')[2].strip('_')}_{re.sub('[^a-z0-9]', '', query)}"
+        if name not in pages:
+            return None
+        page, link = pages[name]
+        headers = (("Link", f'<{link}>; rel="next"'),) if link else ()
+        return Reply(200, json.dumps(page).encode(), headers)
+
+    return fault
+
+
+def test_links_of_a_registry_are_followed_as_they_are(world: Harbor, web: Downloader) -> None:
+    """R9: relative and opaque, of the catalog and of tags; `last` is nothing that we make up."""
+    name = f"{PROJECT}/ubuntu"
+    world.faults.append(
+        paged(
+            catalog_n50=({"repositories": [name]}, "/v2/_catalog?next_page=q%2Bx%3D"),
+            catalog_nextpageq2x3=({"repositories": [f"{PROJECT}/debian"]}, ""),
+            list_n50=({"tags": ["24.04-2026-11-01-0123abcd"]}, "list?next_page=t%2F"),
+            list_nextpaget2=({"tags": ["24.04"]}, ""),
+        )
+    )
+    # The names above are those of the queries without what is no small letter or digit.
+    before = len(world.paths)
+    reader = client(web, world.host)
+    found = list(DistributionListing(reader, PROJECT, SHORT_TAGS).artefacts({}))
+    assert [one.reference for one in found] == [f"{name}:24.04", f"{PROJECT}/debian:24.04"]
+    asked = world.paths[before:]
+    assert "/v2/_catalog?next_page=q%2Bx%3D" in asked
+    assert f"/v2/{name}/tags/list?next_page=t%2F" in asked
+    assert not any("last=" in path for path in asked)
+
+
+@pytest.mark.parametrize("kind", ["catalog", "list"])
+def test_links_of_a_registry_end_at_a_repeat(world: Harbor, web: Downloader, kind: str) -> None:
+    """R9: a registry that ignores its own marker sends the same link for ever."""
+    page: dict[str, object] = {"repositories": [f"{PROJECT}/ubuntu"], "tags": ["24.04"]}
+    link = "/v2/_catalog?last=a" if kind == "catalog" else f"/v2/{PROJECT}/ubuntu/tags/list?last=a"
+    pages = {f"{kind}_n50": (page, link), f"{kind}_lasta": (page, link)}
+    world.faults.append(paged(**({"catalog_n50": (page, "")} | pages)))
+    with pytest.raises(Unavailable, match="its listing does not end after 2 pages"):
+        list(DistributionListing(client(web, world.host), PROJECT, SHORT_TAGS).artefacts({}))
+
+
+def with_header(world: Harbor, repository: str, value: str | None) -> Digest:
+    """Have a Docker-Content-Digest in answers about 24.04 of a repository; return its digest."""
+    digest = world._digest(repository, "24.04")
+    path = f"/v2/{repository}/manifests/{digest}"
+    content = world.passed_on("GET", path, world.push_headers(repository) | listing.ACCEPT).content
+    headers = () if value is None else (("Docker-Content-Digest", value),)
+    reply = Reply(200, content, headers)
+    world.faults.append(lambda path: reply if f"/{repository}/manifests/" in path else None)
+    return Digest(digest)
+
+
+@pytest.mark.parametrize("value", [None, "", " ", "sha512:00", "md5:0", "x"])
+def test_a_header_that_says_nothing_about_the_digest_is_ignored(
+    world: Harbor, web: Downloader, tmp_path: Path, value: str | None
+) -> None:
+    """R2: absent, empty, of another algorithm; the body is hashed."""
+    repository = f"{PROJECT}/ubuntu"
+    digest = with_header(world, repository, value)
+    reader = client(web, world.host)
+    assert listing.resolve(reader, repository, "24.04") == digest
+    tagged = TaggedArtefact(repository, "24.04", digest)
+    assert Manifests(reader, KeptByDigest(tmp_path)).get(tagged, at=NOW)
+
+
+@pytest.mark.parametrize("value", [f"sha256:{'0' * 64}", "sha256:0", "sha256:"])
+def test_a_header_that_contradicts_the_body_costs_that_artefact(
+    world: Harbor, web: Downloader, tmp_path: Path, value: str
+) -> None:
+    """R2: where the tag is resolved, and where the manifest is fetched; the others go on."""
+    repository = f"{PROJECT}/ubuntu"
+    digest = with_header(world, repository, value)
+    reader = client(web, world.host)
+    words = f"the registry calls it '{value}', but its manifest has digest {digest}"
+    with pytest.raises(Tampered, match=re.escape(f"{world.host}/{repository}:24.04: {words}")):
+        listing.resolve(reader, repository, "24.04")
+    manifests = Manifests(reader, KeptByDigest(tmp_path / "manifests"))
+    with pytest.raises(Tampered, match=re.escape(words)):
+        manifests.get(TaggedArtefact(repository, "24.04", digest), at=NOW)
+
+    repositories = [f"{PROJECT}/debian", repository, f"{PROJECT}/linux/alma"]
+    world.faults.append(paged(catalog_n50=({"repositories": repositories}, "")))
+    project = RegistryProject(
+        PROJECT,
+        ("ops",),
+        reader,
+        DistributionListing(reader, PROJECT, SHORT_TAGS),
+        manifests,
+        TagHistory(tmp_path / "tags.json"),
+        SBOMs(Referrers(reader), KeptByDigest(tmp_path / "sboms")),
+    )
+    ((found,), _) = project.fetch(at=NOW)
+    taken = {offer.appliance.identifier for offer in found.offers}
+    assert taken == {f"{PROJECT}/debian:24.04", f"{PROJECT}/linux/alma:24.04"}
+    (refused,) = found.refused
+    assert (refused.identifier, words in refused.reason) == (f"{repository}:24.04", True)
 
 
 def test_a_known_digest_costs_no_content(world: Harbor, web: Downloader) -> None:
@@ -447,7 +639,7 @@ def test_a_manifest_is_fetched_once_and_judged_by_its_digest(
 def test_a_registry_without_harbor_is_listed_by_its_catalog(
     authority: Authority, host: Credential, web: Downloader, tmp_path: Path
 ) -> None:
-    """docker-registry with Basic authentication."""
+    """R8: docker-registry, which asks for Basic authentication."""
     with oci_registry.serve(
         tmp_path / "registry",
         credential=host,
@@ -599,6 +791,21 @@ def test_annotations_that_cannot_be_shown_cost_no_image() -> None:
     image = artefact.read(content, subject="image")
     assert image is not None
     assert image.annotations == shown
+
+
+def test_a_manifest_may_refer_to_another_one() -> None:
+    """R3: `subject`, `artifactType`, the empty config, keys that nobody knows."""
+    content = manifest_of(
+        mediaType=MANIFEST,
+        artifactType="application/vnd.egi.image",
+        config={"mediaType": "application/vnd.oci.empty.v1+json", "size": 2, "data": "e30="},
+        subject={"mediaType": MANIFEST, "digest": f"sha256:{'1' * 64}", "size": 7},
+        unknown={"a": [1]},
+    )
+    assert artefact.wrapped(content, subject="image") is None
+    image = artefact.read(content, subject="image")
+    assert image is not None
+    assert (image.layer, image.size, image.tag) == (f"sha256:{'0' * 64}", 7, "1")
 
 
 def test_an_artefact_without_egi_s_tag_is_no_image() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from appliance.core.run.errors import Unavailable
-from appliance.core.trust.errors import Malformed
+from appliance.core.trust.errors import Malformed, Tampered
 from cloudkeeper.frontend.registry import names
 from cloudkeeper.frontend.registry.client import NOT_FOUND, NOT_MODIFIED, RegistryClient
 from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
@@ -30,6 +30,7 @@ MANIFEST_TYPES = (
 )
 _Item = TypeVar("_Item")
 ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES)}
+DIGEST_HEADER = "Docker-Content-Digest"
 
 
 class ProjectListing(Protocol):
@@ -120,14 +121,13 @@ class DistributionListing:
 
     def artefacts(self, known: Mapping[str, Digest]) -> Iterator[TaggedArtefact]:
         """Yield the artefacts of the project; see `ProjectListing`."""
-        found = self.repositories or _bounded(self._catalog(), f"project {self.project}")
-        for repository in found:
+        listed = self.repositories or _bounded(self._catalog(), f"project {self.project}")
+        for repository in listed:
             for tag in _bounded(self._tags(repository), f"repository {repository}"):
                 reference = f"{repository}:{tag}"
-                digest = resolve(self.client, repository, tag, known=known.get(reference))
-                if digest is None:  # deleted between two requests
-                    continue
-                yield TaggedArtefact(repository, tag, digest)
+                found = look_up(self.client, repository, tag, known=known.get(reference))
+                if found is not None:  # else deleted between two requests
+                    yield found
 
     def _catalog(self) -> Iterator[str]:
         for page in self.client.pages(f"/v2/_catalog?n={PAGE_SIZE}", scope=self.project):
@@ -153,7 +153,24 @@ def resolve(
 ) -> Digest | None:
     """Return the digest of the manifest that a tag names, None when there is no such tag.
 
-    The digest is that of the bytes that came; a header of the registry is not trusted for it.
+    Raises:
+        Tampered: the registry contradicts itself.
+        ApplianceError: as for `look_up`.
+
+    """
+    found = look_up(client, repository, tag, known=known)
+    if found is not None and found.fault:
+        raise Tampered(f"{client.host}/{found.reference}", found.fault)
+    return found.digest if found else None
+
+
+def look_up(
+    client: RegistryClient, repository: str, tag: str, *, known: Digest | None = None
+) -> TaggedArtefact | None:
+    """Return what a tag names, None when there is no such tag.
+
+    The digest is that of the bytes that came; a header of the registry is not trusted for it, and
+    one that contradicts it is the artefact's fault, which costs no other artefact of a listing.
     With ``known``, a registry that still has this digest answers without content.
 
     Raises:
@@ -167,8 +184,9 @@ def resolve(
     if answer.status == NOT_MODIFIED:
         if known is None:
             raise Unavailable(f"{client.host}/{repository}:{tag}", "answers 304 unasked")
-        return known
-    return names.digest_of(answer.content)
+        return TaggedArtefact(repository, tag, known)
+    fault = names.contradiction(answer.headers.get(DIGEST_HEADER, ""), answer.content)
+    return TaggedArtefact(repository, tag, names.digest_of(answer.content), fault)
 
 
 def _items(page: Any, subject: str) -> list[dict[str, Any]]:

@@ -14,8 +14,10 @@ from appliance.core.trust.errors import Tampered
 from cloudkeeper.frontend.registry import artefact, names
 from cloudkeeper.frontend.registry.client import MAX_BYTES, NOT_FOUND, RegistryClient
 from cloudkeeper.frontend.registry.kept import KeptByDigest
-from cloudkeeper.frontend.registry.listing import ACCEPT
+from cloudkeeper.frontend.registry.listing import ACCEPT, DIGEST_HEADER
 from cloudkeeper.frontend.registry.names import TaggedArtefact
+
+_ASK = "ask the registry's administrators"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,5 +90,7 @@ class Manifests:
             raise Unavailable(subject, words, "the next run lists the tags again")
         if (found := names.digest_of(answer.content)) != wanted.digest:
             words = f"the manifest that came has digest {found}, not {wanted.digest}"
-            raise Tampered(subject, words, "ask the registry's administrators")
+            raise Tampered(subject, words, _ASK)
+        if words := names.contradiction(answer.headers.get(DIGEST_HEADER, ""), answer.content):
+            raise Tampered(subject, words, _ASK)
         return answer.content

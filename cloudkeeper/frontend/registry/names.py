@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NewType
 
 from appliance.core.trust.errors import Malformed
@@ -30,6 +30,8 @@ class TaggedArtefact:
     repository: str
     tag: str
     digest: Digest
+    fault: str = field(default="", compare=False)
+    """Why it is refused, whatever it says: the registry contradicts itself about its digest."""
 
     @property
     def reference(self) -> str:
@@ -67,3 +69,14 @@ def digest(text: object, *, subject: str) -> Digest:
 def digest_of(content: bytes) -> Digest:
     """Return the digest of some content."""
     return Digest(f"sha256:{hashlib.sha256(content).hexdigest()}")
+
+
+def contradiction(header: str, content: bytes) -> str:
+    """Return how a header ``Docker-Content-Digest`` contradicts the content; empty: not at all.
+
+    A registry need not send it, and may send another algorithm.
+    """
+    found, claimed = digest_of(content), header.strip().lower()
+    if not claimed.startswith("sha256:") or claimed == found:
+        return ""
+    return f"the registry calls it {header.strip()[:80]!r}, but its manifest has digest {found}"

@@ -24,6 +24,7 @@ from datetime import datetime
 
 from appliance.core import clock
 from appliance.core.run.errors import ApplianceError
+from appliance.core.trust.errors import Tampered
 from cloudkeeper.frontend.download import Timeouts
 from cloudkeeper.frontend.registry import artefact, listing
 from cloudkeeper.frontend.registry.artefact import DESCRIPTION, GLANCE, DiskArtefact
@@ -169,6 +170,9 @@ class RegistryProject:
 
     def _read(self, tagged: TaggedArtefact, *, at: datetime) -> _ReadImage | None:
         host = self.client.host
+        if tagged.fault:
+            name = f"{host}/{tagged.reference}"
+            raise Tampered(name, tagged.fault, "ask the registry's administrators")
         found = self.manifests.resolve(tagged, at=at)
         disk = artefact.read(found.manifest, subject=f"{host}/{tagged.reference}")
         if disk is None:
