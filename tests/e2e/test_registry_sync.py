@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -230,13 +231,14 @@ def test_images_for_a_vo_that_a_project_no_longer_names(world: World, *, is_read
         (Reply(404), "the registry has no such project or repository"),
         (Reply(200, b"<html>maintenance</html>"), "that is not JSON"),
         (Reply(200, b'{"a": 1}'), "its listing is not one of Harbor's"),
+        (Reply(200, b"null"), "its listing is not one of Harbor's"),
     ],
-    ids=["500", "403", "404", "html", "no list"],
+    ids=["500", "403", "404", "html", "no list", "R1 null"],
 )
 def test_a_project_that_cannot_be_listed_loses_no_image(
     world: World, fault: Reply, words: str
 ) -> None:
-    """Gone needs evidence: atrope deletes all images of such a project."""
+    """R1: gone needs evidence; atrope deletes all images of such a project."""
     world.push(f"{PROJECT}/ubuntu:24.04")
     assert world.sync().returncode == 0
     world.harbor.faults.append(lambda path: fault if "/repositories" in path else None)
@@ -263,6 +265,28 @@ def test_what_the_listing_omits_but_the_registry_has_is_kept(world: World, statu
     assert done.returncode == 1
     assert f"{reference} is kept: " in done.stderr
     assert len(world.cloud.appliances) == 2
+
+
+@pytest.mark.parametrize("kind", ["manifests", "blobs"])
+def test_what_is_listed_and_was_garbage_collected_fails_alone(world: World, kind: str) -> None:
+    """R5: 404 for the manifest, or for the layer at its start; the present image stays."""
+    old, other = f"{PROJECT}/ubuntu:24.04", f"{PROJECT}/debian:12"
+    world.push(old)
+    assert world.sync().returncode == 0
+    manifest = world.push(old, "two.qcow2")
+    world.push(other)
+    layer = hashlib.sha256(world.disks["two.qcow2"]).hexdigest()
+    gone = manifest if kind == "manifests" else f"sha256:{layer}"
+    world.harbor.faults.append(lambda path: Reply(404) if path.endswith(f"{kind}/{gone}") else None)
+    done = world.sync()
+    words = "the registry has no manifest" if kind == "manifests" else "no longer has it"
+    assert (done.returncode, words in done.stderr) == (1, True), done.stderr
+    expected = sha512(world.disks["one.qcow2"])
+    assert world.cloud.received[world.key(old)] == expected
+    assert world.cloud.received[world.key(other)] == expected
+    world.harbor.faults.clear()
+    assert world.sync().returncode == 0
+    assert world.cloud.received[world.key(old)] == sha512(world.disks["two.qcow2"])
 
 
 def test_one_bad_artefact_costs_only_itself(world: World) -> None:

@@ -25,6 +25,7 @@ UNAUTHORIZED, FORBIDDEN = 401, 403
 _OK = 200
 _MAX_TOKEN = 64 * 1024
 """Bytes of a realm's answer. Tokens that list many scopes have some KiB."""
+_TOKEN = re.compile("[ -~]+", re.ASCII)
 _PARAMETER = re.compile(r'([A-Za-z]+)="([^"\\]*)"', re.ASCII)
 
 
@@ -126,7 +127,7 @@ class Login:
             token = found.get("token") or found["access_token"]
         except (ValueError, LookupError, AttributeError, RecursionError):
             raise Malformed(question.name, "its answer holds no token") from None
-        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise Malformed(question.name, "its answer holds no token")
         log.hide(token)
         return token
