@@ -121,13 +121,15 @@ class Run:
         """Yield the images that are offered to each VO in the VO's own project; of one list or all.
 
         An image in another project helps no user of the VO, so the frontend must add it again.
+        Of two versions the newest comes last, which is the one that counts for a frontend.
         """
         stated = self.shares.stated()
         if list_id is not None:
             stated = [found for found in stated if found[2].list_id == list_id]
         for images in self.projects():
             shared = [one.as_own for one in self.shares.used(images, stated)]
-            for record in (*images.offered(list_id), *shared):
+            found = [*images.offered(list_id), *shared]
+            for record in sorted(found, key=lambda one: (one.created, one.id)):
                 is_wanted = list_id in (None, record.key.list_id)
                 if is_wanted and self._by_vo.get(record.key.vo) is images:
                     yield record

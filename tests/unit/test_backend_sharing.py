@@ -1059,3 +1059,23 @@ def test_stated_uses_use_up_no_limit_of_removals(site: SharingSite) -> None:
         assert site.site.record()["failures"] == []
         assert site.sync(client, {"ops": "1"}) == []
     assert site.finds() == {"ops": ["1"], "biomed": [], "vo.example.org": []}
+
+
+def test_an_older_version_that_stays_shared_asks_for_no_download(site: SharingSite) -> None:
+    """It counted as the VO's version, so each run downloaded the new one again."""
+    with site.site.running() as client:
+        assert site.sync(client, everywhere("1")) == []
+    site.configure(COPY)
+    with site.site.running() as client:
+        site.glance.fault = lambda method, path: (
+            Answer(403, "planned") if method == "DELETE" and "/members/" in path else None
+        )
+        assert site.sync(client, everywhere("2")) == []
+        client.call("PreAction")
+        found = client.appliances(list_id("biomed"), vo="biomed")
+        assert found[REFERENCE].version == "2"
+        client.call("PostAction")
+        assert site.found("two") == ["1", "2"]
+        site.glance.fault = lambda *_: None
+        client.run()
+    assert site.finds() == {vo: ["2"] for vo in PROJECTS}
