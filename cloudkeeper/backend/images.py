@@ -24,7 +24,16 @@ from appliance.core import clock
 from appliance.core.cloud import glance
 from appliance.core.cloud.glance import Glance, GlanceRefusal, Image
 from appliance.core.run.errors import ApplianceError
-from cloudkeeper.backend import filling, handover, others, properties, sharing, verdicts, versions
+from cloudkeeper.backend import (
+    filling,
+    handover,
+    others,
+    properties,
+    sharing,
+    unknown,
+    verdicts,
+    versions,
+)
 from cloudkeeper.backend.data_places import DataPlaces
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.others import HeldImage, Holding
@@ -83,6 +92,8 @@ class ProjectImages:
     """Images that this project sees, and that this backend does not keep in it."""
     _names: dict[str, str] = field(default_factory=dict)
     """The name and id of each image that this project sees and this backend does not keep."""
+    _unknown: list[Image] = field(default_factory=list)
+    """Incomplete records that nobody has marked."""
     _records: dict[str, ImageRecord] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     quota: ProjectQuota = field(init=False)
@@ -103,6 +114,7 @@ class ProjectImages:
         strangers = [image for image in seen if image.get("id") not in ours]
         self._names = {str(image.get("name")): str(image.get("id")) for image in strangers}
         self.neighbours = [image for image in strangers if others.is_relevant(image)]
+        self._unknown = list(unknown.abandoned(strangers, owner=self.project_id, now=clock.now()))
         logger.info(
             "project %s: %d images, %d of them ours", self.name, len(listed), len(self._records)
         )
@@ -178,6 +190,8 @@ class ProjectImages:
 
     def repair(self) -> None:
         """Repair the images of killed runs, and adopt those of 0.9.x."""
+        for image in self._unknown:
+            self.tally.note("images_unknown", f"project {self.name}: {unknown.line(image)}")
         kept = self.ownership.uploads
         for record in versions.left_behind(
             self._all(), backend_id=self.ownership.id, kept=kept, now=clock.now()
