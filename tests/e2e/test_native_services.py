@@ -37,7 +37,8 @@ GROUPS = (
 
 
 def configure(machine: Machine, authority: Authority) -> None:
-    """Name the site, and a cloud that is not there."""
+    """Name the site, and a cloud that is not there; switch on the images, off at first."""
+    machine.run("appliance", "flows", "--on", "images")
     site = ContainerSite(machine.engine, machine.root, Path(), "fedcloud", 2170, authority)
     container_cloud.name_site(site)
     container_cloud.offer(
