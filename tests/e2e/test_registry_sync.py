@@ -328,6 +328,11 @@ def test_an_index_of_one_image_is_taken_by_its_digest(world: World) -> None:
     assert f"{name}: the tag went back to {index}, which {second} had replaced" in done.stderr
     assert "is an index of 2 images ('linux/amd64', 'linux/amd64'); an index for" in done.stderr
     assert world.cloud.received[world.key(reference)] == sha512(world.disks["two.qcow2"])
+    world.delete(f"{PROJECT}/ubuntu:22.04", world.wrap(f"{PROJECT}/ubuntu:22.04", image, second))
+    assert world.call("trust", name, "--yes").returncode == 0
+    for _ in range(2):
+        assert world.sync().returncode == 0
+        assert world.cloud.received[world.key(reference)] == sha512(world.disks["one.qcow2"])
 
 
 def test_what_the_listing_omits_and_an_index_has_is_kept(world: World) -> None:

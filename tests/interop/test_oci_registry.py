@@ -22,7 +22,11 @@ from cloudkeeper.frontend.registry.account import RegistryAccount
 from cloudkeeper.frontend.registry.artefact import Compression
 from cloudkeeper.frontend.registry.client import RegistryClient
 from cloudkeeper.frontend.registry.kept import KeptByDigest
-from cloudkeeper.frontend.registry.listing import DistributionListing, HarborListing
+from cloudkeeper.frontend.registry.listing import (
+    DistributionListing,
+    HarborListing,
+    ProjectListing,
+)
 from cloudkeeper.frontend.registry.login import Login
 from cloudkeeper.frontend.registry.manifests import Manifests
 from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
@@ -99,6 +103,7 @@ def _no_faults(world: Harbor) -> Iterator[None]:
     world.faults.clear()
     world.page_size = 100
     world.cut = None
+    world.referrers = None
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +123,21 @@ def push(
 
 def client(web: Downloader, host: str, account: RegistryAccount | None = None) -> RegistryClient:
     return RegistryClient(web, Login(web, host, account))
+
+
+def project_of(
+    reader: RegistryClient, name: str, directory: Path, found: ProjectListing | None = None
+) -> RegistryProject:
+    """Return a project that one VO gets; without another listing, by Harbor's."""
+    return RegistryProject(
+        name,
+        ("ops",),
+        reader,
+        found or HarborListing(reader, name, SHORT_TAGS),
+        Manifests(reader, KeptByDigest(directory / "manifests")),
+        TagHistory(directory / "tags.json"),
+        SBOMs(Referrers(reader), KeptByDigest(directory / "sboms")),
+    )
 
 
 def listed(
@@ -588,16 +608,8 @@ def test_a_header_that_contradicts_the_body_costs_that_artefact(
 
     repositories = [f"{PROJECT}/debian", repository, f"{PROJECT}/linux/alma"]
     world.faults.append(paged(catalog_n50=({"repositories": repositories}, "")))
-    project = RegistryProject(
-        PROJECT,
-        ("ops",),
-        reader,
-        DistributionListing(reader, PROJECT, SHORT_TAGS),
-        manifests,
-        TagHistory(tmp_path / "tags.json"),
-        SBOMs(Referrers(reader), KeptByDigest(tmp_path / "sboms")),
-    )
-    ((found,), _) = project.fetch(at=NOW)
+    distribution = DistributionListing(reader, PROJECT, SHORT_TAGS)
+    ((found,), _) = project_of(reader, PROJECT, tmp_path, distribution).fetch(at=NOW)
     taken = {offer.appliance.identifier for offer in found.offers}
     assert taken == {f"{PROJECT}/debian:24.04", f"{PROJECT}/linux/alma:24.04"}
     (refused,) = found.refused
@@ -767,6 +779,26 @@ def test_an_index_that_is_not_of_one_image_is_refused_by_name(content: bytes, wo
     """R4."""
     with pytest.raises(Malformed, match=re.escape(words)):
         artefact.wrapped(content, subject="image")
+
+
+def test_sboms_of_an_index_and_of_its_image_are_listed(
+    world: Harbor, web: Downloader, tmp_path: Path
+) -> None:
+    """R4."""
+    assert world.registry is not None
+    world.public.add("wrapped")
+    image = push(world, "wrapped/one", "1")
+    platform = {"mediaType": MANIFEST, "digest": image, "size": 7, "platform": LINUX}
+    content = index_of(manifests=[platform])
+    index = world.registry.push_manifest("wrapped/one", "1", content, media_type=INDEX)
+    kind = {"artifactType": "application/vnd.cyclonedx+json"}
+    attached = {index: f"sha256:{'1' * 64}", image: f"sha256:{'0' * 64}"}
+    world.referrers = {digest: [{"digest": sbom} | kind] for digest, sbom in attached.items()}
+    reader = client(web, world.host)
+    ((found,), warnings) = project_of(reader, "wrapped", tmp_path).fetch(at=NOW)
+    (offer,) = found.offers
+    expected = " ".join(f"{world.host}/wrapped/one@{sbom}" for sbom in attached.values())
+    assert (offer.appliance.attributes["sbom"], warnings) == (expected, [])
 
 
 def test_two_layers_are_refused_by_a_real_manifest(
