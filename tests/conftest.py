@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import TextIO
 
 import pytest
 
+from appliance.core import retry
+from appliance.core.run import log
 from tests.testbed import Authority, Testbed
 from tests.testbed import pki as testbed_pki
 from tests.testbed.broker import Broker
@@ -38,6 +41,17 @@ def _usual_umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def _usual_process() -> Iterator[None]:
+    """Undo what programs that run in this process change in it: their log and their stop."""
+    root = logging.getLogger()
+    before = root.level
+    yield
+    root.setLevel(before)
+    log.check_only(is_on=False)
+    vars(retry)["_interrupted"].clear()
 
 
 @pytest.fixture(scope="session")

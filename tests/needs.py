@@ -25,9 +25,8 @@ QUICK_FOLDERS = ("unit", "property", "wire")
 _NEEDY = frozenset({"broker", "cloud", "container", "matrix", "timed", "vm"})
 """Markers that keep a test out of the quick ones."""
 _ROWS = {
-    "machine": {"vm"},
-    "containers": {"container"},
     "cloud": {"broker", "cloud"},
+    "containers": {"container", "vm"},
 }
 """Tests that run one after the other, by their markers; of several rows, a test is of the first."""
 _DEBIAN_PROGRAMS = frozenset(
@@ -89,7 +88,8 @@ def is_quick(item: pytest.Item) -> bool:
 def row(item: pytest.Item) -> str:
     """Return what a test has in common with those that run in one process, one after the other.
 
-    The cloud's images and accounts, the machine, and the fixed ports of containers are there once.
+    The cloud's images and accounts are there once, and tests of some count its requests. So are the
+    machine and the fixed ports of containers.
     """
     markers = _markers(item)
     for name, needed in _ROWS.items():

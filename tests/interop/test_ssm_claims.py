@@ -136,6 +136,7 @@ def test_an_element_that_may_not_be_locked_is_left_and_named(
 ) -> None:
     """As with fs.protected_hardlinks and an element that belongs to somebody else (F-H1)."""
     names = [ElementName(theirs.add(f"{number}")) for number in range(2)]
+    os.chown(tmp_path / "spool" / names[0], 4321, 4321)
     link = os.link
 
     def protected(source: Path, target: Path) -> None:

@@ -56,7 +56,7 @@ class Maker:
         (offer(), offer(DIGEST.upper().replace("SHA", "sha")), True),
         (offer(declared="QCOW2"), offer(), True),
         (offer(declared="raw"), offer(declared="RAW"), True),
-        (offer(compression="gzip"), offer(), True),
+        (offer(compression="gzip"), offer(), False),
         (offer(declared="raw"), offer(), False),
         (offer(), offer(f"sha256:{'b' * 64}"), False),
         (offer(), offer(f"sha512:{'a' * 64}"), False),
