@@ -168,6 +168,7 @@ def test_a_refusal_keeps_all_but_expired_images(refused: ApplianceId | None) -> 
     found = compare(replace(wanted, ignored=(held[2],)), held, at=NOW)
     assert found.changes == tuple(Remove(one, "it has expired") for one in held[1:])
     assert found.waiting == (Remove(held[0], "it is no longer in the list"),)
+    assert found.unchanged == 0
 
 
 @pytest.mark.parametrize(("allowed", "is_released"), [(0, False), (2, False), (3, True), (9, True)])
