@@ -11,7 +11,7 @@ RUN sh /w/unpack /slapd /w/slapd/*.deb \
  && rm -rf /qemu/usr/bin/qemu-io /qemu/usr/bin/qemu-nbd /qemu/usr/sbin /qemu/usr/share/qemu \
  && rm -rf /slapd/etc/ldap/slapd.d /slapd/etc/default /slapd/etc/apparmor.d \
  && rm -rf /slapd/usr/share/slapd /slapd/usr/share/perl* \
- && find /slapd/usr/lib/ldap -mindepth 1 ! -name 'back_mdb*' -delete \
+ && find /slapd/usr/lib/ldap -mindepth 1 ! -name 'back_mdb*' ! -name 'back_null*' -delete \
  && find /slapd/etc/ldap/schema -type f ! -name core.schema ! -name cosine.schema \
       ! -name GLUE20.schema -delete \
  && install -d /slapd/etc/bdii /slapd/etc/glite-info-static/site \

@@ -9,6 +9,13 @@ from bdii.settings import BdiiSettings
 from bdii.slapd import infosys
 from bdii.tree import SUFFIX
 
+# GLUE 1: clients search below o=grid, mds-vo-name=resource,o=grid and mds-vo-name=SITE,o=grid. The
+# attribute is that of the MDS schema; without its definition these names are a syntax error.
+GLUE_1 = "o=grid"
+_MDS_VO_NAME = (
+    "attributetype ( 1.3.6.1.4.1.3536.2.6.1.4.0.1 NAME 'Mds-Vo-name' "
+    "EQUALITY caseIgnoreMatch SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 )"
+)
 # Bytes that LMDB may grow to: address space only, enough for millions of entries. LMDB's own
 # default, 10 MiB, is full at some thousand.
 MAP_SIZE = 4 * 2**30
@@ -44,8 +51,10 @@ def text(settings: BdiiSettings, directory: Path) -> str:
     schemas = [settings.schemas / f"{name}.schema" for name in ("core", "cosine", "GLUE20")]
     lines = [
         *(f'include "{schema}"' for schema in (*schemas, directory / "infosys.schema")),
+        _MDS_VO_NAME,
         "modulepath /usr/lib/ldap",
         "moduleload back_mdb",
+        "moduleload back_null",
         "allow bind_v2",  # LDAP version 2, as upstream: old clients bind with it
         "disallow bind_simple",  # there is no password to try
         "loglevel none",
@@ -59,6 +68,11 @@ def text(settings: BdiiSettings, directory: Path) -> str:
         *_database(SUFFIX, owner, directory / "glue", MAP_SIZE),
         *(f"index GLUE2{key}ID eq" for key in _KEYS),
         *_database(infosys.SUFFIX, owner, directory / "infosys", 16 * 2**20),
+        # Nothing is published in GLUE 1. A search there finds nothing, as in the upstream BDII:
+        # clients take "no such object" for a failure of the service.
+        "database null",
+        f'suffix "{GLUE_1}"',
+        "readonly on",
     ]
     return "\n".join([*lines, ""])
 

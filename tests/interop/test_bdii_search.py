@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -83,6 +84,36 @@ def test_entries_are_printed_as_ldapsearch_prints_them(
     expected = ldapsearch(port, *words)
     assert entries == expected.splitlines()
     assert count == f"# numEntries: {expected.count('dn: ') + expected.count('dn:: ')}"
+
+
+@pytest.mark.parametrize("base", ["o=grid", "mds-vo-name=resource,o=grid", "Mds-Vo-name=X,o=grid"])
+def test_a_search_in_glue_1_finds_nothing_and_succeeds(base: str, port: int) -> None:
+    """F-I9: clients take LDAP's error 32 for a service that is down."""
+    for scope in ("base", "one", "sub"):
+        assert ldapsearch(port, "-s", scope, "-b", base, "(objectClass=GlueService)") == ""
+    assert "o=glue" in ldapsearch(port, "-s", "base", "-b", "o=glue")
+
+
+@pytest.mark.parametrize(("base", "status"), [("o=elsewhere", 32), ("", 32)])
+def test_a_search_elsewhere_is_still_refused(base: str, status: int, port: int) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        ldapsearch(port, "-b", base, "(objectClass=GlueService)")
+    assert refused.value.returncode == status
+
+
+def test_nobody_can_write_below_glue_1(port: int, tmp_path: Path) -> None:
+    entry = "dn: o=grid\nchangetype: add\nobjectClass: organization\no: grid\n"
+    for url, cause in ((f"ldap://localhost:{port}", 8), (_socket_url(tmp_path), 53)):
+        command = ["ldapmodify", "-H", url, *(("-Y", "EXTERNAL") if cause != 8 else ("-x",))]
+        done = subprocess.run(
+            command, input=entry, capture_output=True, text=True, check=False, timeout=30
+        )
+        assert done.returncode == cause, done.stderr
+
+
+def _socket_url(directory: Path) -> str:
+    read, _ = settings.read(directory / "bdii.conf", layout=Layout(directory))
+    return f"ldapi://{quote(str(read.socket), safe='')}"
 
 
 def test_an_address_in_one_word(port: int, capsys: pytest.CaptureFixture[str]) -> None:
