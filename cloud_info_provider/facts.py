@@ -4,6 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from appliance.core import clock
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerators:
+    """The accelerators of a flavor, such as GPUs; memory in GB, None if unknown.
+
+    A flavor can have a part of one, ``number`` 0.5.
+    """
+
+    type: str
+    number: int | float
+    vendor: str = ""
+    model: str = ""
+    version: str = ""
+    memory: int | None = None
+    virtualization: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +37,9 @@ class Flavor:
     disk: int
     ephemeral: int
     extra_specs: Mapping[str, str] = field(hash=False)
+    is_public: bool = True
+    has_infiniband: bool = False
+    accelerators: Accelerators | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +47,8 @@ class OfferedImage:
     """An image that servers can boot from. Texts are empty where Glance has none.
 
     ``marketplace`` is the URL of the image's entry in a VO's image list, ``base`` the URL of the
-    marketplace's image that the entry is for.
+    marketplace's image that the entry is for, ``file`` the URL of its data in Glance.
+    ``attributes`` are those of the image's entry in a list or registry, as JSON values.
     """
 
     id: str
@@ -37,6 +61,8 @@ class OfferedImage:
     os_type: str
     os_distribution: str
     os_version: str
+    file: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +113,35 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class GocdbEntry:
+    """The entry of Keystone's URL in GOCDB; both texts are empty if it is unknown."""
+
+    id: str = ""
+    site: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCertificate:
+    """The CAs that Keystone's TLS handshake shows, in slash form; empty if they are unknown.
+
+    ``issuer`` is that of its certificate; clients may have certificates of the others.
+    """
+
+    issuer: str = ""
+    client_authorities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
-    """A cloud: the shares that were read, and the reason for each VO that failed."""
+    """A cloud: the shares that were read, and the reason for each VO that failed.
+
+    ``answered`` is the time of the cloud's last successful answer. ``auditor_role`` is None if
+    nobody asked for it.
+    """
 
     shares: tuple[Share, ...]
     failed: Mapping[str, str] = field(hash=False)
+    answered: datetime = field(default_factory=clock.now)
+    gocdb: GocdbEntry = GocdbEntry()
+    certificate: ServerCertificate = ServerCertificate()
+    auditor_role: bool | None = None

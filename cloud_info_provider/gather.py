@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from appliance.core.cloud import identity, offer, vo
@@ -22,7 +24,15 @@ from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.run import log
 from appliance.core.run.errors import ApplianceError, ConfigurationError, Problem, Unavailable
 from cloud_info_provider import issuer
-from cloud_info_provider.facts import Endpoint, Facts, Flavor, OfferedImage, ServerCounts, Share
+from cloud_info_provider.facts import (
+    Accelerators,
+    Endpoint,
+    Facts,
+    Flavor,
+    OfferedImage,
+    ServerCounts,
+    Share,
+)
 from cloud_info_provider.settings import ProviderSettings, ShareSettings
 
 logger = logging.getLogger(__name__)
@@ -138,7 +148,8 @@ def _read(account: ProviderAccount, share: ShareSettings) -> Share:
     scope = account.cloud(share.region).project(share.project_id)
     service, endpoint = account.service(scope, share.region)
     flavors = map(_flavor, offer.flavors(scope, service))
-    images = map(_image, offer.images(scope))
+    glance = scope.image_url()
+    images = (_image(item, glance) for item in offer.images(scope))
     is_for_all = account.configuration.all_images
     offered = [image for image in images if image.marketplace or is_for_all]
     return Share(
@@ -165,39 +176,75 @@ def _flavor(item: Mapping[str, Any]) -> Flavor:
         disk=int(item["disk"]),
         ephemeral=int(item.get("OS-FLV-EXT-DATA:ephemeral") or 0),
         extra_specs=specs,
+        is_public=item.get("os-flavor-access:is_public") is not False,
+        has_infiniband=specs.get("infiniband", "").lower() == "true",
+        accelerators=_accelerators(specs),
     )
 
 
-def _image(item: Mapping[str, Any]) -> OfferedImage:
-    """Return an image; its properties are those of cloudkeeper-os, vmcatcher and Glance itself."""
+def _accelerators(specs: Mapping[str, str]) -> Accelerators | None:
+    """Return the accelerators that a flavor's properties describe; None if it has none."""
+    text = specs.get("Accelerator:Number", "")
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    if not 0 < number < math.inf:
+        return None
+    memory = specs.get("Accelerator:Memory", "")
+    return Accelerators(
+        type=specs.get("Accelerator:Type", "") or "GPU",
+        number=int(number) if number.is_integer() else number,
+        vendor=specs.get("Accelerator:Vendor", ""),
+        model=specs.get("Accelerator:Model", ""),
+        version=specs.get("Accelerator:Version", ""),
+        memory=int(memory) if memory.isdecimal() else None,
+        virtualization=specs.get("Accelerator:VirtualizationType", ""),
+    )
+
+
+def _image(item: Mapping[str, Any], glance: str) -> OfferedImage:
+    """Return an image of the Glance at a URL.
+
+    Its properties are those of cloudkeeper-os, ATROPE, vmcatcher and Glance itself.
+    """
 
     def first(*names: str) -> str:
         return next((str(item[name]) for name in names if item.get(name)), "")
 
-    appliance = _appliance(first("APPLIANCE_ATTRIBUTES"))
+    attributes = _attributes(first("APPLIANCE_ATTRIBUTES"))
+    texts = {name: value for name, value in attributes.items() if isinstance(value, str)}
+    file = first("file")
     version = first("image_version", "vmcatcher_event_hv_version")
     return OfferedImage(
         id=str(item["id"]),
         name=first("name"),
         marketplace=first("vmcatcher_event_ad_mpuri", "marketplace"),
-        base=appliance.get("ad:base_mpuri", ""),
+        base=texts.get("ad:base_mpuri", ""),
         description=first("vmcatcher_event_dc_description", "vmcatcher_event_dc_title"),
-        version=version or appliance.get("hv:version", ""),
+        version=version or texts.get("hv:version", ""),
         architecture=first("architecture"),
         os_type=first("os_type"),
         os_distribution=first("os_distro"),
         os_version=first("os_version"),
+        file=f"{glance}{file}" if file else "",
+        attributes=attributes,
     )
 
 
-def _appliance(text: str) -> Mapping[str, str]:
-    """Return the texts of an image list's entry, which cloudkeeper-os stores as a JSON object."""
+@lru_cache(maxsize=1024)  # the same images are offered to many VOs
+def _attributes(text: str) -> Mapping[str, Any]:
+    """Return the entry of an image list or registry, which is stored as a JSON object.
+
+    The mapping is empty without such an entry, and if JSON cannot represent it once more: Python
+    also reads ``NaN``.
+    """
     try:
         entry = json.loads(text)
+        json.dumps(entry, allow_nan=False)
     except (ValueError, RecursionError):
         return {}
-    pairs = entry.items() if isinstance(entry, dict) else ()
-    return {name: value for name, value in pairs if isinstance(value, str)}
+    return entry if isinstance(entry, dict) else {}
 
 
 def _servers(scope: Scope) -> ServerCounts:

@@ -99,6 +99,7 @@ class ProviderSettings:
         site: its description.
         shares: of the VOs; empty if the account's own project is the only one.
         project: id or name of the account's own project, if it is configured.
+        format: name of the output's format.
         all_images: whether images without a place in the marketplace are published.
         yaml_file: path of the file that was read.
         warnings: dubious options.
@@ -109,6 +110,7 @@ class ProviderSettings:
     site: SiteSettings
     shares: tuple[ShareSettings, ...]
     project: str
+    format: str
     all_images: bool
     yaml_file: Path
     warnings: tuple[Problem, ...] = field(compare=False)
@@ -137,6 +139,7 @@ def load(arguments: argparse.Namespace, layout: Layout) -> ProviderSettings:
         "project": keystone.text(ACCOUNT, "project_id") or keystone.text(ACCOUNT, "project_name"),
         "site": _site(settings),
         "shares": _shares(settings, tree, region),
+        "format": arguments.format,
         "all_images": arguments.all_images or not needs_marketplace,
     }
     ignored.accept(settings, tree)
@@ -156,7 +159,7 @@ def load(arguments: argparse.Namespace, layout: Layout) -> ProviderSettings:
     if problems:
         raise ConfigurationError([_renamed(problem) for problem in problems])
     warned = tuple(map(_renamed, warnings))
-    return ProviderSettings(**values, yaml_file=path, warnings=warned)  # type: ignore[arg-type]
+    return ProviderSettings(**values, yaml_file=path, warnings=warned)
 
 
 def _renamed(problem: Problem) -> Problem:

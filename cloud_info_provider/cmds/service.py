@@ -1,8 +1,7 @@
-"""``cloud-info-provider-service``: print a cloud's offer to VOs, as GLUE 2.0 in LDIF.
+"""``cloud-info-provider-service``: print a cloud's offer to VOs, as GLUE in LDIF or JSON.
 
-Standard output has a whole tree or nothing. If a VO could not be read, the tree lacks it, the last
-lines are ``# failed: VO``, the exit status is 1, and the reason is on standard error
-(docs/adr/0010).
+Standard output has a whole cloud or nothing. If a VO could not be read, the output lacks it, the
+exit status is 1, and the reason is on standard error (docs/adr/0010).
 """
 
 from __future__ import annotations
@@ -10,13 +9,15 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from appliance.core import clock, ldif
+from appliance.core import clock
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
 from appliance.core.run.record import RunRecord, recorded
 from cloud_info_provider import settings, vocabulary
+from cloud_info_provider.formats import selection
+from cloud_info_provider.formats.published_cloud import PublishedCloud
 from cloud_info_provider.ignored import IGNORED_FLAGS
 from cloud_info_provider.settings import ProviderSettings
 
@@ -27,14 +28,15 @@ logger = logging.getLogger(__name__)
 # Seconds. Four attempts and those of one more login end before the BDII's time limit (300 s).
 _TIMEOUT = 30
 
-# For each flag: its only value, and its other values in releases of cloud-info-provider.
-_CHOICES = {
+# For each flag: its values, the default first, and its other values in releases of
+# cloud-info-provider.
+_CHOICES: Mapping[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
+    "format": (selection.FORMATS, ("glue21", "cmdb")),
     "middleware": (
-        "openstack",
+        {"openstack": "a cloud of OpenStack"},
         ("static", "ooi", "opennebula", "opennebularocci", "indigoon", "aws", "mesos", "onedata"),
     ),
-    "format": ("glue", ("glue21", "glue21json", "cmdb", "json")),
-    "publisher": ("stdout", ("ams", "json_stdout", "file")),
+    "publisher": ({"stdout": "standard output"}, ("ams", "json_stdout", "file")),
 }
 # Flags of those releases that are rejected: their effect would be missed. Here those with a value.
 _WITH_VALUE = (
@@ -85,9 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=f"account: OS_… variables in shell form, never executed (default: {settings.RC_FILE})",
     )
-    for name, (default, _) in _CHOICES.items():
+    for name, (values, _) in _CHOICES.items():
+        meaning = "; ".join(f"{value}: {words}" for value, words in values.items())
+        default = next(iter(values))
         made.add_argument(
-            f"--{name}", default=default, metavar="NAME", help=f"{default}, the only value so far"
+            f"--{name}", default=default, metavar="NAME", help=f"{meaning} (default: {default})"
         )
     made.add_argument(
         "--all-images", action="store_true", help="publish images without a marketplace entry too"
@@ -130,10 +134,10 @@ def _seconds(text: str) -> int:
 
 def provide(arguments: argparse.Namespace) -> ExitStatus:
     """Read the cloud, print the tree, and record the run."""
-    for name, (default, others) in _CHOICES.items():
-        if (value := getattr(arguments, name)) != default:
+    for name, (values, others) in _CHOICES.items():
+        if (value := getattr(arguments, name)) not in values:
             cause = "is not in this version" if value in others else "is unknown"
-            raise UsageError(f"--{name}", f"{value!r} {cause}", f"write {default}")
+            raise UsageError(f"--{name}", f"{value!r} {cause}", f"write {' or '.join(values)}")
     if arguments.check_config:
         configuration = _configure(arguments)
         print(f"{PROGRAM}: configuration is good: {configuration.yaml_file}", file=sys.stderr)
@@ -154,7 +158,7 @@ def _configure(arguments: argparse.Namespace) -> ProviderSettings:
 
 
 def _run(configuration: ProviderSettings, record: RunRecord) -> ExitStatus:
-    from cloud_info_provider import gather, glue  # noqa: PLC0415  loads the OpenStack clients
+    from cloud_info_provider import gather  # noqa: PLC0415  loads the OpenStack clients
 
     account = gather.ProviderAccount(configuration)
     # the figures of a run that fails before the first VO is read
@@ -164,17 +168,18 @@ def _run(configuration: ProviderSettings, record: RunRecord) -> ExitStatus:
         facts = gather.gather(account, shares)
     finally:
         record.add("requests", account.requests)
-    entries = glue.entries(
-        facts, configuration.site, shares=shares, auth_url=configuration.access.auth_url
+    access = configuration.access
+    cloud = PublishedCloud(
+        facts, configuration.site, shares, access.auth_url, access.auth_url, access.auth_type
     )
-    failed = [ldif.Comment(f"failed: {vo}") for vo in sorted(facts.failed)]
+    rendering = selection.renderer(configuration.format)(cloud)
     # in one piece and flushed here: a full disk then fails the run, not the end of the process
-    sys.stdout.write("".join(ldif.write([*entries, *failed])))
+    sys.stdout.write(rendering.text)
     sys.stdout.flush()
     record.counts |= {"vos": len(facts.shares), "vos_failed": len(facts.failed)}
     record.add("flavors", len({flavor.id for share in facts.shares for flavor in share.flavors}))
     record.add("images", len({image.id for share in facts.shares for image in share.images}))
-    record.add("entries", len(entries))
+    record.add("entries", rendering.count)
     for vo, reason in sorted(facts.failed.items()):
         record.fail(f"{vo}: {reason}")
         print(f"{PROGRAM}: {vo}: {reason}", file=sys.stderr)
@@ -185,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     program = cli.Program(
         PROGRAM,
-        "Print a cloud's offer to VOs, as GLUE 2.0 in LDIF for a BDII.",
+        "Print a cloud's offer to VOs, in LDIF for a BDII or in JSON.",
         add_arguments,
         provide,
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from appliance.core import ldif
-from cloud_info_provider import glue
 from cloud_info_provider.facts import Facts, OfferedImage, ServerCounts
+from cloud_info_provider.formats import glue
 from tests.interop import egi_profile
 from tests.interop.egi_profile import Entries, Finding
 from tests.unit.test_glue import BARE, BIOMED, KEYSTONE, LARGE, OPS, SITE, configured

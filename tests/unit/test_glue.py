@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.core import ldif
-from cloud_info_provider import glue
 from cloud_info_provider.facts import Endpoint, Facts, Flavor, OfferedImage, ServerCounts, Share
+from cloud_info_provider.formats import glue
 from cloud_info_provider.settings import ShareSettings, SiteSettings
 
 KEYSTONE = "https://k.example.org:5000/v3"
@@ -35,7 +35,8 @@ LARGE = Flavor(
     65536,
     200,
     10,
-    {"infiniband": "True", "hw:cpu_sockets": "2", "Accelerator:Model": "A100"},
+    {"hw:cpu_sockets": "2", "Accelerator:Model": "A100"},
+    has_infiniband=True,
 )
 UBUNTU = OfferedImage(
     "aaaa-1",

@@ -286,8 +286,11 @@ def test_one_fault_is_one_line(
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--format", "glue21"], "--format: 'glue21' is not in this version; write glue"),
-        (["--format", "x"], "--format: 'x' is unknown; write glue"),
+        (
+            ["--format", "glue21"],
+            "--format: 'glue21' is not in this version; write glue or glue21json or json",
+        ),
+        (["--format", "x"], "--format: 'x' is unknown; write glue or glue21json or json"),
         (
             ["--middleware", "static"],
             "--middleware: 'static' is not in this version; write openstack",

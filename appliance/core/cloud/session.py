@@ -103,6 +103,11 @@ class Scope:
 
         return SessionClient(session=self._transport, auth=self._plugin, **self._endpoints)
 
+    def image_url(self) -> str:
+        """Return the URL of the scope's Glance, which the paths in its answers continue."""
+        url = str(self.glance.get_endpoint() or "")
+        return url.rstrip("/").removesuffix("/v2")
+
 
 class Cloud:
     """A cloud as an account sees it. Creating the object sends no request."""

@@ -24,9 +24,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from appliance.core import ldif
 from appliance.core.ldif import Entry, child, normalise_dn
 from appliance.core.version import __version__
 from cloud_info_provider.facts import Endpoint, Facts, Flavor, OfferedImage, ServerCounts, Share
+from cloud_info_provider.formats.published_cloud import PublishedCloud, Rendering
 from cloud_info_provider.settings import ShareSettings, SiteSettings
 
 ROOT = "o=glue"
@@ -43,6 +45,13 @@ _UNFIT = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff]+")
 
 Value = str | int | Iterable[str] | None
 _Thing = TypeVar("_Thing", Flavor, OfferedImage)
+
+
+def render(cloud: PublishedCloud) -> Rendering:
+    """Return the tree as LDIF. Its last lines name the VOs that failed (docs/adr/0010)."""
+    tree = entries(cloud.facts, cloud.site, shares=cloud.shares, auth_url=cloud.auth_url)
+    failed = [ldif.Comment(f"failed: {vo}") for vo in sorted(cloud.facts.failed)]
+    return Rendering("".join(ldif.write([*tree, *failed])), len(tree))
 
 
 def entries(
@@ -252,7 +261,6 @@ class _CloudTree:
         sockets = _number(flavor.extra_specs.get("hw:cpu_sockets"), default=1)
         cpus = "multicpu" if sockets > 1 else "singlecpu"
         cores = "multicore" if flavor.vcpus > sockets else "singlecore"
-        has_infiniband = flavor.extra_specs.get("infiniband", "").lower() == "true"
         accelerators = {
             name.replace("Accelerator:", "Accelerator"): text
             for name, text in sorted(flavor.extra_specs.items())
@@ -289,7 +297,9 @@ class _CloudTree:
                 "GLUE2ExecutionEnvironmentOSVersion": "UNKNOWN",
                 "GLUE2ExecutionEnvironmentConnectivityIn": "TRUE",
                 "GLUE2ExecutionEnvironmentConnectivityOut": "TRUE",
-                "GLUE2ExecutionEnvironmentNetworkInfo": "infiniband" if has_infiniband else None,
+                "GLUE2ExecutionEnvironmentNetworkInfo": "infiniband"
+                if flavor.has_infiniband
+                else None,
                 "GLUE2EntityOtherInfo": _pairs(
                     {
                         "VO": vos,

@@ -1,0 +1,39 @@
+"""What every format is made from, and what it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cloud_info_provider.facts import Facts
+from cloud_info_provider.settings import ShareSettings, SiteSettings
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedCloud:
+    """A cloud with its description.
+
+    Attributes:
+        facts: the cloud as read.
+        site: its description by the administrator.
+        shares: all configured shares, read or not.
+        endpoint: Keystone's URL as configured; GOCDB and the names of published objects have it.
+        auth_url: the same URL with its version, ``…/v3``.
+        auth_type: the name of the plugin by which this program logs in.
+
+    """
+
+    facts: Facts
+    site: SiteSettings
+    shares: Sequence[ShareSettings]
+    endpoint: str
+    auth_url: str
+    auth_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """A cloud in one format, with the number of its entries or objects."""
+
+    text: str
+    count: int
