@@ -119,6 +119,8 @@ class ImageData:
     is_converted: bool = False
     received: int = 0
     """Bytes that were downloaded for the file; 0 if unknown."""
+    conversion: str = ""
+    """How the file was made from the downloaded one; empty if it is that one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,10 @@ class Offer:
 
     appliance: Appliance
     source: ImageSource
+    version: str = ""
+    """The version of its list, or the digest of its manifest; empty if its list states none."""
+    endorser: str = ""
+    """The DN of the list's endorser; empty for an image of a registry."""
 
 
 @dataclass(frozen=True, slots=True)

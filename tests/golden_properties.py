@@ -1,8 +1,8 @@
 """The complete set of properties that an image of a registry has in Glance.
 
 The golden file was written by hand: atrope's properties by name and value, the annotations of the
-artefact with its reference, marks of our own, and those that the site sets. Its values in braces
-differ from run to run.
+artefact with its reference, marks of our own, what the data were made from, and those that the site
+sets. Its values in braces differ from run to run.
 """
 
 from __future__ import annotations
@@ -21,5 +21,5 @@ def expected(**values: str) -> tuple[str, dict[str, str], dict[str, str]]:
         text = text.replace(f"{{{name}}}", value)
     found = json.loads(text)
     assert found["own"] == OWN
-    properties = found["atrope"] | found["mark"] | found["own"]
+    properties = found["atrope"] | found["mark"] | found["provenance"] | found["own"]
     return found["name"], properties, found["APPLIANCE_ATTRIBUTES"]

@@ -451,6 +451,7 @@ class ProjectImages:
             "disk_format": data.format.value,
             **properties.standard(appliance),
             **properties.describe(appliance),
+            **properties.provenance(appliance),
             **properties.mark(self.ownership.id, image_id),
             properties.STATUS: State.STAGING.value,
         }

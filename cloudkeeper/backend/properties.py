@@ -41,19 +41,19 @@ _PREFIX = "APPLIANCE_"
 STATUS = _PREFIX + "STATUS"
 MARK = _PREFIX + "BACKEND"
 """The id of the backend that made the image, a space, and the id of the image itself."""
-HIDDEN = "cloudkeeper_hidden"
+HIDDEN = f"{own_properties.OURS}hidden"
 """The image is hidden because its list has ended; outside the prefix, of which 1.0.0 removes all
 names that it does not know, and would leave the image hidden for ever."""
 VO, LIST, ID = _PREFIX + "VO", _PREFIX + "IMAGE_LIST_ID", _PREFIX + "ID"
 TITLE, MPURI = _PREFIX + "TITLE", _PREFIX + "MPURI"
 ATTRIBUTES = _PREFIX + "ATTRIBUTES"
-TAKEN_OVER = "cloudkeeper_taken_over"
+TAKEN_OVER = f"{own_properties.OURS}taken_over"
 """What `cloudkeeper.backend.handover` remembers of the manager that an image was taken over from.
 
 Outside the prefix, so that release 1.0.0, which removes all of the prefix that it does not know,
 keeps it.
 """
-SHARED = "cloudkeeper_shared"
+SHARED = f"{own_properties.OURS}shared"
 """Which VOs use an image beside the one that `VO` names; see `cloudkeeper.backend.sharing`.
 
 Outside the prefix for the same reason.
@@ -210,6 +210,15 @@ def describe(appliance: Appliance) -> dict[str, str]:
     return described
 
 
+def provenance(appliance: Appliance) -> dict[str, str]:
+    """Return the properties of a new image that say what its data were made from.
+
+    No later change of the metadata touches them: the data stay the same.
+    """
+    found = own_properties.provenance_of(appliance.attributes)
+    return {f"{own_properties.OURS}{name}": _storable(value) for name, value in found.items()}
+
+
 def standard(appliance: Appliance) -> dict[str, str | int]:
     """Return Glance's own fields of an appliance's image: name and minimum memory in MiB."""
     name = _storable(appliance.title or appliance.identifier)[:_MAX_NAME]
@@ -315,7 +324,7 @@ def hiding() -> list[dict[str, object]]:
 
 def is_ours(name: str) -> bool:
     """Check whether a property is one of our marks; ``APPLIANCE_ATTRIBUTES`` is atrope's, too."""
-    return name.startswith(_PREFIX) or name in (TAKEN_OVER, HIDDEN, SHARED)
+    return name.startswith((_PREFIX, own_properties.OURS))
 
 
 def retirement() -> list[dict[str, object]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from appliance.core.cloud.glance import Image
+from cloudkeeper.backend import properties
 
 _INCOMPLETE = ("queued", "saving")
 # An upload that is going on is younger.
@@ -41,7 +42,7 @@ def line(image: Image) -> str:
 
 
 def _is_mark(name: str) -> bool:
-    return name in _OF_NOVA or name.startswith(("APPLIANCE_", "cloudkeeper_"))
+    return name in _OF_NOVA or properties.is_ours(name)
 
 
 def _moment(image: Image) -> datetime | None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -35,6 +37,9 @@ _SLOWEST = 10 * 2**20
 _FULL = os.strerror(errno.ENOSPC)
 # Bytes that a target may have beyond its disk, together with 2 % of the disk, for its tables.
 _OVERHEAD = 64 * 2**20
+# Seconds for the program to say its version.
+_QUICK = 20
+_VERSION = re.compile(r"version ([0-9][0-9A-Za-z.+~-]{0,40})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,11 @@ class QemuImg:
             patience=patience,
             largest_file=limit,
         )
+
+    @property
+    def name(self) -> str:
+        """The program and its version, as far as it says one."""
+        return _named(self.binary)
 
     def _ask(self, command: str, disk: Disk, *options: str) -> dict[str, Any]:
         arguments = [command, "--output=json", *options, *_source(disk)]
@@ -181,6 +191,20 @@ def choose_target(
         f"cannot be converted to {accepted[0]}, the only accepted format",
         "in cloudkeeper.yml, add a disk format to formats",
     )
+
+
+@functools.cache  # it stays the same during a run
+def _named(binary: Path) -> str:
+    command = [str(binary), "--version"]
+    try:
+        found = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", env=_ENVIRONMENT,
+            timeout=_QUICK, check=True, stdin=subprocess.DEVNULL,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):  # the conversion itself reports what is wrong
+        found = ""
+    version = _VERSION.search(found)
+    return f"qemu-img {version[1]}" if version else "qemu-img"
 
 
 _running: set[int] = set()

@@ -136,14 +136,16 @@ def parse(payload: bytes) -> SignedImageList:
         raise Malformed(_LIST, f"it has {len(images)} images, the limit is {_MAX_IMAGES}")
     endorser = {key: value for key in x509 if (value := _text(x509, key))}
     offers, refused = _read_images(images, list_id=list_id, vo=vo, endorser=endorser)
+    named = Endorser(_required(x509, "hv:dn"), _required(x509, "hv:ca"))
+    version = _text(content, "hv:version")
     return SignedImageList(
         identifier=list_id,
         vo=vo,
-        endorser=Endorser(_required(x509, "hv:dn"), _required(x509, "hv:ca")),
+        endorser=named,
         created=_date(content, "dc:date:created") if content.get("dc:date:created") else None,
         expires=_date(content, "dc:date:expires"),
-        version=_text(content, "hv:version"),
-        offers=offers,
+        version=version,
+        offers=tuple(replace(each, version=version, endorser=named.dn) for each in offers),
         refused=refused,
     )
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from appliance.core import hosts, retry
+from appliance.core import clock, hosts, retry
 from appliance.core.run.errors import ApplianceError
 from cloudkeeper.formats import Unusable
 from cloudkeeper.frontend import conversion, deadline
@@ -41,11 +41,12 @@ from cloudkeeper.frontend.remote_images import RemoteImages
 from cloudkeeper.frontend.shared_files import file_key
 from cloudkeeper.frontend.slots import Slots, StoppableSource
 from cloudkeeper.frontend.sources import ImageOpener, OfferSource
-from cloudkeeper.frontend.stream import NeedsFile
+from cloudkeeper.frontend.stream import NeedsFile, shown
 from cloudkeeper.frontend.sync_report import BUG, ChangeOutcome, SyncReport, describe
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (
     LAYER_KEY,
+    Appliance,
     Change,
     Create,
     Hide,
@@ -57,6 +58,7 @@ from cloudkeeper.model import (
     Update,
     UpdateMetadata,
 )
+from cloudkeeper.wire import own_properties
 
 logger = logging.getLogger(__name__)
 
@@ -361,7 +363,7 @@ class Synchronisation:
             self.workshop.refused.noting(offer),
             self._reachable(prepared) as data,
         ):
-            appliance = replace(offer.appliance, data=data)
+            appliance = replace(self._with_provenance(offer, prepared), data=data)
             try:
                 (self.backend.add if is_new else self.backend.update)(appliance)
             except FinalRefusal as error:
@@ -371,6 +373,21 @@ class Synchronisation:
                 remedy = f"after a change of Glance's configuration: {again}"
                 raise Unusable(str(error.subject), error.cause, remedy) from error
             return data.size
+
+    def _with_provenance(self, offer: Offer, prepared: ImageData) -> Appliance:
+        """Return the appliance of an offer with what its data are made from, if that is stored."""
+        if not self.backend.can_set_properties:
+            return offer.appliance
+        made_from = {
+            "source_url": shown(offer.source.uri),
+            "source_digest": offer.source.digest,
+            "source_version": offer.version,
+            "endorser": offer.endorser,
+            "conversion": prepared.conversion,
+            "synced_at": f"{clock.now():%Y-%m-%dT%H:%M:%SZ}",
+        }
+        attributes = own_properties.with_provenance(offer.appliance.attributes, made_from)
+        return replace(offer.appliance, attributes=attributes)
 
     def _reachable(self, prepared: ImageData) -> contextlib.AbstractContextManager[ImageData]:
         """Return data as the backend gets them: a file, or its URL in remote mode."""

@@ -245,7 +245,7 @@ class Workshop:
             opened.connection.close()
         else:
             fetched = self._fetched(offer, source)
-        part, size, sha512 = self._content(offer, fetched, made)
+        part, size, sha512, unpacked = self._content(offer, fetched, made)
         with self.refused.noting(offer):
             declared = offer.appliance.attributes.get("hv:format", "")
             found = formats.detect(part, declared=declared)
@@ -264,6 +264,7 @@ class Workshop:
                 size,
                 uri=offer.source.uri,
                 received=fetched.size,
+                conversion=unpacked,
             )
         converted = self.directory / f"{name}.{into}{_PART}"
         made.append(converted)
@@ -284,25 +285,29 @@ class Workshop:
             uri=offer.source.uri,
             is_converted=True,
             received=fetched.size,
+            conversion=f"{unpacked}{'; ' if unpacked else ''}{self.qemu.name}: {found} to {into}",
         )
 
     def _content(
         self, offer: Offer, fetched: HashedFile, made: list[Path]
-    ) -> tuple[Path, int, str]:
-        """Return the content of a verified file, decompressed: its file, size and SHA-512."""
+    ) -> tuple[Path, int, str, str]:
+        """Return the content of a verified file: its file, size and SHA-512, and how it came about.
+
+        The latter is empty if the file was not compressed.
+        """
         part = self._part(offer)
         made.append(part.path)
         with part.path.open("rb") as file:
             found, blocks = sniff(_blocks_of(file))
             if not (kind := offer.source.compression or found):
-                return part.path, fetched.size, fetched.sha512
+                return part.path, fetched.size, fetched.sha512, ""
             content = part.stem.with_name(f"{part.stem.name}.content{_PART}")
             made.append(content)
             name, bounds = shown(offer.source.uri), Bounds(self.room())
             with self.refused.noting(offer):
                 size, sha512 = _write(decompress(blocks, kind, name=name, bounds=bounds), content)
         part.drop()
-        return content, size, sha512
+        return content, size, sha512, f"decompressed from {kind}"
 
     def _fetched(self, offer: Offer, source: ImageOpener) -> HashedFile:
         """Download an image as it is, continue the part of an earlier run, and verify it."""

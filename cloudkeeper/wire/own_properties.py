@@ -1,9 +1,10 @@
-"""Additions to the attributes of an appliance: a site's own properties, and its SBOM.
+"""Additions to the attributes of an appliance: a site's own properties, its SBOM, its provenance.
 
 The protocol of 1.x has one map of texts for all that it does not name. The site's properties of
-Glance travel there as ``property:NAME``, the SBOM of an artefact as `SBOM`. A backend that knows
-them announces `PROPERTIES` (`cloudkeeper.wire.status`); to any other backend, those of 0.9.x among
-them, they are not sent, so that none stores them under these names or moves data because of them.
+Glance travel there as ``property:NAME``, the SBOM of an artefact as `SBOM`, and, with the data of
+an image, what they were made from as ``provenance:NAME``. A backend that knows them announces
+`PROPERTIES` (`cloudkeeper.wire.status`); to any other backend, those of 0.9.x among them, they are
+not sent, so that none stores them under these names or moves data because of them.
 
 Sources of images cannot set them: what a list or an artefact calls so is dropped. Both sides refuse
 the names of `fault`, which belong to Glance, to Nova, or to what describes an image.
@@ -18,12 +19,26 @@ from types import MappingProxyType
 from cloudkeeper.model import LAYER_KEY, SBOM_KEY
 
 MOST = 64
-"""Properties of a source: Glance keeps 128 of an image, of which this program needs some 30."""
+"""Properties of a source: Glance keeps 128 of an image, of which this program needs some 40."""
 LONGEST = 1000
 """Characters of a value."""
+PROVENANCE = (
+    "source_url",
+    "source_digest",
+    "source_version",
+    "endorser",
+    "conversion",
+    "synced_at",
+)
+"""The names of a provenance: the file that was downloaded, without credentials; its digest; the
+version of its list, or the digest of its manifest; who signed the list; how the file became the
+image, with the program and its version; and the time of the transfer."""
+OURS = "cloudkeeper_"
+"""The prefix of properties of ours that are not cloudkeeper-os 0.9's."""
 _PREFIX = "property:"
+_MADE_FROM = "provenance:"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,254}", re.ASCII)
-_OURS = ("appliance_", "vmcatcher_", "ad:", "dc:", "hv:", "sl:")
+_OURS = ("appliance_", OURS, "vmcatcher_", "ad:", "dc:", "hv:", "sl:")
 _DESCRIBING = frozenset(
     {
         *("appdb_id", LAYER_KEY, "image_list", "project"),
@@ -82,8 +97,23 @@ def plain(attributes: Mapping[str, str]) -> Mapping[str, str]:
     return {
         key: value
         for key, value in attributes.items()
-        if key != SBOM_KEY and not key.startswith(_PREFIX)
+        if key != SBOM_KEY and not key.startswith((_PREFIX, _MADE_FROM))
     }
+
+
+def with_provenance(
+    attributes: Mapping[str, str], provenance: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Return the attributes of an image whose data travel along, with what these were made from."""
+    named = {f"{_MADE_FROM}{name}": value for name, value in provenance.items() if value}
+    others = {key: value for key, value in attributes.items() if not key.startswith(_MADE_FROM)}
+    return MappingProxyType({**others, **named})
+
+
+def provenance_of(attributes: Mapping[str, str]) -> dict[str, str]:
+    """Return what the data of an image were made from, by the names of `PROVENANCE`."""
+    found = {name: attributes.get(f"{_MADE_FROM}{name}", "")[:LONGEST] for name in PROVENANCE}
+    return {name: value for name, value in found.items() if value}
 
 
 def of(attributes: Mapping[str, str]) -> dict[str, str]:

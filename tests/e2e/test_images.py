@@ -338,6 +338,7 @@ def test_a_registry_beside_a_signed_list(site: Site, tmp_path: Path) -> None:
                 layer=f"sha256:{layer.decode()}",
                 sbom=sbom["digest"],
                 backend=row.properties["APPLIANCE_BACKEND"],
+                synced=row.properties["cloudkeeper_synced_at"],
             )
             assert row.name == name
             held = dict(row.properties)

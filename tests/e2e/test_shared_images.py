@@ -169,6 +169,7 @@ def test_one_download_and_one_upload_for_three_vos(
         manifest=manifest,
         layer=row.properties["image_hash"],
         backend=row.properties["APPLIANCE_BACKEND"],
+        synced=row.properties["cloudkeeper_synced_at"],
         sbom="",
     )
     differing = {

@@ -107,7 +107,7 @@ def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
     assert image_id == found["id"]
     assert uuid.UUID(backend)
     plain: dict[str, Any] = json.loads(json.dumps(found).replace(image_id, "ID"))
-    return plain | {"APPLIANCE_BACKEND": "", "created_at": ""}
+    return plain | {"APPLIANCE_BACKEND": "", "created_at": "", "cloudkeeper_synced_at": ""}
 
 
 @contextlib.contextmanager

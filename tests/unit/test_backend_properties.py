@@ -24,11 +24,13 @@ from cloudkeeper.frontend.registry.referrers import Referrers
 from cloudkeeper.frontend.registry.sboms import SBOMs
 from cloudkeeper.frontend.registry.tags import TagHistory
 from cloudkeeper.model import Appliance, ApplianceId, ListId
+from cloudkeeper.wire import own_properties
 from tests import golden_properties
 from tests.testbed.oci_registry import described_as
 
 OWNER = "0123456789abcdef0123456789abcdef"
 HERE = "1d7e3f4a-0000-4000-8000-000000000001"
+SYNCED = "2026-11-24T12:00:00Z"
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
@@ -346,16 +348,44 @@ def test_the_complete_set_of_properties_of_an_image_of_a_registry(tmp_path: Path
     )
     (found,), warnings = project.fetch(at=NOW)
     (offer,) = found.offers
-    written = properties.describe(offer.appliance)
     name, wanted, annotations = golden_properties.expected(
-        host="registry.egi.eu", manifest=digest, layer=LAYER, sbom=sbom, backend="x"
+        host="registry.egi.eu", manifest=digest, layer=LAYER, sbom=sbom, backend="x", synced=SYNCED
     )
+    made_from = {
+        "source_url": offer.source.uri,
+        "source_digest": offer.source.digest,
+        "source_version": offer.version,
+        "synced_at": SYNCED,
+    }
+    sent = own_properties.with_provenance(offer.appliance.attributes, made_from)
+    new = replace(offer.appliance, attributes=sent)
+    written = properties.describe(new) | properties.provenance(new)
     assert json.loads(written.pop("APPLIANCE_ATTRIBUTES")) == annotations
     when_offered = {"APPLIANCE_STATUS", "APPLIANCE_BACKEND"}
     assert written == {key: wanted[key] for key in wanted.keys() - when_offered}
     assert (properties.standard(offer.appliance)["name"], warnings) == (name, [])
     held = properties.read(record(**written, APPLIANCE_ATTRIBUTES=json.dumps(annotations)))
     assert held.attributes == offer.appliance.attributes
+
+
+def test_an_image_with_everything_has_no_more_properties_than_glance_keeps() -> None:
+    """§7.17: 128; as many own properties as allowed, SBOM, provenance, marks, and all memories."""
+    own = {f"hw_{number}": "x" for number in range(own_properties.MOST)}
+    wanted = image_of_a_registry()
+    attributes = own_properties.with_provenance(
+        own_properties.added(wanted.attributes, own, sbom="x"),
+        dict.fromkeys(own_properties.PROVENANCE, "x"),
+    )
+    full = replace(wanted, attributes=attributes)
+    memories = (properties.STATUS, properties.HIDDEN, properties.SHARED, properties.TAKEN_OVER)
+    written = properties.describe(full) | properties.provenance(full) | properties.mark("x", "y")
+    assert own.keys() <= written.keys()
+    assert len(written.keys() | set(memories)) <= 128
+
+
+@pytest.mark.parametrize("name", ["cloudkeeper_hidden", "Cloudkeeper_source_url"])
+def test_a_site_cannot_set_properties_of_ours(name: str) -> None:
+    assert own_properties.fault(name) == "is set by cloudkeeper, as the image's source describes it"
 
 
 def test_an_image_of_a_registry_has_atrope_s_properties() -> None:

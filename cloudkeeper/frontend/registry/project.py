@@ -233,7 +233,8 @@ class RegistryProject:
         )
         uri = f"https://{host}/v2/{tagged.repository}{_BLOBS}{found.layer}"
         compression = found.compression.lstrip("+")
-        return Offer(appliance, ImageSource(uri, found.layer, found.size, compression))
+        source = ImageSource(uri, found.layer, found.size, compression)
+        return Offer(appliance, source, version=tagged.digest)
 
 
 def _attributes(tagged: TaggedArtefact, found: DiskArtefact) -> Mapping[str, str]:
