@@ -51,6 +51,7 @@ from cloudkeeper.wire.status import (
     PROPERTIES,
     SHARE,
     TAKE_OVER,
+    UNKNOWN,
     VO,
     VO_CHECK,
     CallStatus,
@@ -72,7 +73,7 @@ _DIGITS = 9
 
 _FEATURES = (
     *(METADATA_UPDATE, VO_CHECK, PROPERTIES, HIDING, TAKE_OVER),
-    *(IMAGE_STREAM, PARALLEL, OWN_DIGEST),
+    *(IMAGE_STREAM, PARALLEL, OWN_DIGEST, UNKNOWN),
 )
 
 
@@ -134,6 +135,9 @@ class Servicer:
         """Yield the appliances of a list, without their data."""
         with _reported(context):
             run = self._current_or_view(context)
+            if _metadata(context, UNKNOWN):
+                yield from map(messages.to_message, run.unknown())
+                return
             list_id = ListId(request.image_list_identifier)
             vo, is_ours = _metadata(context, VO), VO in dict(context.invocation_metadata())
             if _metadata(context, TAKE_OVER):
@@ -202,7 +206,9 @@ class Servicer:
         return self._change(context, store, request.title)
 
     def RemoveAppliance(self, request: pb.Appliance, context: grpc.ServicerContext) -> Empty:
-        """Remove an appliance."""
+        """Remove an appliance; with `UNKNOWN` in the call's metadata, an incomplete record."""
+        if _metadata(context, UNKNOWN):
+            return self._change(context, lambda run: run.collect_unknown(request.identifier))
         return self._withdraw(request, context, hides=False)
 
     def _withdraw(

@@ -177,6 +177,27 @@ class ProjectImages:
             if record.image.get(properties.TAKEN_OVER)
         ]
 
+    @property
+    def unknown(self) -> list[Image]:
+        """Incomplete records that nobody has marked; see `cloudkeeper.backend.unknown`."""
+        return list(self._unknown)
+
+    def collect_unknown(self, image_id: str) -> None:
+        """Delete an incomplete record that nobody has marked, if it is still one."""
+        # The listing may be some minutes old: a user may have begun an upload.
+        now = self.glance.get(image_id)
+        if not list(unknown.abandoned([now], owner=self.project_id, now=clock.now())):
+            raise Failed(
+                f"project {self.name}: image {image_id}",
+                "is in use, or has been marked meanwhile",
+                "it stays as it is",
+                status=CallStatus.RESOURCE_STATE,
+            )
+        self.glance.delete(image_id)
+        self._unknown = [each for each in self._unknown if each["id"] != image_id]
+        self.tally.count("unknown_collected")
+        logger.warning("project %s: %s; deleted", self.name, unknown.line(now).partition(":")[0])
+
     def has(self, key: ApplianceKey) -> bool:
         """Check whether an appliance is offered in this project."""
         return bool(self.versions(key))

@@ -197,6 +197,22 @@ class RunRemovals:
                 )
             self._memory.note(list_id, recent, images)
 
+    def check_confirmed(self) -> None:
+        """Check that whoever calls may confirm removals of what nothing shows to be ours.
+
+        Raises:
+            Failed: the configuration limits removals.
+
+        """
+        if self._policy is not RemovalPolicy.CONFIRMED:
+            raise Failed(
+                "incomplete images",
+                f"removals = {self._policy}: those without a mark are not deleted",
+                "set removals = confirmed in [DEFAULT] of cloudkeeper-os.conf and restart it, or "
+                "delete them with openstack image delete",
+                status=CallStatus.RESOURCE_STATE,
+            )
+
     def _refusal(self, list_id: ListId, cause: str, confirmation: str = "") -> Failed:
         needed = "set removals = confirmed in [DEFAULT] of cloudkeeper-os.conf and restart it"
         if self._policy is RemovalPolicy.CONFIRMED:

@@ -16,7 +16,7 @@ from appliance.core.cloud.glance import Glance
 from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
 from appliance.core.run.record import recorded
-from cloudkeeper.backend import misplaced, projects, properties, sharing
+from cloudkeeper.backend import misplaced, projects, properties, sharing, unknown
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.images import ProjectImages
 from cloudkeeper.backend.misplaced import FormerProjects, ProjectMemory
@@ -27,7 +27,7 @@ from cloudkeeper.backend.removals import RunRemovals
 from cloudkeeper.backend.settings import BackendSettings
 from cloudkeeper.backend.shares import SharedImages
 from cloudkeeper.backend.tally import RunTally
-from cloudkeeper.model import ApplianceId, ListId
+from cloudkeeper.model import Appliance, ApplianceId, ListId
 from cloudkeeper.wire.status import CallStatus
 
 logger = logging.getLogger(__name__)
@@ -208,6 +208,30 @@ class Run:
             self.tally.fail(failure)
         if failures:
             raise failures[0]
+
+    def unknown(self) -> Iterator[Appliance]:
+        """Yield the incomplete records of all projects that nobody has marked."""
+        for images in self.projects():
+            for image in images.unknown:
+                yield unknown.as_appliance(image, project=images.name)
+
+    def collect_unknown(self, image_id: str) -> None:
+        """Delete an incomplete record that nobody has marked; one that is gone already is done.
+
+        Raises:
+            ApplianceError: the configuration does not allow it, or Glance refuses it.
+
+        """
+        self._removals.check_confirmed()
+        for images in self.projects():
+            if any(image["id"] == image_id for image in images.unknown):
+                images.collect_unknown(image_id)
+                return
+        raise Failed(
+            f"image {image_id}",
+            "is not an incomplete image that nobody has marked",
+            status=CallStatus.APPLIANCE_NOT_FOUND,
+        )
 
     def finish(self) -> None:
         """Clean up and write the record, which shows a bug as well."""

@@ -43,6 +43,7 @@ from cloudkeeper.wire.status import (
     PROPERTIES,
     SHARE,
     TAKE_OVER,
+    UNKNOWN,
     VO,
     VO_CHECK,
     CallStatus,
@@ -220,6 +221,23 @@ class BackendClient:
         except Malformed as error:
             cause = f"Appliances: {error.subject[:_SHOWN]}: {error.cause}"
             raise BackendFailure(self._name, cause, error.remedy) from None
+
+    def unknown_records(self) -> list[Appliance]:
+        """Return the incomplete records that a killed cloudkeeper-os 0.9 may have left.
+
+        Raises:
+            BackendFailure: the backend has no such call.
+
+        """
+        answer = self._call("ImageLists", Empty(), deadline=_LISTING)
+        if UNKNOWN not in features_of(answer.metadata):
+            words = "cannot list incomplete images that nobody has marked"
+            raise BackendFailure(self._name, words, "use cloudkeeper-os of the same release")
+        return self._listed(pb.ImageListIdentifier(), [(UNKNOWN, "yes")])
+
+    def collect_unknown(self, record: Appliance) -> None:
+        """Delete an incomplete record that `unknown_records` has returned."""
+        self._call("RemoveAppliance", to_message(record), metadata=[(UNKNOWN, "yes")])
 
     def hand_over(self, appliance: Appliance, *, wanted: Takeover) -> None:
         """Take an image over from another manager of the cloud, or give it back."""

@@ -7,6 +7,7 @@ pinned before the first list is not forgotten either: an administrator has named
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloudkeeper.frontend import accepted_log
+from cloudkeeper.frontend.backend_client import BackendClient
 from cloudkeeper.frontend.build_sources import REGISTRY_LISTS
 from cloudkeeper.frontend.disk_room import PREFIX
 from cloudkeeper.frontend.ended import project_of
@@ -25,7 +27,7 @@ from cloudkeeper.frontend.registry.kept import key_of
 from cloudkeeper.frontend.registry.names import TaggedArtefact
 from cloudkeeper.frontend.registry.tags import TagHistory
 from cloudkeeper.frontend.settings import FrontendSettings
-from cloudkeeper.model import ListId
+from cloudkeeper.model import OWNER_KEY, ListId
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,18 @@ def memory(
                 accepted_log.forget(log, [name])
 
             yield Leftover(f"{name}: date of its last acceptance", 0, drop)
+
+
+def unknown_records(backend: BackendClient) -> Iterator[Leftover]:
+    """Yield the incomplete images in Glance that a killed cloudkeeper-os 0.9 may have left.
+
+    Raises:
+        BackendFailure: the backend does not answer, or cannot list them.
+
+    """
+    for record in backend.unknown_records():
+        words = f"project {record.attributes[OWNER_KEY]}: {record.title}"
+        yield Leftover(words, 0, functools.partial(backend.collect_unknown, record))
 
 
 def _registry_lists(

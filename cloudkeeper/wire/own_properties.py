@@ -48,7 +48,7 @@ _DESCRIBING = frozenset(
 """Names that describe an image: atrope's, which monitoring and users read."""
 _OF_LISTS = frozenset({"os_type"})
 """Names that describe an image of a signed list only."""
-_GLANCE = frozenset(
+GLANCE = frozenset(
     {
         *("id", "name", "status", "visibility", "protected", "owner", "tags", "members", "self"),
         *("file", "schema", "schemas", "locations", "direct_url", "stores", "deleted"),
@@ -75,7 +75,7 @@ def fault(name: str, *, of_list: bool = False) -> str:
     lower = name.lower()
     if not _NAME.fullmatch(name):
         return "is not a name of letters, digits and _ . : -"
-    if lower in _GLANCE or lower.startswith("os_glance_"):
+    if lower in GLANCE or lower.startswith("os_glance_"):
         return "is a field of Glance itself"
     if lower in _NOVA:
         return "is a mark of Nova for snapshots of servers"

@@ -70,6 +70,13 @@ Appliances then yields the images that the change would concern, with what hinde
 UpdateAppliance without image changes one. A backend without the feature would read these calls
 otherwise.
 """
+UNKNOWN = "unknown"
+"""Feature; and key of the metadata of Appliances and RemoveAppliance, ours: incomplete records.
+
+Appliances then yields records that a killed cloudkeeper-os 0.9 may have left, each with its id in
+Glance as identifier, and RemoveAppliance deletes one. The frontend sends the latter only when an
+administrator asks for it: such a record may be a user's.
+"""
 
 _STATUS, _MESSAGE, _FEATURES = "status", "message", "features"
 _VERDICT, _FINAL, _FILE, _DIGESTS = "verdict", "final", "file", "digests"

@@ -53,6 +53,8 @@ def test_a_record_that_a_killed_0_9_has_left(status: str) -> None:
         {"cloudkeeper_shared": "{}"},
         {"image_type": "snapshot"},
         {"base_image_ref": "7"},
+        {"my_property": "1"},
+        {"updated_at": "2026-11-30T11:00:00Z"},
     ],
     ids=str,
 )

@@ -1,9 +1,13 @@
-"""``cloudkeeper gc``: remove what no later run needs; images in the cloud are not its business."""
+"""``cloudkeeper gc``: remove what no later run needs.
+
+In the cloud it deletes nothing but incomplete images that nobody has marked, and only on request.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags, and those of the configuration."""
     words = "print the files that would be removed, and remove none"
     parser.add_argument("--dry-run", action="store_true", help=words)
+    words = (
+        "also delete from Glance the incomplete images without any property or tag that a killed "
+        "cloudkeeper-os 0.9 may have left; look at them with --dry-run first: users may have made "
+        "some of them"
+    )
+    parser.add_argument("--collect-unknown", action="store_true", help=words)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     startup.add_arguments(parser)
 
@@ -33,8 +43,11 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     state = cli.layout(arguments).path(startup.STATE)
     failures: list[str] = []
     guard = contextlib.nullcontext() if arguments.dry_run else lock.hold(configured.lock_file)
-    with guard:
+    with guard, contextlib.ExitStack() as stack:
         found = _found(configured, state, failures, is_dry=arguments.dry_run)
+        if arguments.collect_unknown:
+            collecting = _unknown(configured, failures, is_dry=arguments.dry_run)
+            found = [*found, *stack.enter_context(collecting)]
         removed = found if arguments.dry_run else [*_removed(found, failures)]
     for line in failures:
         output.remark(f"{startup.PROGRAM}: {line}")
@@ -78,6 +91,32 @@ def _found(
             failures.append(f"{error}; without it all memory of sources is kept")
             return found
     return [*found, *garbage.memory(configured, state, in_cloud=in_cloud)]
+
+
+@contextlib.contextmanager
+def _unknown(
+    configured: FrontendSettings, failures: list[str], *, is_dry: bool
+) -> Iterator[Sequence[Leftover]]:
+    """Yield the incomplete images in Glance that nobody has marked, within a run of the backend."""
+    from cloudkeeper.frontend import garbage  # noqa: PLC0415  loads gRPC
+    from cloudkeeper.frontend.commands import assembly  # noqa: PLC0415
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the backend's run as well
+    with assembly.backend(configured) as backend:
+        found: Sequence[Leftover] = ()
+        try:
+            found = list(garbage.unknown_records(backend))
+            if found and not is_dry:
+                backend.begin()
+        except ApplianceError as error:
+            failures.append(str(error))
+            yield ()
+            return
+        try:
+            yield found
+        finally:
+            if found and not is_dry:
+                backend.end()
 
 
 def _removed(found: Sequence[Leftover], failures: list[str]) -> Iterator[Leftover]:
