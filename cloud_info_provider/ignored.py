@@ -47,7 +47,6 @@ IGNORED: Mapping[str, tuple[str, ...]] = {
         "occi_api_version",
         "occi_middleware_version",
         "api_endpoint_technology",
-        "api_type",
         "middleware",
         "middleware_developer",
     ),

@@ -21,6 +21,7 @@ from appliance.core.cloud.login import Access
 from appliance.core.config import document, shell, yaml_file
 from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings
+from appliance.core.glue import vocabulary as terms
 from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
@@ -44,6 +45,7 @@ _SITE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _PROJECT = re.compile(r"[!-~]{1,64}")
 _NO_PROJECT = "has no project; write auth: project_id: below it"
 _NETWORKS = ("none", "public", "public_only", "private", "private_only")
+_INTERFACE = "OpenStack"
 _DEFAULT_CAPABILITIES = ("executionmanagement.dynamicvmdeploy", "security.accounting")
 
 
@@ -63,6 +65,7 @@ class SiteSettings:
         authentication: method by which users log in: ``oidc``, ``X509-VOMS``.
         platform: architecture of the processors.
         capabilities: terms of GLUE 2.0.
+        interface: name of the endpoint's interface.
 
     """
 
@@ -77,6 +80,7 @@ class SiteSettings:
     authentication: str
     platform: str
     capabilities: tuple[str, ...]
+    interface: str = "OpenStack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +310,7 @@ def _site(settings: Settings) -> SiteSettings:
         authentication=settings.text(endpoint, "api_authn_method", default="oidc"),
         platform=settings.text("compute.templates.defaults", "platform", default="amd64"),
         capabilities=_capabilities(settings),
+        interface=_interface(settings, endpoint),
     )
     if site.name and not _SITE.fullmatch(site.name):
         words = f"{site.name!r} is not a site name of GOCDB; use letters, digits and . _ -"
@@ -320,14 +325,25 @@ def _site(settings: Settings) -> SiteSettings:
     return site
 
 
+def _interface(settings: Settings, endpoint: str) -> str:
+    given = settings.text(endpoint, "api_type", default=_INTERFACE)
+    # files for the OCCI interface that clouds once had beside their own
+    if given.upper() != "OCCI":
+        return given
+    settings.warn(
+        endpoint, "api_type", f"{given}: clouds have no OCCI any more; {_INTERFACE} is published"
+    )
+    return _INTERFACE
+
+
 def _level(settings: Settings, section: str, option: str) -> str:
-    return settings.choice(section, option, default="production", allowed=vocabulary.QUALITY_LEVELS)
+    return settings.choice(section, option, default="production", allowed=terms.QUALITY_LEVELS)
 
 
 def _capabilities(settings: Settings) -> tuple[str, ...]:
     given = settings.words("compute", "capabilities")
-    known = [name for name in given if name in vocabulary.CAPABILITIES]
-    if foreign := [name for name in given if name not in vocabulary.CAPABILITIES]:
+    known = [name for name in given if name in terms.CAPABILITIES]
+    if foreign := [name for name in given if name not in terms.CAPABILITIES]:
         defaults = " and ".join(_DEFAULT_CAPABILITIES)
         words = f"left out; {defaults} are always published"
         settings.warn(

@@ -1,4 +1,4 @@
-"""The names that the configuration may use: options of accounts and shares, terms of GLUE 2.0."""
+"""The names that the configuration may use: options of accounts and of shares."""
 
 from __future__ import annotations
 
@@ -51,61 +51,4 @@ SHARE_TEXTS = (
     "instance_max_cpu",
     "instance_max_ram",
     "instance_max_accelerators",
-)
-
-# QualityLevel_t of GLUE 2.0 (GFD.147, appendix B).
-QUALITY_LEVELS = ("development", "pre-production", "production", "testing")
-
-# Capability_t of GLUE 2.0 (GFD.147, appendix B.1).
-CAPABILITIES = frozenset(
-    (
-        ".",
-        "a",
-        "c",
-        "d",
-        "data.access.flatfiles",
-        "data.access.relational",
-        "data.access.sessiondir",
-        "data.access.stageindir",
-        "data.access.stageoutdir",
-        "data.access.xml",
-        "data.management.replica",
-        "data.management.storage",
-        "data.management.transfer",
-        "data.naming.resolver",
-        "data.naming.scheme",
-        "data.transfer",
-        "data.transfer.cepull.ftp",
-        "data.transfer.cepush.srm",
-        "e",
-        "executionmanagement.candidatesetgenerator",
-        "executionmanagement.dynamicvmdeploy",
-        "executionmanagement.executionandplanning",
-        "executionmanagement.jobdescription",
-        "executionmanagement.jobexecution",
-        "executionmanagement.jobmanager",
-        "executionmanagement.reservation",
-        "g",
-        "i",
-        "information.discovery",
-        "information.logging",
-        "information.model",
-        "information.monitoring",
-        "information.provenance",
-        "information.publication",
-        "m",
-        "n",
-        "p",
-        "r",
-        "s",
-        "security.accounting",
-        "security.attributeauthority",
-        "security.authentication",
-        "security.authorization",
-        "security.credentialstorage",
-        "security.delegation",
-        "t",
-        "u",
-        "y",
-    )
 )

@@ -180,6 +180,8 @@ def _run(configuration: ProviderSettings, record: RunRecord) -> ExitStatus:
     record.add("flavors", len({flavor.id for share in facts.shares for flavor in share.flavors}))
     record.add("images", len({image.id for share in facts.shares for image in share.images}))
     record.add("entries", rendering.count)
+    for problem in rendering.problems:
+        logger.warning("%s", problem)
     for vo, reason in sorted(facts.failed.items()):
         record.fail(f"{vo}: {reason}")
         print(f"{PROGRAM}: {vo}: {reason}", file=sys.stderr)

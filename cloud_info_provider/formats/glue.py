@@ -13,18 +13,22 @@
 
 A flavor or image that several VOs may use is published once; ``GLUE2EntityOtherInfo: VO=…`` names
 the VOs, and a share names its flavors in ``GLUE2ShareResourceForeignKey``. Shares are of the class
-Share: ComputingShare demands figures of batch queues. Identifiers are those of cloud-info-provider
-0.8 to 0.13. The same facts always give the same entries, in the same order. The BDII adds times of
-creation, because only it knows when an entry changed.
+Share: ComputingShare demands figures of batch queues. The same facts always give the same entries,
+in the same order. The BDII adds times of creation, because only it knows when an entry changed.
+
+Identifiers, ``GLUE2EntityName`` of flavors and images, and the names of service and interface are
+those of cloud-info-provider 0.8 to 0.13, because programs read them (docs/adr/0053).
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from appliance.core import ldif
+from appliance.core.glue.vocabulary import OS_FAMILIES, OS_NAMES
 from appliance.core.ldif import Entry, child, normalise_dn
 from appliance.core.version import __version__
 from cloud_info_provider.facts import Endpoint, Facts, Flavor, OfferedImage, ServerCounts, Share
@@ -38,6 +42,17 @@ GROUP = "cloud"
 _FLAVOR = "http://schemas.openstack.org/template/resource#"
 _IMAGE = "http://schemas.openstack.org/template/os#"
 _SCHEME = "org.glite.standard"
+_UNKNOWN = "UNKNOWN"
+# Names of systems in GLUE 2.0, by their names in Glance (os_distro) where those are different.
+_SYSTEMS = {
+    "fedora": "Fedoracore",
+    "rhel": "RedhatEnterpriseAS",
+    "scientific": "ScientificSL",
+    "sled": "SUSE LINUX",
+    "sles": "SUSE LINUX",
+    "windows": "Microsoft WINDOWS",
+    **{name.lower(): name for name in OS_NAMES},
+}
 # Characters of a value: more is of no use to readers, and slapd limits the size of an entry.
 _LONGEST_TEXT = 1024
 # Blanks, control characters and surrogates: slapd rejects some, LDIF cannot show others.
@@ -49,15 +64,15 @@ _Thing = TypeVar("_Thing", Flavor, OfferedImage)
 
 def render(cloud: PublishedCloud) -> Rendering:
     """Return the tree as LDIF. Its last lines name the VOs that failed (docs/adr/0010)."""
-    tree = entries(cloud.facts, cloud.site, shares=cloud.shares, auth_url=cloud.auth_url)
+    tree, problems = entries(cloud.facts, cloud.site, shares=cloud.shares, auth_url=cloud.auth_url)
     failed = [ldif.Comment(f"failed: {vo}") for vo in sorted(cloud.facts.failed)]
-    return Rendering("".join(ldif.write([*tree, *failed])), len(tree))
+    return Rendering("".join(ldif.write([*tree, *failed])), len(tree), tuple(problems))
 
 
 def entries(
     facts: Facts, site: SiteSettings, *, shares: Sequence[ShareSettings], auth_url: str
-) -> list[Entry]:
-    """Return the whole tree.
+) -> tuple[list[Entry], list[str]]:
+    """Return the whole tree, and a line for each flavor, image or share that is not in it.
 
     Policies name the VOs of all configured shares, so that a VO that could not be read loses no
     right. Totals of the cloud are left out if a share is missing in them.
@@ -70,14 +85,15 @@ def entries(
 
     """
     tree = _CloudTree(facts, site, {share.vo: share for share in shares}, auth_url)
-    seen: set[str] = set()
-    unique = []
+    unique: dict[str, Entry] = {}
+    problems = []
     for entry in tree.entries():
-        name = normalise_dn(entry.dn)
-        if name not in seen:  # a directory takes ids that differ in blanks only for the same
-            seen.add(name)
-            unique.append(entry)
-    return unique
+        # a directory takes ids that differ in blanks only for the same
+        first = unique.setdefault(normalise_dn(entry.dn), entry)
+        if first is not entry:
+            name = ldif.parse_dn(entry.dn)[0][0][1]
+            problems.append(f"{name!r}: a second entry with this id is left out; change its id")
+    return list(unique.values()), problems
 
 
 def _entry(dn: str, classes: Sequence[str], attributes: Mapping[str, Value]) -> Entry:
@@ -122,6 +138,8 @@ class _CloudTree:
         self.auth_url = auth_url
         self.service_id = f"{auth_url}_cloud.compute"
         self.manager_id = f"{self.service_id}_manager"
+        self.system = _commonest_system(facts)
+        self.suffixes = _suffixes(facts)
         self.group_dn = child(ROOT, "GLUE2GroupID", GROUP)
         self.service_dn = child(self.group_dn, "GLUE2ServiceID", self.service_id)
 
@@ -136,9 +154,15 @@ class _CloudTree:
         for endpoint in endpoints:
             yield self.endpoint(endpoint)
             yield self.access_policy(endpoint)
-        for flavor, vos in _by_vo((share.vo, share.flavors) for share in shares):
-            yield self.flavor(flavor, vos)
-        for image, vos in _by_vo((share.vo, share.images) for share in shares):
+        flavors = (
+            (share.vo, self.flavor_id(flavor, share.endpoint), flavor)
+            for share in shares
+            for flavor in share.flavors
+        )
+        for identifier, flavor, vos in _by_vo(flavors):
+            yield self.flavor(identifier, flavor, vos)
+        images = ((share.vo, image.id, image) for share in shares for image in share.images)
+        for _, image, vos in _by_vo(images):
             yield self.image(image, vos)
         for share in shares:
             yield self.share(share)
@@ -154,7 +178,7 @@ class _CloudTree:
             {
                 "GLUE2ServiceID": self.service_id,
                 "GLUE2EntityName": f"Cloud compute service of {self.site.name}",
-                "GLUE2ServiceType": "org.cloud.iaas",
+                "GLUE2ServiceType": "IaaS",
                 "GLUE2ServiceQualityLevel": self.site.service_level,
                 "GLUE2ServiceCapability": self.site.capabilities,
                 "GLUE2ServiceAdminDomainForeignKey": self.site.name,
@@ -196,7 +220,8 @@ class _CloudTree:
         )
 
     def endpoint_id(self, endpoint: Endpoint) -> str:
-        return f"{endpoint.url}_OpenStack_{endpoint.version}_{self.site.authentication}"
+        kind = f"{self.site.interface}_{endpoint.version}_{self.site.authentication}"
+        return f"{endpoint.url}_{kind}"
 
     def endpoint_dn(self, endpoint: Endpoint) -> str:
         return child(self.service_dn, "GLUE2EndpointID", self.endpoint_id(endpoint))
@@ -221,7 +246,7 @@ class _CloudTree:
                 "GLUE2EndpointID": self.endpoint_id(endpoint),
                 "GLUE2EntityName": f"OpenStack compute endpoint of {self.site.name}",
                 "GLUE2EndpointURL": endpoint.url,
-                "GLUE2EndpointInterfaceName": "org.openstack.nova",
+                "GLUE2EndpointInterfaceName": self.site.interface,
                 "GLUE2EndpointInterfaceVersion": endpoint.version,
                 "GLUE2EndpointTechnology": "webservice",
                 "GLUE2EndpointCapability": self.site.capabilities,
@@ -233,15 +258,25 @@ class _CloudTree:
                 "GLUE2EndpointHealthState": "warning" if failed else "ok",
                 "GLUE2EndpointHealthStateInfo": info,
                 "GLUE2EndpointServingState": "production",
-                "GLUE2EndpointIssuerCA": endpoint.issuer,
+                "GLUE2EndpointIssuerCA": endpoint.issuer or _UNKNOWN,
+                "GLUE2EndpointTrustedCA": self.facts.certificate.client_authorities,
                 "GLUE2EndpointSemantics": "https://docs.openstack.org/api-ref/compute/",
                 "GLUE2EndpointServiceForeignKey": self.service_id,
                 "GLUE2ComputingEndpointComputingServiceForeignKey": self.service_id,
                 "GLUE2EntityOtherInfo": _pairs(
-                    {"Authn": self.site.authentication, "Region": endpoint.region}
+                    {
+                        "Authn": self.site.authentication,
+                        "Region": endpoint.region,
+                        "auditor_role": self.auditor_role(),
+                    }
                 ),
             },
         )
+
+    def auditor_role(self) -> str | None:
+        """Return whether an auditor has a role; None if nobody asked for it."""
+        role = self.facts.auditor_role
+        return None if role is None else str(role).upper()
 
     def access_policy(self, endpoint: Endpoint) -> Entry:
         vos = self.vos(endpoint)
@@ -254,25 +289,21 @@ class _CloudTree:
             {"GLUE2AccessPolicyEndpointForeignKey": self.endpoint_id(endpoint)},
         )
 
-    def flavor_id(self, flavor: Flavor) -> str:
-        return f"{_FLAVOR}{_clean(flavor.id)}_{self.auth_url}"
+    def flavor_id(self, flavor: Flavor, endpoint: Endpoint) -> str:
+        suffix = self.suffixes.get((endpoint.url, flavor.id), "")
+        return f"{_FLAVOR}{_clean(flavor.id)}_{self.auth_url}{suffix}"
 
-    def flavor(self, flavor: Flavor, vos: Sequence[str]) -> Entry:
+    def flavor(self, identifier: str, flavor: Flavor, vos: Sequence[str]) -> Entry:
         sockets = _number(flavor.extra_specs.get("hw:cpu_sockets"), default=1)
         cpus = "multicpu" if sockets > 1 else "singlecpu"
         cores = "multicore" if flavor.vcpus > sockets else "singlecore"
-        accelerators = {
-            name.replace("Accelerator:", "Accelerator"): text
-            for name, text in sorted(flavor.extra_specs.items())
-            if name.startswith("Accelerator:")
-        }
-        identifier = self.flavor_id(flavor)
+        family, system, version = self.system
         return _entry(
             child(self.service_dn, "GLUE2ResourceID", identifier),
             ["GLUE2Entity", "GLUE2Resource", "GLUE2ExecutionEnvironment"],
             {
                 "GLUE2ResourceID": identifier,
-                "GLUE2EntityName": flavor.name,
+                "GLUE2EntityName": f"{_FLAVOR}{_clean(flavor.id)}",
                 "GLUE2ResourceManagerForeignKey": self.manager_id,
                 "GLUE2ExecutionEnvironmentComputingManagerForeignKey": self.manager_id,
                 "GLUE2ExecutionEnvironmentPlatform": self.site.platform,
@@ -291,21 +322,21 @@ class _CloudTree:
                 "GLUE2ExecutionEnvironmentCPUClockSpeed": 1000,
                 "GLUE2ExecutionEnvironmentCPUTimeScalingFactor": 1,
                 "GLUE2ExecutionEnvironmentWallTimeScalingFactor": 1,
-                # The image decides which system runs; GLUE demands values here all the same.
-                "GLUE2ExecutionEnvironmentOSFamily": "linux",
-                "GLUE2ExecutionEnvironmentOSName": "other",
-                "GLUE2ExecutionEnvironmentOSVersion": "UNKNOWN",
+                "GLUE2ExecutionEnvironmentOSFamily": family,
+                "GLUE2ExecutionEnvironmentOSName": system,
+                "GLUE2ExecutionEnvironmentOSVersion": version,
                 "GLUE2ExecutionEnvironmentConnectivityIn": "TRUE",
                 "GLUE2ExecutionEnvironmentConnectivityOut": "TRUE",
-                "GLUE2ExecutionEnvironmentNetworkInfo": "infiniband"
-                if flavor.has_infiniband
-                else None,
+                "GLUE2ExecutionEnvironmentNetworkInfo": (
+                    "infiniband" if flavor.has_infiniband else None
+                ),
                 "GLUE2EntityOtherInfo": _pairs(
                     {
                         "VO": vos,
+                        "name": flavor.name,
                         "disk": flavor.disk,
                         "ephemeral": flavor.ephemeral,
-                        **accelerators,
+                        **_accelerators(flavor),
                     }
                 ),
             },
@@ -327,7 +358,7 @@ class _CloudTree:
             ["GLUE2Entity", "GLUE2ApplicationEnvironment"],
             {
                 "GLUE2ApplicationEnvironmentID": identifier,
-                "GLUE2EntityName": image.name,
+                "GLUE2EntityName": f"{_IMAGE}{_clean(image.id)}",
                 "GLUE2ApplicationEnvironmentAppName": _clean(image.name) or image.id,
                 "GLUE2ApplicationEnvironmentAppVersion": image.version,
                 "GLUE2ApplicationEnvironmentRepository": image.marketplace,
@@ -350,7 +381,7 @@ class _CloudTree:
         return f"{self.service_id}_share_{share.vo}_{share.project_id}"
 
     def share(self, share: Share) -> Entry:
-        flavors = {self.flavor_id(flavor) for flavor in share.flavors}
+        flavors = {self.flavor_id(flavor, share.endpoint) for flavor in share.flavors}
         quotas = {f"quota_{name}": quota for name, quota in sorted(share.quotas.items())}
         return _entry(
             child(self.service_dn, "GLUE2ShareID", self.share_id(share)),
@@ -414,13 +445,70 @@ def _policy(
     )
 
 
-def _by_vo(offers: Iterable[tuple[str, Sequence[_Thing]]]) -> list[tuple[_Thing, list[str]]]:
-    """Return each flavor or image once, sorted by id, with the VOs that may use it."""
-    found: dict[str, tuple[_Thing, dict[str, None]]] = {}
-    for vo, things in offers:
-        for thing in things:
-            found.setdefault(thing.id, (thing, {}))[1][vo] = None
-    return [(thing, list(vos)) for _, (thing, vos) in sorted(found.items())]
+def _by_vo(
+    offers: Iterable[tuple[str, str, _Thing]],
+) -> Iterator[tuple[str, _Thing, list[str]]]:
+    """Yield each flavor or image once, sorted by identifier, with the VOs that may use it."""
+    found: dict[tuple[str, str], tuple[_Thing, dict[str, None]]] = {}
+    for vo, identifier, thing in offers:
+        found.setdefault((identifier, thing.id), (thing, {}))[1][vo] = None
+    for (identifier, _), (thing, vos) in sorted(found.items(), key=lambda item: item[0]):
+        yield identifier, thing, list(vos)
+
+
+def _suffixes(facts: Facts) -> Mapping[tuple[str, str], str]:
+    """Return the region's name for each flavor, by endpoint and id, that another region has too.
+
+    The regions of a cloud number their flavors independently. The same flavor in two regions is one
+    entry; different flavors of one id are two.
+    """
+    first: dict[str, tuple[str, Flavor]] = {}
+    suffixes = {}
+    for share in sorted(facts.shares, key=lambda share: (share.endpoint.url, share.vo)):
+        url = share.endpoint.url
+        for flavor in share.flavors:
+            known_at, known = first.setdefault(flavor.id, (url, flavor))
+            if known_at != url and known != flavor:
+                suffixes[url, flavor.id] = f"_{share.endpoint.region or url}"
+    return suffixes
+
+
+def _commonest_system(facts: Facts) -> tuple[str, str, str]:
+    """Return family, name and version of the system of most images that GLUE 2.0 has a name for.
+
+    A flavor has no system: the image decides which one runs. GLUE demands values all the same.
+    """
+    images = {image.id: image for share in facts.shares for image in share.images}
+    systems = Counter(
+        (image.os_type.lower(), _SYSTEMS[name], image.os_version or _UNKNOWN)
+        for image in images.values()
+        if (name := image.os_distribution.lower()) in _SYSTEMS
+    )
+    # the greatest of several commonest ones, so that their order does not matter
+    family, name, version = max(
+        systems, key=lambda system: (systems[system], system), default=("", "other", _UNKNOWN)
+    )
+    return (family if family in OS_FAMILIES else "linux"), name, version
+
+
+def _accelerators(flavor: Flavor) -> dict[str, Value]:
+    """Return the properties ``Accelerator:…`` of a flavor, and those that other names stand for."""
+    shown: dict[str, Value] = {
+        name.replace("Accelerator:", "Accelerator"): text
+        for name, text in sorted(flavor.extra_specs.items())
+        if name.startswith("Accelerator:")
+    }
+    if (found := flavor.accelerators) is not None:
+        shown |= {
+            "AcceleratorType": found.type,
+            "AcceleratorNumber": str(found.number),
+            "AcceleratorVendor": found.vendor,
+            "AcceleratorModel": found.model,
+            "AcceleratorVersion": found.version,
+            "AcceleratorMemory": found.memory,
+            "AcceleratorVirtualizationType": found.virtualization,
+        }
+    return shown
 
 
 def _number(text: str | None, *, default: int) -> int:

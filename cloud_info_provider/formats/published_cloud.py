@@ -33,7 +33,11 @@ class PublishedCloud:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A cloud in one format, with the number of its entries or objects."""
+    """A cloud in one format, with the number of its entries or objects.
+
+    ``problems`` are lines about parts of the cloud that this format cannot show.
+    """
 
     text: str
     count: int
+    problems: tuple[str, ...] = ()

@@ -40,12 +40,10 @@ GLUE2ContactDomainForeignKey: EXAMPLE-SITE
 
 """
 VOCABULARY = {
-    ("W037", "GLUE2ServiceType", "org.cloud.iaas"),
-    ("W037", "GLUE2EndpointInterfaceName", "org.openstack.nova"),
-    ("W037", "GLUE2ExecutionEnvironmentOSName", "other"),
-    ("W044", "GLUE2ExecutionEnvironmentOSName", "other"),
+    ("W037", "GLUE2ServiceType", "IaaS"),
+    ("W037", "GLUE2EndpointInterfaceName", "OpenStack"),
 }
-# The profile's vocabularies of 2013 have neither clouds nor flavors whose image chooses the system.
+# The profile's vocabularies of 2013 have no clouds (docs/adr/0053).
 
 
 def published(text: str) -> str:
@@ -61,7 +59,8 @@ def published(text: str) -> str:
 
 def text_of(facts: Facts) -> str:
     vos = configured(*(share.vo for share in facts.shares), *facts.failed)
-    return "".join(ldif.write(glue.entries(facts, SITE, shares=vos, auth_url=KEYSTONE)))
+    listed, _ = glue.entries(facts, SITE, shares=vos, auth_url=KEYSTONE)
+    return "".join(ldif.write(listed))
 
 
 # Ten servers of the largest flavor fit into the cloud, so that no figure is below the profile's
@@ -86,9 +85,15 @@ def test_a_provider_s_output_is_valid_under_the_schema_as_it_is(tmp_path: Path) 
 
 
 def test_a_published_tree_has_no_finding_but_gaps_of_the_vocabulary(tmp_path: Path) -> None:
+    """F-I7: two warnings a flavor; an endpoint without TLS and a CA gave an info."""
     found = egi_profile.findings(egi_profile.load(published(text_of(WHOLE)), tmp_path))
     assert kinds(found) == VOCABULARY
-    assert len(found) == 2 + 2 * 2  # two flavors
+    assert len(found) == len(VOCABULARY)
+    plain = replace(OPS, endpoint=replace(OPS.endpoint, url="http://n.example.org", issuer=""))
+    found = egi_profile.findings(
+        egi_profile.load(published(text_of(Facts((plain,), {}))), tmp_path / "plain")
+    )
+    assert kinds(found) == VOCABULARY
 
 
 def test_unusual_names_are_published_whole(tmp_path: Path) -> None:
@@ -102,10 +107,10 @@ def test_unusual_names_are_published_whole(tmp_path: Path) -> None:
     (environment,) = (
         e for e in entries.values() if "GLUE2ExecutionEnvironment" in e["objectClass"]
     )
-    assert environment["GLUE2EntityName"] == [name.strip()]
-    assert environment["GLUE2ResourceID"] == [
-        f"http://schemas.openstack.org/template/resource#{name.strip()}_{KEYSTONE}"
-    ]
+    booted = f"http://schemas.openstack.org/template/resource#{name.strip()}"
+    assert environment["GLUE2EntityName"] == [booted]
+    assert environment["GLUE2ResourceID"] == [f"{booted}_{KEYSTONE}"]
+    assert f"name={name.strip()}" in environment["GLUE2EntityOtherInfo"]
     assert len(entries) == 11
 
 

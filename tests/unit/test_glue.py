@@ -3,11 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.core import ldif
-from cloud_info_provider.facts import Endpoint, Facts, Flavor, OfferedImage, ServerCounts, Share
+from cloud_info_provider.facts import (
+    Accelerators,
+    Endpoint,
+    Facts,
+    Flavor,
+    OfferedImage,
+    ServerCertificate,
+    ServerCounts,
+    Share,
+)
 from cloud_info_provider.formats import glue
 from cloud_info_provider.settings import ShareSettings, SiteSettings
 
@@ -75,7 +84,7 @@ def tree(
     facts: Facts, site: SiteSettings = SITE, **more: Mapping[str, str]
 ) -> dict[str, ldif.Entry]:
     vos = [*(share.vo for share in facts.shares), *facts.failed]
-    listed = glue.entries(facts, site, shares=configured(*vos, **more), auth_url=KEYSTONE)
+    listed, _ = glue.entries(facts, site, shares=configured(*vos, **more), auth_url=KEYSTONE)
     found = {entry.dn: entry for entry in listed}
     assert len(found) == len(listed)
     return found
@@ -205,11 +214,11 @@ def test_a_vo_that_failed_loses_no_right_and_falsifies_no_total() -> None:
 
 
 def test_the_order_in_which_the_cloud_answers_does_not_matter() -> None:
-    one = glue.entries(
+    one, _ = glue.entries(
         Facts((OPS, BIOMED), {}), SITE, shares=configured("ops", "biomed"), auth_url=KEYSTONE
     )
     turned = replace(BIOMED, flavors=BIOMED.flavors[::-1], images=BIOMED.images[::-1])
-    other = glue.entries(
+    other, _ = glue.entries(
         Facts((turned, OPS), {}), SITE, shares=configured("biomed", "ops"), auth_url=KEYSTONE
     )
     assert one == other
@@ -222,9 +231,8 @@ def test_every_region_has_an_endpoint() -> None:
         ShareSettings("biomed", "p1", "Far", ("VO:biomed",), {}),
     ]
     facts = Facts((OPS, replace(BIOMED, endpoint=far)), {})
-    entries = {
-        entry.dn: entry for entry in glue.entries(facts, SITE, shares=shares, auth_url=KEYSTONE)
-    }
+    listed, _ = glue.entries(facts, SITE, shares=shares, auth_url=KEYSTONE)
+    entries = {entry.dn: entry for entry in listed}
     rules = {
         entry.get("GLUE2AccessPolicyEndpointForeignKey")[0]: entry.get("GLUE2PolicyRule")
         for entry in of_class(entries, "AccessPolicy")
@@ -240,6 +248,7 @@ texts = st.text(max_size=30) | st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(texts, texts, texts), max_size=4), texts)
 def test_no_text_of_the_cloud_breaks_the_output(
     items: list[tuple[str, str, str]], project: str
@@ -261,3 +270,135 @@ def test_no_text_of_the_cloud_breaks_the_output(
         for values in entry.attributes.values()
         for value in values
     )
+
+
+def test_names_that_programs_read_as_identifiers() -> None:
+    """F-I2: AppDB's SQL and EGI's manuals boot what GLUE2EntityName says."""
+    entries = tree(Facts((OPS, BIOMED), {}))
+    flavor, image = (
+        "http://schemas.openstack.org/template/resource#",
+        "http://schemas.openstack.org/template/os#",
+    )
+    names = [
+        [entry.get("GLUE2EntityName")[0] for entry in of_class(entries, kind)]
+        for kind in ("ExecutionEnvironment", "ApplicationEnvironment")
+    ]
+    assert names == [[f"{flavor}1", f"{flavor}2"], [f"{image}aaaa-1", f"{image}bbbb-2"]]
+    assert "name=m1.small" in of_class(entries, "Resource")[0].get("GLUE2EntityOtherInfo")
+    (named, _) = of_class(entries, "ApplicationEnvironment")
+    assert named.get("GLUE2ApplicationEnvironmentAppName") == ("EGI Ubuntu",)
+    assert single(entries, "Service").get("GLUE2ServiceType") == ("IaaS",)
+    assert single(entries, "Endpoint").get("GLUE2EndpointInterfaceName") == ("OpenStack",)
+
+
+def test_api_type_names_the_interface() -> None:
+    """F-I2: the option had no effect; it also is the way back to the names of the first release."""
+    entries = tree(Facts((OPS,), {}), replace(SITE, interface="org.openstack.nova"))
+    endpoint = single(entries, "Endpoint")
+    assert endpoint.get("GLUE2EndpointInterfaceName") == ("org.openstack.nova",)
+    identifier = f"{ENDPOINT.url}_org.openstack.nova_v2.1_oidc"
+    assert endpoint.get("GLUE2EndpointID") == (identifier,)
+    assert single(entries, "Share").get("GLUE2ShareEndpointForeignKey") == (identifier,)
+
+
+def system(*images: OfferedImage) -> tuple[str, str, str]:
+    entries = tree(Facts((replace(OPS, images=images),), {}))
+    found = single(entries, "ExecutionEnvironment")
+    family, name, version = (
+        found.get(f"GLUE2ExecutionEnvironmentOS{part}")[0] for part in ("Family", "Name", "Version")
+    )
+    return family, name, version
+
+
+def test_a_flavor_has_the_system_of_most_images() -> None:
+    """F-I7: a flavor has none, but the profile demands one of its list."""
+    alma = replace(UBUNTU, id="cccc-3", os_distribution="almalinux", os_version="9")
+    windows = replace(BARE, id="dddd-4", os_type="windows", os_distribution="windows")
+    assert system(UBUNTU, BARE) == ("linux", "Ubuntu", "24.04")
+    assert system(UBUNTU, alma, replace(alma, id="e"), replace(UBUNTU, id="f")) == (
+        *("linux", "Ubuntu", "24.04"),
+    )
+    assert system(windows) == ("windows", "Microsoft WINDOWS", "UNKNOWN")
+    assert system(UBUNTU, windows) == system(windows, UBUNTU)
+    # GLUE 2.0 has no name for these
+    assert system(alma, BARE) == system() == ("linux", "other", "UNKNOWN")
+
+
+def test_a_shared_image_counts_once() -> None:
+    debian = replace(UBUNTU, id="d", os_distribution="debian", os_version="12")
+    other = replace(debian, id="e")
+    shares = (replace(OPS, images=(UBUNTU, debian, other)), replace(BIOMED, images=(UBUNTU,)))
+    environment = of_class(tree(Facts(shares, {})), "ExecutionEnvironment")[0]
+    assert environment.get("GLUE2ExecutionEnvironmentOSName") == ("Debian",)
+
+
+def test_flavors_of_two_regions_with_one_id_are_two_entries() -> None:
+    """A reader must not find the memory of one region's flavor for that of another one."""
+    far = replace(ENDPOINT, url="https://z.example.org/v2.1", region="Far")
+    shares = (OPS, replace(BIOMED, endpoint=far, flavors=(replace(SMALL, ram=512), LARGE)))
+    entries = tree(Facts(shares, {}))
+    memory = {
+        entry.get("GLUE2ResourceID")[0].rpartition("#")[2]: entry.get(
+            "GLUE2ExecutionEnvironmentMainMemorySize"
+        )
+        for entry in of_class(entries, "ExecutionEnvironment")
+    }
+    assert memory == {
+        f"1_{KEYSTONE}": ("2048",),
+        f"1_{KEYSTONE}_Far": ("512",),
+        f"2_{KEYSTONE}": ("65536",),
+    }
+    links = {
+        entry.get("GLUE2EntityName")[0]: entry.get("GLUE2ShareResourceForeignKey")
+        for entry in of_class(entries, "Share")
+    }
+    assert [key.rpartition("#")[2] for key in links["Share of biomed"]] == [
+        f"1_{KEYSTONE}_Far",
+        f"2_{KEYSTONE}",
+    ]
+    same = (OPS, replace(OPS, vo="biomed", endpoint=far))
+    assert len(of_class(tree(Facts(same, {})), "ExecutionEnvironment")) == 1
+
+
+def test_of_two_ids_that_a_directory_takes_for_the_same_the_second_is_reported() -> None:
+    twice = (SMALL, replace(LARGE, id="1 "))
+    listed, problems = glue.entries(
+        Facts((replace(OPS, flavors=twice),), {}),
+        SITE,
+        shares=configured("ops"),
+        auth_url=KEYSTONE,
+    )
+    assert len([entry for entry in listed if "#1" in entry.dn]) == 1
+    identifier = f"http://schemas.openstack.org/template/resource#1_{KEYSTONE}"
+    assert problems == [f"{identifier!r}: a second entry with this id is left out; change its id"]
+
+
+def test_accelerators_under_other_property_names_and_the_auditor_s_role() -> None:
+    gpu = Accelerators("GPU", 0.5, vendor="NVIDIA", memory=40)
+    flavor = replace(SMALL, accelerators=gpu, has_infiniband=True)
+    facts = Facts((replace(OPS, flavors=(flavor,)),), {}, auditor_role=False)
+    entries = tree(facts)
+    environment = single(entries, "ExecutionEnvironment")
+    assert environment.get("GLUE2ExecutionEnvironmentNetworkInfo") == ("infiniband",)
+    assert {
+        info for info in environment.get("GLUE2EntityOtherInfo") if info.startswith("Accelerator")
+    } == {
+        "AcceleratorType=GPU",
+        "AcceleratorNumber=0.5",
+        "AcceleratorVendor=NVIDIA",
+        "AcceleratorMemory=40",
+    }
+    assert "auditor_role=FALSE" in single(entries, "Endpoint").get("GLUE2EntityOtherInfo")
+    (endpoint,) = of_class(tree(Facts((OPS,), {})), "Endpoint")
+    assert not [info for info in endpoint.get("GLUE2EntityOtherInfo") if "auditor" in info]
+
+
+def test_an_endpoint_shows_its_authorities_or_that_they_are_unknown() -> None:
+    certificate = ServerCertificate("/CN=one", ("/CN=a", "/CN=b"))
+    (endpoint,) = of_class(tree(Facts((OPS,), {}, certificate=certificate)), "Endpoint")
+    assert endpoint.get("GLUE2EndpointIssuerCA") == ("/C=NL/O=CA/CN=One",)
+    assert endpoint.get("GLUE2EndpointTrustedCA") == ("/CN=a", "/CN=b")
+    plain = replace(OPS, endpoint=replace(ENDPOINT, issuer=""))
+    (endpoint,) = of_class(tree(Facts((plain,), {})), "Endpoint")
+    assert endpoint.get("GLUE2EndpointIssuerCA") == ("UNKNOWN",)
+    assert endpoint.get("GLUE2EndpointTrustedCA") == ()

@@ -348,3 +348,19 @@ def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(
     text = text.replace(": 0", ": 8").replace("SITE-NAME", "A").replace("PROJECT-ID", "p0")
     found = load(tmp_path, rc=filled, text=text)
     assert (found.warnings, found.shares[0].vo) == ((), "vo.example.org")
+
+
+def test_api_type_names_the_interface_that_is_published(tmp_path: Path) -> None:
+    """F-I2: the option had no effect."""
+    assert load(tmp_path).site.interface == "OpenStack"
+    defaults = f"{SHARES}    endpoints:\n        defaults:\n            api_type: "
+    assert load(tmp_path, text=f"{defaults}org.openstack.nova\n").site.interface == (
+        "org.openstack.nova"
+    )
+    found = load(tmp_path, text=f"{defaults}OCCI\n")
+    assert found.site.interface == "OpenStack"
+    (warning,) = found.warnings
+    assert str(warning).endswith(
+        "openstack.yaml:21: compute.endpoints.defaults.api_type: OCCI: clouds have no OCCI any "
+        "more; OpenStack is published"
+    )
