@@ -118,7 +118,7 @@ make_environment() {
 }
 
 TEST_PACKAGES=(activemq bzip2 ca-certificates docker-registry glue-schema ldap-utils logrotate openssl
-  qemu-utils slapd strace systemd xz-utils zstd)
+  python3-ldap qemu-utils slapd strace systemd xz-utils zstd)
 
 # What tests of containers and of machines need: an engine's programs, both versions of Compose, the
 # images, and the root file system of a machine, made beside them. Only root can have an engine.
