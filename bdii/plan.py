@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from appliance.core import shrink
 from appliance.core.ldif import Entry
 from bdii.tree import Dn, Tree, is_same, sorted_by_depth
 
@@ -153,8 +154,9 @@ def guard(
     """
     # min(): if the clock was set back, a time in the future must not prolong the wait
     since = {change.dn: min(remembered.since.get(change.dn, now), now) for change in plan.deletes}
-    shrinks = 2 * len(plan.deletes) > size
-    held_since = min(remembered.held_since or now, now) if shrinks else None
+    held_since = shrink.held_since(
+        remembered.held_since, removed=len(plan.deletes), size=size, now=now
+    )
     if held_since is not None and now - held_since < hold:
         due: tuple[Delete, ...] = ()
     else:

@@ -1,0 +1,25 @@
+"""The rule for published data that shrink at once.
+
+A broken source is a likelier cause than a site that closed. So removals of more than half are held
+until a later answer, at least the hold time after the first one, still lacks the same share.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+HOLD = timedelta(hours=1)
+"""The usual time between the two answers."""
+
+
+def held_since(
+    remembered: datetime | None, *, removed: int, size: int, now: datetime
+) -> datetime | None:
+    """Return when the removal of ``removed`` of ``size`` items was first held; None if it is not.
+
+    ``remembered`` is the result for the answer before.
+    """
+    if 2 * removed <= size:
+        return None
+    # min(): if the clock was set back, a time in the future must not prolong the hold
+    return min(remembered or now, now)
