@@ -1,7 +1,8 @@
-"""``cloud-info-provider-service``: print a cloud's offer to VOs, as GLUE in LDIF or JSON.
+"""``cloud-info-provider-service``: publish a cloud's offer to VOs, as GLUE in LDIF or JSON.
 
 Standard output has a whole cloud or nothing. If a VO could not be read, the output lacks it, the
-exit status is 1, and the reason is on standard error (docs/adr/0010).
+exit status is 1, and the reason is on standard error (docs/adr/0010). The other publishers keep
+what such a VO published last (docs/adr/0052).
 """
 
 from __future__ import annotations
@@ -10,16 +11,28 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from appliance.core import clock
 from appliance.core.run import cli
-from appliance.core.run.errors import ExitStatus, UsageError
+from appliance.core.run.errors import (
+    ConfigurationError,
+    ExitStatus,
+    Problem,
+    Unavailable,
+    UsageError,
+)
 from appliance.core.run.record import RunRecord, recorded
 from cloud_info_provider import settings, vocabulary
+from cloud_info_provider.facts import Facts
 from cloud_info_provider.formats import selection
-from cloud_info_provider.formats.published_cloud import PublishedCloud
+from cloud_info_provider.formats.published_cloud import PublishedCloud, Rendering
 from cloud_info_provider.ignored import IGNORED_FLAGS
+from cloud_info_provider.publishing.selection import OUTPUT, PUBLISH_FILE, PUBLISHERS, STDOUT
 from cloud_info_provider.settings import ProviderSettings
+
+if TYPE_CHECKING:
+    from cloud_info_provider.publishing.settings import PublishSettings
 
 PROGRAM = "cloud-info-provider-service"
 
@@ -27,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds. Four attempts and those of one more login end before the BDII's time limit (300 s).
 _TIMEOUT = 30
+_JSON = "glue21json"
 
 # For each flag: its values, the default first, and its other values in releases of
 # cloud-info-provider.
@@ -36,7 +50,7 @@ _CHOICES: Mapping[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
         {"openstack": "a cloud of OpenStack"},
         ("static", "ooi", "opennebula", "opennebularocci", "indigoon", "aws", "mesos", "onedata"),
     ),
-    "publisher": ({"stdout": "standard output"}, ("ams", "json_stdout", "file")),
+    "publisher": (PUBLISHERS, ("ams", "json_stdout")),
 }
 # Flags of those releases that are rejected: their effect would be missed. Here those with a value.
 _WITH_VALUE = (
@@ -112,6 +126,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="TEXT",
             help=f"use instead of OS_{name.upper()}",
         )
+    made.add_argument(
+        "--output",
+        metavar="PATH",
+        help="file to write, all publishers but stdout; an object store gets its content"
+        f" (default: path in publish.yaml, else {OUTPUT})",
+    )
+    made.add_argument(
+        "--publish-file",
+        metavar="PATH",
+        help=f"settings of the publishers but stdout (default: {PUBLISH_FILE})",
+    )
+    made.add_argument(
+        "--replace-object",
+        metavar="NAME",
+        help="object of the same GOCDB id in the object store that somebody else wrote, and that"
+        " this run may replace, or remove if its name is another one",
+    )
     for name in (*_WITH_VALUE, *_WITHOUT_VALUE):
         nargs = 0 if name in _WITHOUT_VALUE else None
         made.add_argument(
@@ -139,25 +170,87 @@ def provide(arguments: argparse.Namespace) -> ExitStatus:
             cause = "is not in this version" if value in others else "is unknown"
             raise UsageError(f"--{name}", f"{value!r} {cause}", f"write {' or '.join(values)}")
     if arguments.check_config:
-        configuration = _configure(arguments)
+        configuration, _ = _configure(arguments)
         print(f"{PROGRAM}: configuration is good: {configuration.yaml_file}", file=sys.stderr)
         return ExitStatus.DONE
     with recorded(PROGRAM, cli.layout(arguments).runs) as record:
         try:
-            record.status = _run(_configure(arguments), record)
+            record.status = _run(*_configure(arguments), arguments.replace_object or "", record)
         finally:
             record.add("wall_seconds", (clock.now() - record.started).total_seconds())
     return record.status
 
 
-def _configure(arguments: argparse.Namespace) -> ProviderSettings:
-    configuration = settings.load(arguments, cli.layout(arguments))
-    for problem in configuration.warnings:
+def _configure(arguments: argparse.Namespace) -> tuple[ProviderSettings, PublishSettings | None]:
+    """Return the settings, and those of the publisher; none for standard output.
+
+    Raises `ConfigurationError` with all errors in all files.
+    """
+    problems: list[Problem] = []
+    configuration = publishing = None
+    try:
+        configuration = settings.load(arguments, cli.layout(arguments))
+    except ConfigurationError as error:
+        problems += error.problems
+    if arguments.publisher != STDOUT:
+        from cloud_info_provider.publishing.settings import (  # noqa: PLC0415  start-up is a cost
+            load as load_publishing,
+        )
+
+        _check_format(arguments)
+        try:
+            publishing = load_publishing(arguments, cli.layout(arguments))
+        except ConfigurationError as error:
+            problems += error.problems
+    if configuration is None or problems:
+        raise ConfigurationError(problems)
+    for problem in (*configuration.warnings, *(publishing.warnings if publishing else ())):
         logger.warning("%s", problem)
-    return configuration
+    return configuration, publishing
 
 
-def _run(configuration: ProviderSettings, record: RunRecord) -> ExitStatus:
+def _check_format(arguments: argparse.Namespace) -> None:
+    if arguments.format != _JSON:
+        words = f"{arguments.publisher} publishes EGI's JSON only"
+        raise UsageError("--publisher", words, f"write --format {_JSON}")
+
+
+def _run(
+    configuration: ProviderSettings,
+    publishing: PublishSettings | None,
+    replacing: str,
+    record: RunRecord,
+) -> ExitStatus:
+    try:
+        facts, rendering = _read(configuration, record)
+    except Unavailable:
+        if publishing is not None:
+            from cloud_info_provider.publishing import publish  # noqa: PLC0415  start-up is a cost
+
+            publish.retry(publishing)
+        raise
+    if publishing is None:
+        # in one piece and flushed here: a full disk then fails the run, not the end of the process
+        sys.stdout.write(rendering.text)
+        sys.stdout.flush()
+    for vo, reason in sorted(facts.failed.items()):
+        record.fail(f"{vo}: {reason}")
+        print(f"{PROGRAM}: {vo}: {reason}", file=sys.stderr)
+    if publishing is not None:
+        from cloud_info_provider.publishing import publish  # noqa: PLC0415  start-up is a cost
+
+        publish.publish(
+            publishing,
+            rendering.text,
+            failed=facts.failed.keys(),
+            record=record,
+            replacing=replacing,
+        )
+    return ExitStatus.PARTLY if record.failures else ExitStatus.DONE
+
+
+def _read(configuration: ProviderSettings, record: RunRecord) -> tuple[Facts, Rendering]:
+    """Return the cloud as read, and as rendered."""
     from cloud_info_provider import gather  # noqa: PLC0415  loads the OpenStack clients
 
     account = gather.ProviderAccount(configuration)
@@ -173,26 +266,20 @@ def _run(configuration: ProviderSettings, record: RunRecord) -> ExitStatus:
         facts, configuration.site, shares, access.auth_url, access.auth_url, access.auth_type
     )
     rendering = selection.renderer(configuration.format)(cloud)
-    # in one piece and flushed here: a full disk then fails the run, not the end of the process
-    sys.stdout.write(rendering.text)
-    sys.stdout.flush()
     record.counts |= {"vos": len(facts.shares), "vos_failed": len(facts.failed)}
     record.add("flavors", len({flavor.id for share in facts.shares for flavor in share.flavors}))
     record.add("images", len({image.id for share in facts.shares for image in share.images}))
     record.add("entries", rendering.count)
     for problem in rendering.problems:
         logger.warning("%s", problem)
-    for vo, reason in sorted(facts.failed.items()):
-        record.fail(f"{vo}: {reason}")
-        print(f"{PROGRAM}: {vo}: {reason}", file=sys.stderr)
-    return ExitStatus.PARTLY if facts.failed else ExitStatus.DONE
+    return facts, rendering
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     program = cli.Program(
         PROGRAM,
-        "Print a cloud's offer to VOs, in LDIF for a BDII or in JSON.",
+        "Publish a cloud's offer to VOs, in LDIF for a BDII or in JSON.",
         add_arguments,
         provide,
     )

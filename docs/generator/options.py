@@ -38,6 +38,7 @@ FAMILIES: Mapping[str, Sequence[str]] = {
     "site.cfg": ("site.cfg",),
     "openstack.rc": ("openstack.rc", "login"),
     "openstack.yaml": ("openstack.yaml",),
+    "publish.yaml": ("publish.yaml", "login"),
     "cloudkeeper.yml": ("cloudkeeper.yml",),
     "sources.yaml": ("sources.yaml",),
     "cloudkeeper-os.conf": ("cloudkeeper-os.conf", "login"),

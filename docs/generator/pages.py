@@ -59,6 +59,9 @@ PAGES: Mapping[str, Page] = {
             " wins over the file, a flag `--os-…` over both.",
             "openstack.yaml": "`/etc/cloud-info-provider/openstack.yaml`. Read by"
             " `cloud-info-provider-service`. VO stands for the name of a VO.",
+            "publish.yaml": "`/etc/cloud-info-provider/publish.yaml`: the file and the object"
+            " stores of `--publisher`. Read by `cloud-info-provider-service`; secrets are in files"
+            " of mode 0600.",
             "bdii.conf": "`/etc/bdii/bdii.conf` (resource's BDII) and `/etc/sitebdii/bdii.conf`"
             " (site's BDII): `NAME=value`. Read by `bdii-update`. LEVEL is `resource` or `site`.",
             "glite-info-site-defaults.conf": "`/etc/sitebdii/glite-info-site-defaults.conf`:"

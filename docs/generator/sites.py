@@ -24,6 +24,8 @@ from caso import settings as caso
 from caso.cmds import startup as caso_flags
 from cloud_info_provider import settings as provider
 from cloud_info_provider.cmds import service as provider_flags
+from cloud_info_provider.publishing import settings as publishing
+from cloud_info_provider.publishing.selection import PUBLISH_FILE, STORES
 from cloudkeeper.backend import settings as backend
 from cloudkeeper.frontend import settings as frontend
 from cloudkeeper.frontend.commands import sync as cloudkeeper_flags
@@ -146,6 +148,11 @@ def _load_provider(layout: Layout) -> None:
     for plugin in PLUGINS:
         account.write_text(f"{shipped}\nexport OS_AUTH_TYPE={plugin}\n")
         _attempt(lambda: provider.load(arguments, layout))
+    for publisher in STORES:
+        arguments.publisher = publisher
+        for plugin in PLUGINS:
+            layout.path(PUBLISH_FILE).write_text(f"{publisher}: {{auth_type: {plugin}}}\n")
+            _attempt(lambda: publishing.load(arguments, layout))
 
 
 def _load_images(layout: Layout) -> None:

@@ -295,7 +295,13 @@ def test_one_fault_is_one_line(
             ["--middleware", "static"],
             "--middleware: 'static' is not in this version; write openstack",
         ),
-        (["--publisher", "ams"], "--publisher: 'ams' is not in this version; write stdout"),
+        (
+            ["--publisher", "ams"],
+            (
+                "--publisher: 'ams' is not in this version;"
+                " write stdout or file or swift or http or s3"
+            ),
+        ),
     ],
 )
 def test_values_of_other_releases_are_rejected(

@@ -108,6 +108,17 @@ class Scope:
         url = str(self.glance.get_endpoint() or "")
         return url.rstrip("/").removesuffix("/v2")
 
+    @cached_property
+    def object_store(self) -> Adapter:
+        """Return an HTTP adapter for Swift; paths continue the URL of the account."""
+        return Adapter(
+            session=self._transport,
+            auth=self._plugin,
+            service_type="object-store",
+            interface=self.access.interface,
+            region_name=self.access.region,
+        )
+
 
 class Cloud:
     """A cloud as an account sees it. Creating the object sends no request."""

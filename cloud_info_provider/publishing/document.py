@@ -1,0 +1,202 @@
+"""A site's JSON document: lists of objects by class of GLUE 2.1, as EGI's service reads them.
+
+    (last good, new, failed VOs) ──with_kept──> document to publish
+
+The names of classes and fields are those of cloud-info-provider 1.x. All functions here are pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from appliance.core import clock
+from appliance.core.run.errors import Unavailable
+
+Object = dict[str, Any]
+Document = Mapping[str, list[Object]]
+
+SERVICE, ENDPOINT, POLICY = "CloudComputingService", "CloudComputingEndpoint", "MappingPolicy"
+_ACCELERATOR = "CloudComputingVirtualAccelerator"
+_GOCDB_ID = re.compile(rb'"gocdb_id"\s*:\s*"([^"\\]{1,100})"')
+UNKNOWN = "UNKNOWN"
+
+
+def load(content: bytes) -> Document:
+    """Return the document in a text.
+
+    Raises:
+        ValueError: the text is not such a document.
+
+    """
+    try:
+        found = json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    lists = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(one, list) and all(map(_is_object, one)) for one in lists):
+        raise ValueError("it is not a JSON object of lists of GLUE objects")
+    return dict(found)
+
+
+def _is_object(item: object) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("Associations", {}), dict)
+
+
+def dump(document: Document) -> bytes:
+    """Return the text of a document, with the classes in their order."""
+    return (json.dumps(document, ensure_ascii=True) + "\n").encode()
+
+
+def first(document: Document, kind: str) -> Object:
+    """Return the first object of a class; an empty one if there is none."""
+    return next(iter(document.get(kind, ())), {})
+
+
+def related(one: Object, kind: str) -> list[str]:
+    """Return the ids of a class that an object is associated with."""
+    found = (one.get("Associations") or {}).get(kind) or []
+    return [found] if isinstance(found, str) else [str(item) for item in found]
+
+
+def site(document: Document) -> str:
+    """Return the site's name in GOCDB."""
+    return next(iter(related(first(document, SERVICE), "AdminDomain")), "")
+
+
+def url(document: Document) -> str:
+    """Return the URL of the cloud's Keystone."""
+    return str(first(document, ENDPOINT).get("URL") or "")
+
+
+def gocdb_id(document: Document) -> str:
+    """Return the id of the service in GOCDB; empty if it is unknown."""
+    info = first(document, SERVICE).get("OtherInfo")
+    found = str((info.get("gocdb_id") if isinstance(info, dict) else "") or "")
+    return "" if found == UNKNOWN else found
+
+
+def gocdb_id_at_beginning(content: bytes) -> str:
+    """Return the id in the first bytes of a document; empty if it is not in them."""
+    found = _GOCDB_ID.search(content)
+    return found[1].decode(errors="replace") if found else ""
+
+
+def created(document: Document) -> datetime | None:
+    """Return when the cloud was read; None if the document does not say."""
+    return _time(first(document, SERVICE))
+
+
+def valid_until(one: Object) -> datetime | None:
+    """Return when an object expires; None if it does not say."""
+    moment = _time(one)
+    try:
+        return moment and moment + timedelta(seconds=int(one["Validity"]))
+    except (LookupError, ValueError, TypeError, OverflowError):
+        return None
+
+
+def _time(one: Object) -> datetime | None:
+    try:
+        return clock.parse(str(one["CreationTime"]))
+    except (LookupError, ValueError):
+        return None
+
+
+def object_name(document: Document) -> str:
+    """Return the name under which EGI's catch-all would store the document.
+
+    Raises:
+        Unavailable: the document lacks the site's name or the URL.
+
+    """
+    name, endpoint = site(document), url(document)
+    if not name or not endpoint:
+        cause = "has no site name" if endpoint else "has no URL of Keystone"
+        raise Unavailable("the document", cause, "an object's name is made of both")
+    digest = hashlib.md5(endpoint.encode(), usedforsecurity=False).hexdigest()
+    return f"{name.replace('.', '-')}-{digest}.json"
+
+
+# --------------------------------------------------------------------------------------------------
+# comparisons with the last good document
+
+
+def shares_of(document: Document, vos: Collection[str]) -> frozenset[str]:
+    """Return the ids of the shares of some VOs."""
+    return frozenset(
+        share
+        for policy in document.get(POLICY, ())
+        if any(vo in vos for vo in related(policy, "PolicyUserDomain"))
+        for share in related(policy, "Share")
+    )
+
+
+def with_kept(last: Document, new: Document, *, failed: Collection[str], now: datetime) -> Document:
+    """Return the new document with the last one's objects of the VOs that could not be read.
+
+    They keep their time of creation. Objects that have expired are left out.
+    """
+    lost = shares_of(last, failed) - shares_of(new, failed)
+    merged = {kind: [dict(one) for one in objects] for kind, objects in new.items()}
+    for kind, objects in last.items():
+        present = {_id(one): one for one in merged.get(kind, ()) if related(one, "Share")}
+        for one in objects:
+            own = [_id(one)] if kind == "Share" else related(one, "Share")
+            kept = [share for share in own if share in lost]
+            if not kept or _expired(one, now):
+                continue
+            if len(kept) < len(own) and (other := present.get(_id(one))):
+                other["Associations"] = _with_shares(other, kept)
+            elif kind == "Share":
+                merged.setdefault(kind, []).append(one)
+            else:
+                changed = one | {"Associations": {**one["Associations"], "Share": kept}}
+                merged.setdefault(kind, []).append(changed)
+    _add_accelerators(merged, last)
+    return merged
+
+
+def _with_shares(one: Object, more: list[str]) -> Object:
+    shares = dict.fromkeys([*related(one, "Share"), *more])
+    return {**one["Associations"], "Share": list(shares)}
+
+
+def _add_accelerators(merged: dict[str, list[Object]], last: Document) -> None:
+    """Add the last document's accelerators that objects of the merged one name."""
+    needed = {name for objects in merged.values() for one in objects for name in _accelerators(one)}
+    missing = needed - {_id(one) for one in merged.get(_ACCELERATOR, ())}
+    for one in last.get(_ACCELERATOR, ()):
+        if _id(one) in missing:
+            merged.setdefault(_ACCELERATOR, []).append(one)
+
+
+def _id(one: Object) -> str:
+    return str(one.get("ID"))
+
+
+def _accelerators(one: Object) -> list[str]:
+    return related(one, _ACCELERATOR)
+
+
+def _expired(one: Object, now: datetime) -> bool:
+    end = valid_until(one)
+    return end is not None and end < now
+
+
+def removed(last: Document, new: Document) -> tuple[int, int]:
+    """Return how many objects of the last document the new one lacks, and how many it had."""
+    before, after = set(_identities(last)), set(_identities(new))
+    return len(before - after), len(before)
+
+
+def _identities(document: Document) -> Iterator[tuple[str, str, str]]:
+    """Yield an identity for each object and share: CIP lists an image once for each share."""
+    for kind, objects in document.items():
+        for one in objects:
+            for share in related(one, "Share") or [""]:
+                yield kind, _id(one), share

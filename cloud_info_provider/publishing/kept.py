@@ -1,0 +1,192 @@
+"""The document that is published: a file, which is the last good one as well, and its memory.
+
+    new ──with the kept objects of failed VOs──> guard ──> file ──> object store, if there is one
+
+The file is replaced as a whole, so that a reader finds the old document or the new one. A document
+that lost more than half of its objects is held by the rule of the BDII (`appliance.core.shrink`):
+the last good one is served meanwhile, with its old time. The object store gets what the file holds.
+If that fails, the next run tries again, even if the cloud cannot be read then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from appliance.core import clock, files, json_file, shrink
+from appliance.core.run import lock
+from appliance.core.run.errors import LocalFailure, UsageError
+from cloud_info_provider.publishing import document, store
+from cloud_info_provider.publishing.document import Document
+from cloud_info_provider.publishing.store import LARGEST, ObjectStore, StoreMemory
+
+logger = logging.getLogger(__name__)
+
+_LARGEST_STATE = 4 * 2**20
+_PATIENCE = timedelta(seconds=30)
+
+
+@dataclass(slots=True)
+class DocumentMemory:
+    """What is remembered beside the file, for the next run and for ``appliance status``.
+
+    Attributes:
+        held_since: when the guard began to hold a smaller document.
+        held: how many objects that document lacks.
+        delivered: by store, the digest of the document that was last stored and read back.
+        stores: by store, what is known of its objects.
+
+    """
+
+    held_since: datetime | None = None
+    held: int = 0
+    delivered: dict[str, str] = field(default_factory=dict)
+    stores: dict[str, StoreMemory] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> DocumentMemory:
+        """Return the memory in a file; an empty one if there is none that can be used."""
+        try:
+            entry: Any = json_file.read(path, limit=_LARGEST_STATE)
+            since = entry.get("held_since")
+            return cls(
+                clock.parse(since) if since else None,
+                int(entry.get("held") or 0),
+                {str(name): str(text) for name, text in (entry.get("delivered") or {}).items()},
+                {
+                    str(name): StoreMemory.read(known)
+                    for name, known in (entry.get("stores") or {}).items()
+                },
+            )
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            cause = error if isinstance(error, OSError) else OSError("it does not hold our state")
+            words = "who wrote which object is no longer known"
+            logger.warning("%s", files.describe_skipped(path, cause, consequence=words))
+            return cls()
+
+    def write(self, path: Path, published: Document) -> None:
+        """Replace the file; raises `LocalFailure`."""
+        created = document.created(published)
+        until = document.valid_until(document.first(published, document.SERVICE))
+        entry = {
+            "site": document.site(published),
+            "created": created and created.isoformat(),
+            "valid_until": until and until.isoformat(),
+            "held_since": self.held_since and self.held_since.isoformat(),
+            "held": self.held,
+            "delivered": self.delivered,
+            "stores": {name: known.as_json() for name, known in self.stores.items()},
+        }
+        json_file.write(path, entry)
+
+
+class KeptDocument:
+    """The file of a site. Use it within `opened`, which excludes other runs."""
+
+    def __init__(self, path: Path, *, shrink_hold: timedelta) -> None:
+        self.path = path
+        self._state = path.with_suffix(".state")
+        self._hold = shrink_hold
+        self._memory = DocumentMemory()
+        self._content = b""
+        self.problems: list[str] = []
+        """What the run left undone, a line each."""
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Read file and memory, and hold the lock; raises `Busy` if another run holds it."""
+        try:
+            files.make_directory(self.path.parent, mode=0o755)
+        except OSError as error:
+            raise LocalFailure.from_os(error) from error
+        with lock.hold(self.path.with_suffix(".lock"), wait=_PATIENCE):
+            self._memory = DocumentMemory.read(self._state)
+            try:
+                self._content = files.read_regular(self.path, limit=LARGEST, follow=True)
+            except FileNotFoundError:
+                self._content = b""
+            except OSError as error:
+                raise files.describe_unusable(self.path, error) from error
+            yield
+
+    def update(self, new: Document, *, failed: Collection[str], now: datetime) -> None:
+        """Replace the file, unless the guard holds the new document.
+
+        Raises:
+            UsageError: the file is another site's.
+            LocalFailure: it cannot be written; the last good one stays.
+
+        """
+        last = self._last()
+        self._require_same_site(last, new)
+        merged = document.with_kept(last, new, failed=failed, now=now)
+        gone, size = document.removed(last, merged)
+        since = shrink.held_since(self._memory.held_since, removed=gone, size=size, now=now)
+        if since is not None and now - since < self._hold:
+            self._memory.held_since, self._memory.held = since, gone
+            self._memory.write(self._state, last)
+            end = since + self._hold
+            self.problems.append(
+                f"{self.path}: {gone} of {size} objects would vanish at once: the last good file"
+                f" stays until {end:%Y-%m-%d %H:%M} UTC (shrink_hold in publish.yaml)"
+            )
+            return
+        self._memory.held_since, self._memory.held = None, 0
+        self._write(document.dump(merged))
+        self._memory.write(self._state, merged)
+
+    def _last(self) -> Document:
+        try:
+            return document.load(self._content) if self._content else {}
+        except ValueError as error:
+            logger.warning("%s: is replaced, because its content is damaged: %s", self.path, error)
+            return {}
+
+    def _require_same_site(self, last: Document, new: Document) -> None:
+        """Refuse to replace the document of another site, which had to be in a file of its own."""
+        ids = document.gocdb_id(last), document.gocdb_id(new)
+        names = document.site(last), document.site(new)
+        if not last or ids[0] == ids[1] != "" or names[0] == names[1]:
+            return
+        raise UsageError(
+            self.path,
+            f"holds the information of {names[0]}, not of {names[1]}",
+            "name another file with --output, or move this one away if the site was renamed",
+        )
+
+    def _write(self, content: bytes) -> None:
+        try:
+            files.write_atomic(self.path, content, mode=0o644)
+            self.path.chmod(0o644)  # whatever our umask: other accounts serve or compare it
+        except OSError as error:
+            raise LocalFailure.from_os(error, subject=self.path) from error
+        self._content = content
+
+    def deliver(self, target: ObjectStore, *, replacing: str = "") -> str:
+        """Upload the file unless this store has it already; return the object's name, or nothing.
+
+        Raises `Unavailable` as `store.upload` does.
+        """
+        digest = hashlib.md5(self._content, usedforsecurity=False).hexdigest()
+        if not self._content or (
+            self._memory.delivered.get(target.place) == digest and not replacing
+        ):
+            return ""
+        known = self._memory.stores.setdefault(target.place, StoreMemory())
+        last = self._last()
+
+        def save() -> None:
+            self._memory.write(self._state, last)
+
+        name = store.upload(target, self._content, memory=known, save=save, replacing=replacing)
+        self._memory.delivered[target.place] = digest
+        save()
+        return name

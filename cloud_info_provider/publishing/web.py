@@ -1,0 +1,135 @@
+"""A folder of a web server that accepts PUT, and what it shares with a bucket of S3."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from appliance.core import hosts, proxy
+from appliance.core.run import place
+from appliance.core.run.errors import CHECK_LOGS, AccessDenied, Unavailable
+from cloud_info_provider.publishing.store import LARGEST
+
+if TYPE_CHECKING:
+    import requests
+
+_NOT_FOUND = 404
+_FULL = (413, 507)
+
+
+@dataclass(frozen=True, slots=True)
+class WebAddress:
+    """A server: its URL, and how it is verified. ``authorities`` is a file; None: the system's."""
+
+    url: str
+    authorities: Path | None
+    timeout: timedelta
+
+
+def send(
+    server: WebAddress, method: str, url: str, *, headers: Mapping[str, str], content: bytes | None
+) -> requests.Response:
+    """Send a request and return the answer, which is bounded in size and time.
+
+    Raises:
+        Unavailable: there is no answer.
+
+    """
+    import requests  # noqa: PLC0415  start-up is a cost
+
+    from appliance.core.cloud.bounded import BoundedSession  # noqa: PLC0415
+
+    host = hosts.of_url(url)
+    try:
+        with BoundedSession(largest=LARGEST) as session:
+            # Neither ~/.netrc nor a redirect chooses who gets the password.
+            session.auth = _no_auth
+            return session.request(
+                method,
+                url,
+                headers=dict(headers),
+                data=content,
+                timeout=server.timeout.total_seconds(),
+                verify=str(server.authorities) if server.authorities else True,
+                allow_redirects=False,
+            )
+    except requests.exceptions.ProxyError as error:
+        raise Unavailable(host, *proxy.explain(url, error, "no answer")) from error
+    except requests.exceptions.SSLError as error:
+        remedy = place.trust_remedy("set cacert in publish.yaml to the authority that issued it")
+        raise Unavailable(host, f"its TLS certificate is not trusted: {error}", remedy) from error
+    except requests.exceptions.Timeout as error:
+        words = f"does not answer within {server.timeout.total_seconds():g} s"
+        raise Unavailable(host, words, CHECK_LOGS) from error
+    except requests.exceptions.RequestException as error:
+        words = f"cannot be reached: {type(error).__name__}"
+        raise Unavailable(host, words, "check the URL, the network and the service") from error
+
+
+def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def accept(answer: requests.Response, subject: str, action: str, *, account: str) -> None:
+    """Raise an error unless the server did what was asked."""
+    status = answer.status_code
+    if 200 <= status < 300:  # noqa: PLR2004  HTTP's successes
+        return
+    words = f"cannot {action}: answers {status} {answer.reason or ''}".rstrip()
+    if status in (401, 403):
+        raise AccessDenied(subject, words, f"check {account} and what it may write")
+    if status in _FULL:
+        raise Unavailable(subject, words, "it is full: raise its quota, or free space")
+    if 300 <= status < 400:  # noqa: PLR2004  HTTP's redirects
+        raise Unavailable(subject, words, "write the URL that it leads to")
+    raise Unavailable(subject, words, CHECK_LOGS)
+
+
+class WebFolder:
+    """A folder. It has no listing that all servers share: only the object's own name is checked."""
+
+    def __init__(self, server: WebAddress, *, authorization: str, account: str) -> None:
+        self._server = server
+        self._headers = {"Authorization": authorization} if authorization else {}
+        self._account = account
+        self.place = server.url
+
+    def tags(self, name: str) -> Mapping[str, str]:
+        """Return the MD5 of this one object."""
+        content = self.read(name, most=LARGEST)
+        if content is None:
+            return {}
+        return {name: hashlib.md5(content, usedforsecurity=False).hexdigest()}
+
+    def read(self, name: str, *, most: int) -> bytes | None:
+        """Return an object's first bytes."""
+        answer = self._request("GET", name)
+        if answer.status_code == _NOT_FOUND:
+            return None
+        accept(answer, self.place, f"read {name}", account=self._account)
+        return bytes(answer.content[:most])
+
+    def write(self, name: str, content: bytes, *, digest: str) -> str:
+        """Store an object."""
+        answer = self._request("PUT", name, content=content)
+        accept(answer, self.place, f"store {name}", account=self._account)
+        return digest
+
+    def remove(self, name: str) -> None:
+        """Remove an object."""
+        answer = self._request("DELETE", name)
+        if answer.status_code != _NOT_FOUND:
+            accept(answer, self.place, f"remove {name}", account=self._account)
+
+    def _request(self, method: str, name: str, **options: Any) -> requests.Response:
+        url = f"{self._server.url.rstrip('/')}/{quote(name)}"
+        content = options.get("content")
+        headers = {"Content-Type": "application/json"} if content is not None else {}
+        # The object itself, not a cache's copy of it.
+        headers |= {"Cache-Control": "no-cache"} if method == "GET" else {}
+        return send(self._server, method, url, headers=self._headers | headers, content=content)
