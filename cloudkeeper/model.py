@@ -183,6 +183,13 @@ class PartialData:
     modified: str = ""
     total: int | None = None
     """Bytes of the whole file; None if nobody says."""
+    refused: PartialData | None = None
+    """The version that an earlier run has found to be another file than the source describes."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether something would show that the server has another file."""
+        return bool(self.etag or self.modified)
 
     @property
     def is_resumable(self) -> bool:

@@ -31,6 +31,7 @@ from cloudkeeper.frontend.answers import Answer
 from cloudkeeper.frontend.connections import Transient
 from cloudkeeper.frontend.pace import Pace
 from cloudkeeper.frontend.resume import Asking, Attempt, ResumedBody
+from cloudkeeper.frontend.stream import StillWrong
 from cloudkeeper.model import PartialData
 
 _LENGTH = re.compile("[0-9]{1,18}")
@@ -129,7 +130,7 @@ class Downloader:
             ApplianceError: as for `fetch`.
 
         """
-        conditions = _conditions(known) if known else {}
+        conditions = conditions_of(known) if known else {}
         if conditions:
             question = replace(
                 question,
@@ -179,8 +180,14 @@ class Downloader:
     def _resuming(
         self, question: Question, *, timeouts: Timeouts, partial: PartialData | None = None
     ) -> contextlib.AbstractContextManager[Answer]:
+        refused = conditions_of(partial.refused) if partial and partial.refused else {}
+        first = replace(question, headers={**question.headers, **refused})
+        if refused:
+            first = replace(first, expected=first.expected | {_NOT_MODIFIED})
+
         def ask(attempt: Attempt) -> contextlib.AbstractContextManager[Answer]:
-            return self.ask(question, timeouts=timeouts, attempt=attempt)
+            asked = question if attempt.headers else first
+            return self.ask(asked, timeouts=timeouts, attempt=attempt)
 
         return self.resumed(ask, name=question.name, timeouts=timeouts, partial=partial)
 
@@ -203,6 +210,7 @@ class Downloader:
 
         Raises:
             CannotResume: the server no longer has the file of the ``partial`` data.
+            StillWrong: it still has the version that was refused.
             ApplianceError: as for ``ask``; also from within the blocks.
 
         """
@@ -216,6 +224,8 @@ class Downloader:
             first = stack.enter_context(ask(attempt))
             if partial:
                 _note_version(first, partial)
+                if partial.refused and _is_still(first, partial, partial.refused):
+                    raise StillWrong(name, "the server has not changed it since it was refused")
             body = ResumedBody(first, ask, attempt, stack, name=name)
             yield replace(first, blocks=iter(body))
 
@@ -389,7 +399,16 @@ def _note_version(first: Answer, partial: PartialData) -> None:
     partial.total = first.size
 
 
-def _conditions(known: Fetched) -> dict[str, str]:
+def _is_still(first: Answer, found: PartialData, refused: PartialData) -> bool:
+    """Check whether an answer is of the version that was refused; servers may ignore conditions."""
+    if first.status == _NOT_MODIFIED:
+        return True
+    versions = [(one.etag, one.modified, one.total) for one in (found, refused)]
+    return versions[0] == versions[1]
+
+
+def conditions_of(known: Fetched | PartialData) -> dict[str, str]:
+    """Return the headers by which a server sends a file only if it has another version of it."""
     headers = {"If-None-Match": known.etag, "If-Modified-Since": known.modified}
     return {name: value for name, value in headers.items() if value}
 

@@ -56,6 +56,14 @@ class NeedsFile(ApplianceError):
     """An image that cannot be streamed; as a file it may succeed, or be refused for good."""
 
 
+class WrongFile(Tampered):
+    """A file that came whole, and is another one than its source describes."""
+
+
+class StillWrong(Unavailable):
+    """The server still has the file that an earlier run has refused, so its bytes stay there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Received:
     """An image whose first bytes have arrived; ``name`` stands for its URL in messages.
@@ -76,10 +84,10 @@ def shown(uri: str) -> str:
     return urlunsplit((parts.scheme, hosts.of_url(uri), parts.path, "", ""))
 
 
-def digest_differs(name: str, found: str, wanted: str) -> Tampered:
+def digest_differs(name: str, found: str, wanted: str) -> WrongFile:
     """Return the failure for an image with another digest than its source says."""
     cause = f"its digest is {found[:_SHOWN]}…, the source says {wanted[:_SHOWN]}…"
-    return Tampered(name, cause)
+    return WrongFile(name, cause)
 
 
 class OfferedStream:
@@ -195,7 +203,7 @@ class OfferedStream:
             raise Unavailable(name, f"the server sent more than {self.size} bytes")
         if received != self.size:
             words = f"the server sent {received} bytes, the source says {self.size}"
-            raise Tampered(name, words)
+            raise WrongFile(name, words)
         self._marks.finish()
         if self._marks.objection:
             raise Unusable(name, f"Glance would refuse it as it is: {self._marks.objection}")

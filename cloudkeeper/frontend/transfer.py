@@ -52,7 +52,13 @@ from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.resume import CannotResume
 from cloudkeeper.frontend.shared_files import SharedFiles
 from cloudkeeper.frontend.sources import ImageOpener
-from cloudkeeper.frontend.stream import OfferedStream, Received, digest_differs, shown
+from cloudkeeper.frontend.stream import (
+    OfferedStream,
+    Received,
+    WrongFile,
+    digest_differs,
+    shown,
+)
 from cloudkeeper.model import Format, ImageData, ImageSource, Offer, PartialData
 
 logger = logging.getLogger(__name__)
@@ -77,7 +83,6 @@ class _Opened:
     """An image whose first bytes have come, from a connection that closes with the stack."""
 
     received: Received
-    partial: PartialData
     connection: contextlib.ExitStack
 
 
@@ -160,14 +165,15 @@ class Workshop:
         self, offer: Offer, source: ImageOpener, *, may_stream: bool = False
     ) -> Iterator[ImageData]:
         self.refused.check(offer)
-        made: list[Path] = []
-        with contextlib.ExitStack() as stack:
+        version = PartialData(refused=self.refused.wrong_version(offer))
+        with self.refused.noting_download(offer, version), contextlib.ExitStack() as stack:
+            made: list[Path] = []
             stack.callback(_remove, made)
             try:
-                opened = self._probed(offer, source, stack) if may_stream else None
+                opened = self._probed(offer, source, stack, version) if may_stream else None
                 data = self._stream(offer, opened, stack) if opened else None
                 if data is None:
-                    data = self._file(offer, source, stack, made, opened)
+                    data = self._file(offer, source, stack, made, opened, version)
             except OSError as error:
                 raise LocalFailure.from_os(error) from error
             yield data
@@ -191,16 +197,15 @@ class Workshop:
         return 2 * size if is_converted or offer.source.compression else size
 
     def _probed(
-        self, offer: Offer, source: ImageOpener, stack: contextlib.ExitStack
+        self, offer: Offer, source: ImageOpener, stack: contextlib.ExitStack, partial: PartialData
     ) -> _Opened | None:
         """Open an image and read its first bytes, unless a part of its file is there already."""
         if self._part(offer).found(offer.source).number:
             return None  # an earlier run has found that it needs a file
         connection = stack.enter_context(contextlib.ExitStack())
-        partial = PartialData()
         wanted = replace(offer.source, partial=partial)
         receiving = self._receiving(wanted, source, start_bytes=formats.START)
-        return _Opened(connection.enter_context(receiving), partial, connection)
+        return _Opened(connection.enter_context(receiving), connection)
 
     def _stream(
         self, offer: Offer, opened: _Opened, stack: contextlib.ExitStack
@@ -235,16 +240,17 @@ class Workshop:
         stack: contextlib.ExitStack,
         made: list[Path],
         opened: _Opened | None,
+        version: PartialData,
     ) -> ImageData:
         name = _file_name(offer)
         # Before the server is asked.
         needed = self._needed(offer, offer.source.size or 0)
         stack.enter_context(self.disk.holding(name, needed))
         if opened:
-            fetched = self._download(offer, opened.received, self._part(offer), opened.partial)
+            fetched = self._download(offer, opened.received, self._part(offer), version)
             opened.connection.close()
         else:
-            fetched = self._fetched(offer, source)
+            fetched = self._fetched(offer, source, version)
         part, size, sha512, unpacked = self._content(offer, fetched, made)
         with self.refused.noting(offer):
             declared = offer.appliance.attributes.get("hv:format", "")
@@ -309,8 +315,11 @@ class Workshop:
         part.drop()
         return content, size, sha512, f"decompressed from {kind}"
 
-    def _fetched(self, offer: Offer, source: ImageOpener) -> HashedFile:
-        """Download an image as it is, continue the part of an earlier run, and verify it."""
+    def _fetched(self, offer: Offer, source: ImageOpener, version: PartialData) -> HashedFile:
+        """Download an image as it is, continue the part of an earlier run, and verify it.
+
+        ``version`` gets that of a file that is fetched from its first byte.
+        """
         part = self._part(offer)
         partial = part.found(offer.source)
         if partial.number:
@@ -321,9 +330,8 @@ class Workshop:
                     return self._download(offer, received, part, partial)
             except (CannotResume, Tampered) as error:
                 logger.warning("%s: %s; downloaded again from its first byte", name, error)
-        partial = PartialData()
-        with self._receiving(replace(offer.source, partial=partial), source) as received:
-            return self._download(offer, received, part, partial)
+        with self._receiving(replace(offer.source, partial=version), source) as received:
+            return self._download(offer, received, part, version)
 
     def _download(
         self, offer: Offer, received: Received, part: PartFile, partial: PartialData
@@ -336,6 +344,7 @@ class Workshop:
             limit = received.size or partial.number + self.room()
             with part.open(partial.number) as file:
                 found = HashedFile(file, wanted.digest, name=received.name, limit=limit)
+                found.has_size = bool(received.size)
                 found.fill(blocks)
             found.verify(wanted)
         return found
@@ -402,6 +411,8 @@ class HashedFile:
         self._file, self._name, self._limit = file, name, limit
         self._hashes = {each: hashlib.new(each) for each in {self._algorithm, "sha512"}}
         self.size = 0
+        self.has_size = False
+        """Whether the limit is the size of the file, and not the room for it."""
         for block in _blocks_of(file):
             self._count(block)
 
@@ -425,7 +436,8 @@ class HashedFile:
         for block in blocks:
             self._count(block)
             if self.size > self._limit:
-                raise Tampered(self._name, f"the server sent more than {self._limit} bytes")
+                kind = WrongFile if self.has_size else Tampered
+                raise kind(self._name, f"the server sent more than {self._limit} bytes")
             _put(self._file, block)
         _finish(self._file)
 
@@ -438,7 +450,7 @@ class HashedFile:
         """
         if wanted.size and self.size != wanted.size:
             words = f"the server sent {self.size} bytes, the source says {wanted.size}"
-            raise Tampered(self._name, words)
+            raise WrongFile(self._name, words)
         if self.digest != wanted.digest:
             raise digest_differs(self._name, self.digest, wanted.digest)
 

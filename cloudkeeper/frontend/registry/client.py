@@ -21,7 +21,7 @@ from appliance.core.run.errors import Unavailable
 from appliance.core.trust.errors import Malformed, Tampered
 from cloudkeeper.frontend import resume
 from cloudkeeper.frontend.answers import Answer, BrokenBody
-from cloudkeeper.frontend.download import Downloader, Question, Timeouts
+from cloudkeeper.frontend.download import Downloader, Question, Timeouts, conditions_of
 from cloudkeeper.frontend.registry import names
 from cloudkeeper.frontend.registry.login import FORBIDDEN, UNAUTHORIZED, Login
 from cloudkeeper.frontend.registry.names import Digest
@@ -166,11 +166,17 @@ class RegistryClient:
 
         """
         path = f"/v2/{repository}/blobs/{digest}"
+        refused = conditions_of(partial.refused) if partial and partial.refused else {}
 
         def ask(attempt: Attempt) -> contextlib.AbstractContextManager[Answer]:
-            expected = frozenset({OK}) | (resume.EXPECTED if attempt.headers else frozenset())
+            again = frozenset({NOT_MODIFIED}) if refused else frozenset()
             return self._ask(
-                path, scope=repository, expected=expected, timeouts=timeouts, attempt=attempt
+                path,
+                scope=repository,
+                headers=_NOTHING if attempt.headers else refused,
+                expected=frozenset({OK}) | (resume.EXPECTED if attempt.headers else again),
+                timeouts=timeouts,
+                attempt=attempt,
             )
 
         name = self._name(path)
