@@ -34,6 +34,8 @@ from cloudkeeper.frontend.registry.project import RegistryProject
 from cloudkeeper.frontend.registry.referrers import Referrers
 from cloudkeeper.frontend.registry.sboms import SBOMs
 from cloudkeeper.frontend.registry.tags import TagHistory
+from cloudkeeper.frontend.stream import StillWrong
+from cloudkeeper.model import PartialData
 from tests.simulators import harbor, image_server
 from tests.simulators.harbor import Harbor, Reply
 from tests.simulators.image_server import Status
@@ -56,6 +58,8 @@ SHORT_TAGS = re.compile("[^-]*")
 ROBOT = RegistryAccount(USER, PASSWORD, "/etc/cloudkeeper/registry.auth")
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 PROJECT = "egi_vm_images"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 CONTENT = b"QFI\xfb of a disk" * 100
 
 
@@ -500,11 +504,61 @@ def test_what_is_hidden_from_anybody_is_asked_for_with_the_account(
     assert found.reference == "vo.example.org/matlab:9"
     assert {value for _, value in world.authorized} == {ROBOT.basic}
     world.authorized.clear()
-    with pytest.raises(Unavailable, match="the registry has no such project or repository"):
+    with pytest.raises(Unavailable) as caught:
         listed(web, world, "vo.example.org")
-    with pytest.raises(Unavailable, match="the registry has no such project or repository"):
+    assert str(caught.value) == hidden(world, "vo.example.org", "vo.example.org")
+    with pytest.raises(Unavailable, match="no such project or repository, or hides it from accou"):
         listed(web, world, "missing.example.org", ROBOT)
     assert any("/missing.example.org/" in path for path, _ in world.authorized)
+
+
+def hidden(world: Harbor, place: str, project: str) -> str:
+    """Return the message for what a registry hides from anybody."""
+    return (
+        f"{world.host}/{place}: the registry has no such project or repository, or hides it from"
+        " anonymous access; check the name; if it is right, ask its administrators for a robot"
+        f" account that may pull from project {project}, and write {world.host} USER:SECRET into"
+        " /etc/cloudkeeper/registry.auth"
+    )
+
+
+def test_what_is_hidden_behind_a_challenge_is_named_with_what_to_ask_for(
+    world: Harbor, web: Downloader
+) -> None:
+    """401, a token for anybody, then 404: the message is that of a missing account."""
+    place = "vo.example.org/matlab"
+    world.authorized.clear()
+
+    def fault(path: str) -> Reply | None:
+        is_named = any(path == asked for asked, _ in world.authorized)
+        return Reply(404) if is_named and "/tags/list" in path else None
+
+    world.faults.append(fault)
+    found = DistributionListing(client(web, world.host), "vo.example.org", SHORT_TAGS, (place,))
+    with pytest.raises(Unavailable) as caught:
+        list(found.artefacts({}))
+    assert [value.partition(" ")[0] for _, value in world.authorized] == ["Bearer"]
+    assert str(caught.value) == hidden(world, place, "vo.example.org")
+
+
+def test_a_layer_that_was_wrong_is_not_sent_again(world: Harbor, web: Downloader) -> None:
+    """Debian's docker-registry says by 304 that it has the same; without bytes."""
+    reader, repository = client(web, world.host), f"{PROJECT}/ubuntu"
+    digest, version = names.digest_of(CONTENT), PartialData()
+    with reader.layer(repository, digest, timeouts=Timeouts(), partial=version) as (_, blocks):
+        assert b"".join(blocks) == CONTENT
+    assert version.etag
+    before = world.blob_bytes
+    again = PartialData(refused=version)
+    with (
+        pytest.raises(StillWrong),
+        reader.layer(repository, digest, timeouts=Timeouts(), partial=again),
+    ):
+        pytest.fail("it was sent")
+    assert world.blob_bytes == before
+    other = PartialData(refused=PartialData(etag='"another"'))
+    with reader.layer(repository, digest, timeouts=Timeouts(), partial=other) as (_, blocks):
+        assert b"".join(blocks) == CONTENT
 
 
 def test_a_tag_has_gone_only_when_the_account_finds_none(world: Harbor, web: Downloader) -> None:
@@ -768,8 +822,11 @@ def test_an_index_of_one_image_stands_for_it(content: bytes, image: str | None) 
         (index_of(LINUX, {"os": "\x1b[2J"}), "('linux/amd64', '\\x1b[2J/None')"),
         (index_of(ATTESTED), "is an index of 0 images; an index for one image is taken"),
         (index_of(), "is an index of 0 images"),
-        (index_of(LINUX, layers=[]), "lists manifests, but is not a plain OCI index"),
-        (index_of(LINUX, mediaType=MANIFEST), "lists manifests, but is not a plain OCI index"),
+        (index_of(LINUX, layers=[]), "lists manifests, but is neither an OCI index nor Docker's"),
+        (
+            index_of(LINUX, mediaType=MANIFEST),
+            "lists manifests, but is neither an OCI index nor Docker's",
+        ),
         (index_of(manifests=[{"digest": "sha512:00"}]), "'sha512:00' is not a SHA-256 digest"),
         (index_of(manifests={}), "its manifest has no list of manifests"),
         (b"[]", "its manifest is not a JSON object"),
@@ -779,6 +836,77 @@ def test_an_index_that_is_not_of_one_image_is_refused_by_name(content: bytes, wo
     """R4."""
     with pytest.raises(Malformed, match=re.escape(words)):
         artefact.wrapped(content, subject="image")
+
+
+def test_docker_s_own_types_are_read_by_the_same_rules(
+    world: Harbor, web: Downloader, tmp_path: Path
+) -> None:
+    """A list of Docker's around a manifest of Docker's, as docker-registry keeps both."""
+    assert world.registry is not None
+    world.public.add("docker")
+    repository = "docker/one"
+    world.registry.headers = world.push_headers(repository)
+    config, layer = (world.registry.push_blob(repository, each) for each in (b"{}", CONTENT))
+    image = {
+        "schemaVersion": 2,
+        "mediaType": DOCKER_MANIFEST,
+        "config": {"mediaType": "application/vnd.docker.container.image.v1+json", **config},
+        "layers": [{"mediaType": DISK, **layer, "annotations": described_as("1")}],
+    }
+    content = json.dumps(image).encode()
+    digest = world.registry.push_manifest(
+        repository, "inner-1", content, media_type=DOCKER_MANIFEST
+    )
+    descriptor = {"mediaType": DOCKER_MANIFEST, "digest": digest, "size": len(content)}
+    wrapping = {
+        "schemaVersion": 2,
+        "mediaType": DOCKER_LIST,
+        "manifests": [descriptor | {"platform": LINUX}],
+    }
+    outer = world.registry.push_manifest(
+        repository, "1", json.dumps(wrapping).encode(), media_type=DOCKER_LIST
+    )
+    reader = client(web, world.host)
+    (tagged,) = DistributionListing(reader, "docker", SHORT_TAGS, (repository,)).artefacts({})
+    assert (tagged.tag, tagged.digest) == ("1", outer)
+    resolved = Manifests(reader, KeptByDigest(tmp_path)).resolve(tagged, at=NOW)
+    assert resolved.image.digest == digest
+    found = artefact.read(resolved.manifest, subject="image")
+    assert found is not None
+    assert (found.layer, found.tag) == (names.digest_of(CONTENT), "1")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            index_of(LINUX, LINUX, mediaType=DOCKER_LIST),
+            "is an index of 2 images",
+        ),
+        (
+            index_of(LINUX, mediaType=DOCKER_MANIFEST),
+            "lists manifests, but is neither an OCI index nor Docker's",
+        ),
+    ],
+)
+def test_docker_s_lists_are_refused_by_the_same_rules(content: bytes, words: str) -> None:
+    with pytest.raises(Malformed, match=re.escape(words)):
+        artefact.wrapped(content, subject="image")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mediaType": DOCKER_LIST}, "an index in"),
+        ({"layer_mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip"}, "media type"),
+        ({"schemaVersion": 1}, "is a manifest of Docker's schema 1, which is not read; ask"),
+    ],
+)
+def test_docker_s_manifests_are_refused_by_the_same_rules(
+    changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(Malformed, match=words):
+        artefact.read(manifest_of(**changes), subject="image")
 
 
 def test_sboms_of_an_index_and_of_its_image_are_listed(

@@ -6,7 +6,8 @@ them: a container image, a chart, an SBOM.
 
 Builders of containers (buildx) wrap one image in an index, beside attestations of how they built
 it; the platform of an attestation is ``unknown/unknown``. Such an index stands for its image. What
-the index itself says about the image, in annotations or elsewhere, does not count.
+the index itself says about the image, in annotations or elsewhere, does not count. The manifests
+and lists of Docker's own media types have the same form, and are read by the same rules.
 """
 
 from __future__ import annotations
@@ -32,7 +33,16 @@ _LONGEST_VALUE = 4096
 """Characters of an annotation; a description of EGI's images has some hundred."""
 _LARGEST = 2**50
 """Bytes of a layer; of a larger one, times and numbers of the protocol would overflow."""
-_INDEX = "application/vnd.oci.image.index.v1+json"
+INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+MANIFEST_TYPES = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    *INDEX_TYPES,
+)
+"""What a registry is asked for; Docker's own types have the same form as those of OCI."""
 _ATTESTATION = "unknown/unknown"
 _MOST_NAMED = 5
 
@@ -70,9 +80,9 @@ def wrapped(content: bytes, *, subject: str) -> Digest | None:
     index = _load(content, subject)
     if not _is_index(index):
         return None
-    if "layers" in index or index.get("mediaType", _INDEX) != _INDEX:
+    if "layers" in index or index.get("mediaType", INDEX_TYPES[0]) not in INDEX_TYPES:
         # Other readers could take it for something else than we do (CVE-2021-41190).
-        raise Malformed(subject, "lists manifests, but is not a plain OCI index")
+        raise Malformed(subject, "lists manifests, but is neither an OCI index nor Docker's")
     by_platform = [(_platform(each), each) for each in _list(index, "manifests", subject)]
     images = [(name, each) for name, each in by_platform if name != _ATTESTATION]
     if len(images) != 1:
@@ -84,7 +94,7 @@ def wrapped(content: bytes, *, subject: str) -> Digest | None:
 
 
 def _is_index(manifest: dict[str, Any]) -> bool:
-    return manifest.get("mediaType") == _INDEX or "manifests" in manifest
+    return manifest.get("mediaType") in INDEX_TYPES or "manifests" in manifest
 
 
 def _platform(descriptor: dict[str, Any]) -> str:
@@ -102,6 +112,9 @@ def read(content: bytes, *, subject: str) -> DiskArtefact | None:
 
     """
     manifest = _load(content, subject)
+    if manifest.get("schemaVersion") == 1:
+        remedy = "ask its publisher to push it as an OCI artefact"
+        raise Malformed(subject, "is a manifest of Docker's schema 1, which is not read", remedy)
     if _is_index(manifest):
         raise Malformed(subject, "is an index in an index; an image has one manifest")
     layers = _list(manifest, "layers", subject)

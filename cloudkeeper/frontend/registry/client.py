@@ -122,9 +122,7 @@ class RegistryClient:
                 yield None
                 return
             if answer.status == NOT_FOUND:
-                words = "the registry has no such project or repository"
-                remedy = "check the name, and whether the account may see it"
-                raise Unavailable(f"{self.host}/{scope}", words, remedy)
+                raise self.login.missing(scope)
             yield self._parsed(answer, path)
             path = self._next(answer, path, scope=scope)
 

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from appliance.core.run.errors import Unavailable
 from appliance.core.trust.errors import Malformed, Tampered
 from cloudkeeper.frontend.registry import names
+from cloudkeeper.frontend.registry.artefact import MANIFEST_TYPES
 from cloudkeeper.frontend.registry.client import NOT_FOUND, NOT_MODIFIED, RegistryClient
 from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 
@@ -24,10 +25,6 @@ PAGE_SIZE = 50
 """Items of a page: atrope's default, half of the most that Harbor allows."""
 _MOST = 10_000
 """Repositories of a project, and tags of a repository."""
-MANIFEST_TYPES = (
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.oci.image.index.v1+json",
-)
 _Item = TypeVar("_Item")
 ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES)}
 DIGEST_HEADER = "Docker-Content-Digest"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from appliance.core.run import log
-from appliance.core.run.errors import AccessDenied
+from appliance.core.run.errors import AccessDenied, Unavailable
 from appliance.core.trust.errors import Malformed
 from cloudkeeper.frontend.download import Downloader, Question
 from cloudkeeper.frontend.registry.account import RegistryAccount
@@ -90,17 +90,35 @@ class Login:
         project = scope.partition("/")[0]
         subject = f"{self.host}/{project}"
         if self.account is None:
-            remedy = (
-                f"ask its administrators for a robot account that may pull from project {project},"
-                f" and write {self.host} USER:SECRET into /etc/cloudkeeper/registry.auth"
-            )
-            return AccessDenied(subject, "the registry denies anonymous access", remedy)
+            words = "the registry denies anonymous access"
+            return AccessDenied(subject, words, self._robot(project))
         words = f"the registry denies access to account {self.account.user!r}"
         remedy = (
             f"check {self.account.origin}, and ask the registry's administrators whether the"
             f" account is valid and may pull from project {project}"
         )
         return AccessDenied(subject, words, remedy)
+
+    def missing(self, scope: str) -> Unavailable:
+        """Return the error for a project or repository that the registry does not show us.
+
+        Many registries hide by 404 what only some accounts may see, after a token as before.
+        """
+        subject = f"{self.host}/{scope}"
+        words = "the registry has no such project or repository"
+        if self.account is None:
+            hidden = f"{words}, or hides it from anonymous access"
+            robot = self._robot(scope.partition("/")[0])
+            return Unavailable(subject, hidden, f"check the name; if it is right, {robot}")
+        who = f"account {self.account.user!r}"
+        remedy = f"check the name, and whether {who} may pull from it ({self.account.origin})"
+        return Unavailable(subject, f"{words}, or hides it from {who}", remedy)
+
+    def _robot(self, project: str) -> str:
+        return (
+            f"ask its administrators for a robot account that may pull from project {project},"
+            f" and write {self.host} USER:SECRET into /etc/cloudkeeper/registry.auth"
+        )
 
     def _token(self, challenge: Challenge, scope: str) -> str:
         query = {
