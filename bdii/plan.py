@@ -2,17 +2,15 @@
 
 After each change, in this order, the directory holds a valid tree (each entry has its parent) that
 contains at least the entries common to both: additions come first, parents before children, then
-modifications, then deletions, children before parents. The guards then hold back deletions that a
-broken source may have caused.
+modifications, then deletions, children before parents. Which entries are wanted, and for how long
+a missing one is, `bdii.sources.last_good` decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
-from appliance.core import shrink
 from appliance.core.ldif import Entry
 from bdii.tree import Dn, Tree, is_same, sorted_by_depth
 
@@ -47,12 +45,11 @@ Change = Add | Modify | Delete
 
 @dataclass(frozen=True, slots=True)
 class TreePlan:
-    """The changes from one tree to another. A guard holds back the deletions in ``waiting``."""
+    """The changes from one tree to another."""
 
     adds: tuple[Add, ...]
     modifies: tuple[Modify, ...]
     deletes: tuple[Delete, ...]
-    waiting: tuple[Delete, ...] = ()
 
     def __iter__(self) -> Iterator[Change]:
         yield from self.adds
@@ -114,53 +111,3 @@ def describe(plan: TreePlan) -> Iterator[str]:
             case Delete(_, entry):
                 yield f"delete  {entry.dn}"
     yield f"{len(plan.adds)} to add, {len(plan.modifies)} to modify, {len(plan.deletes)} to delete"
-
-
-# --------------------------------------------------------------------------------------------------
-# guards
-
-
-@dataclass(frozen=True, slots=True)
-class Vanished:
-    """The guards' memory between cycles.
-
-    Attributes:
-        since: when each entry was first missing from the wanted tree.
-        held_since: when the guard began to hold all deletions; None if it does not.
-
-    """
-
-    since: Mapping[Dn, datetime]
-    held_since: datetime | None = None
-
-
-NOTHING_VANISHED = Vanished({})
-
-
-def guard(
-    plan: TreePlan,
-    *,
-    size: int,
-    remembered: Vanished,
-    now: datetime,
-    delay: timedelta,
-    hold: timedelta,
-) -> tuple[TreePlan, Vanished]:
-    """Return the plan without deletions that are not due, and the guards' new memory.
-
-    A missing entry is deleted after ``delay``. If more than half of the ``size`` published entries
-    are missing, all deletions wait for ``hold``: a broken source is a more likely cause than a site
-    that closed.
-    """
-    # min(): if the clock was set back, a time in the future must not prolong the wait
-    since = {change.dn: min(remembered.since.get(change.dn, now), now) for change in plan.deletes}
-    held_since = shrink.held_since(
-        remembered.held_since, removed=len(plan.deletes), size=size, now=now
-    )
-    if held_since is not None and now - held_since < hold:
-        due: tuple[Delete, ...] = ()
-    else:
-        due = tuple(change for change in plan.deletes if now - since[change.dn] >= delay)
-    due_names = {change.dn for change in due}
-    waiting = tuple(change for change in plan.deletes if change.dn not in due_names)
-    return TreePlan(plan.adds, plan.modifies, due, waiting), Vanished(since, held_since)

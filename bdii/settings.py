@@ -21,6 +21,7 @@ from appliance.core.run.layout import Layout
 from bdii.ignored import IGNORED
 from bdii.site.settings import Site
 from bdii.site.settings import read as read_site
+from bdii.sources.last_good import Expiry
 
 SECTION = "DEFAULT"
 LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
@@ -47,7 +48,7 @@ class BdiiSettings:
         read_timeout: for one provider.
         breathe: pause between two cycles.
         delete_delay: for which a vanished entry stays published.
-        expiry: age at which the data of a failing source are removed.
+        expiry: age at which stale data are removed.
         shrink_hold: for which deletions of more than half of the tree wait.
         source_limit: bytes that one source may print.
         slapd: the program.
@@ -70,7 +71,7 @@ class BdiiSettings:
     read_timeout: timedelta
     breathe: timedelta
     delete_delay: timedelta
-    expiry: timedelta
+    expiry: Expiry
     shrink_hold: timedelta
     source_limit: int
     slapd: Path
@@ -143,7 +144,11 @@ def read(path: Path, *, layout: Layout) -> tuple[BdiiSettings, tuple[Problem, ..
         read_timeout=_seconds(options, "BDII_READ_TIMEOUT", 300, minimum=1),
         breathe=_seconds(options, "BDII_BREATHE_TIME", 120, minimum=1),
         delete_delay=_seconds(options, "BDII_DELETE_DELAY", 0),
-        expiry=_seconds(options, "BDII_EXPIRY", 43200),
+        expiry=Expiry(
+            parts=_seconds(options, "BDII_EXPIRY", 43_200),
+            # 0: the data of a silent source stay for ever
+            silent=_seconds(options, "BDII_EXPIRY_SILENT", 604_800) or None,
+        ),
         shrink_hold=_seconds(options, "BDII_SHRINK_HOLD", 3600),
         source_limit=megabytes * 1_000_000,
         slapd=options.path(SECTION, "SLAPD", default=Path("/usr/sbin/slapd")),

@@ -12,6 +12,11 @@ HOLD = timedelta(hours=1)
 """The usual time between the two answers."""
 
 
+def is_held(*, removed: int, size: int) -> bool:
+    """Check whether the removal of ``removed`` of ``size`` items at once is held."""
+    return 2 * removed > size
+
+
 def held_since(
     remembered: datetime | None, *, removed: int, size: int, now: datetime
 ) -> datetime | None:
@@ -19,7 +24,7 @@ def held_since(
 
     ``remembered`` is the result for the answer before.
     """
-    if 2 * removed <= size:
+    if not is_held(removed=removed, size=size):
         return None
     # min(): if the clock was set back, a time in the future must not prolong the hold
     return min(remembered or now, now)

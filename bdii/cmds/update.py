@@ -9,6 +9,7 @@ import logging
 import sys
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from appliance.core import hosts, ldif
@@ -115,13 +116,21 @@ def _show(settings: BdiiSettings, *, with_differences: bool) -> ExitStatus:
     from bdii.service.state import StateDirectory  # noqa: PLC0415
 
     state = StateDirectory(settings.state)
-    last, _ = state.load()
-    collected = collect(settings, last, before={}, scratch=None, stop=threading.Event())
+    published = state.published()
+    collected = collect(
+        settings,
+        state.load(),
+        size=len(published),
+        elapsed=timedelta(),
+        before={},
+        scratch=None,
+        stop=threading.Event(),
+    )
     for problem in collected.problems:
         logger.warning("%s", problem)
     wanted = collected.wanted
     if with_differences:
-        for line in plan.describe(plan.make(state.published(), wanted)):
+        for line in plan.describe(plan.make(published, wanted)):
             print(line)
     else:
         sys.stdout.writelines(ldif.write(wanted[dn] for dn in tree.sorted_by_depth(wanted)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from appliance.core import clock
@@ -15,7 +15,7 @@ from bdii.settings import BdiiSettings
 from bdii.site import entries, pull
 from bdii.sources import directories, last_good
 from bdii.sources.answers import ask
-from bdii.sources.last_good import LastGood
+from bdii.sources.last_good import LastGood, Waiting
 from bdii.sources.model import LdifSource, SourceAnswer
 from bdii.tree import Tree
 
@@ -33,6 +33,7 @@ class Collected:
         wanted: the tree to publish.
         stale: number of stale entries in it.
         unheard: number of sources that have never given a usable answer.
+        waiting: the removals that wait.
         problems: lines for the administrator.
 
     """
@@ -42,6 +43,7 @@ class Collected:
     wanted: Tree
     stale: int
     unheard: int
+    waiting: Waiting
     problems: tuple[str, ...]
 
 
@@ -49,26 +51,60 @@ def collect(
     settings: BdiiSettings,
     last: Mapping[str, LastGood],
     *,
+    size: int,
+    elapsed: timedelta,
     before: Mapping[str, SourceAnswer],
     scratch: Path | None,
     stop: threading.Event,
 ) -> Collected:
-    """Ask all sources once. The last three arguments are those of `bdii.sources.answers.ask`."""
+    """Ask all sources once. The last three arguments are those of `bdii.sources.answers.ask`.
+
+    Args:
+        settings: the sources, and the limits of the guards.
+        last: the last good data.
+        size: number of published entries.
+        elapsed: time since the sources were asked before.
+        before: see above.
+        scratch: see above.
+        stop: see above.
+
+    """
     asked, answers = _in_directories(settings, last)
     if settings.site is not None:
         asked += pull.sources(settings.site, limit=settings.source_limit)
         answers += pull.skipped(settings.site)
     answers += ask(asked, before=before, scratch=scratch, stop=stop)
     now = clock.now().replace(microsecond=0)  # GLUE's times have no fractions
-    known: dict[str, LastGood | None] = {}
+    answers = [_checked(last.get(answer.source), answer) for answer in answers]
     if settings.site is not None:
         own, _ = tree.of(entries.entries(settings.site, port=settings.port))
-        known[_SITE] = last_good.advance(last.get(_SITE), own, failed=(), now=now)
-    known |= {
-        answer.source: _advanced(last.get(answer.source), answer, before, now) for answer in answers
+        answers.insert(0, SourceAnswer(_SITE, own))
+    known = {
+        answer.source: _advanced(
+            last.get(answer.source),
+            answer,
+            is_same=answer is before.get(answer.source),
+            now=now,
+            elapsed=elapsed,
+        )
+        for answer in answers
     }
-    kept = {name: data for name, data in known.items() if data is not None}
-    wanted, stale, problems = last_good.merge(kept, now=now, expiry=settings.expiry)
+    # a source that is not configured any more has nothing: its entries go as if it had said so
+    removed = {
+        name: last_good.advance(data, tree.NO_TREE, now=now, elapsed=elapsed)
+        for name, data in last.items()
+        if name not in known
+    }
+    heard = {name: data for name, data in known.items() if data is not None} | removed
+    left, waiting = last_good.release(
+        heard,
+        size=size,
+        delay=settings.delete_delay,
+        hold=settings.shrink_hold,
+        expiry=settings.expiry,
+    )
+    kept = {name: data for name, data in left.items() if name in known or data.tree}
+    wanted, stale, problems = last_good.merge(kept, settings.expiry)
     usable = {answer.source: answer for answer in answers if answer.tree is not None}
     if settings.site is not None:
         for answer in answers:
@@ -78,7 +114,8 @@ def collect(
         answers={name: before[name] for name in known.keys() & before.keys()} | usable,
         wanted=wanted,
         stale=stale,
-        unheard=len(known) - len(kept),
+        unheard=sum(1 for data in known.values() if data is None),
+        waiting=waiting,
         problems=(*(line for answer in answers for line in answer.problems), *problems),
     )
 
@@ -137,11 +174,33 @@ def _in_directories(
     return asked, answers
 
 
+def _checked(last: LastGood | None, answer: SourceAnswer) -> SourceAnswer:
+    """Return the answer, unusable if it ends within a line and earlier ones did not."""
+    if answer.tree is None or answer.is_terminated or last is None or not last.is_terminated:
+        return answer
+    words = "its last line has no line end, so the output is cut off; end it with a line end"
+    return replace(answer, tree=None, problems=(f"{answer.source}: {words}", *answer.problems))
+
+
 def _advanced(
-    last: LastGood | None, answer: SourceAnswer, before: Mapping[str, SourceAnswer], now: datetime
+    last: LastGood | None,
+    answer: SourceAnswer,
+    *,
+    is_same: bool,
+    now: datetime,
+    elapsed: timedelta,
 ) -> LastGood | None:
+    """Return the last good data of a source after its answer."""
     if answer.tree is None:
-        return last and replace(last, is_silent=True)
-    if last is not None and answer is before.get(answer.source):
-        return replace(last, collected=now, is_silent=False)
-    return last_good.advance(last, answer.tree, failed=answer.failed, now=now)
+        return last and last_good.silent(last, elapsed)
+    if last is not None and is_same:
+        return last_good.repeat(last, now=now, elapsed=elapsed, is_complete=answer.is_complete)
+    data = last_good.advance(
+        last,
+        answer.tree,
+        now=now,
+        failed=answer.failed,
+        is_complete=answer.is_complete,
+        elapsed=elapsed,
+    )
+    return replace(data, is_terminated=data.is_terminated or answer.is_terminated)

@@ -1,8 +1,8 @@
 """One cycle: ask all sources, decide what to publish, change the directory, remember.
 
-    sources ──ask──> answers ──advance──> last good data ──publishable, merge──> wanted tree
+    sources ──ask──> answers ──advance, release──> last good data ──merge──> wanted tree
     last good data ──save──> disk, before anything is published
-    published and wanted tree ──make, guard──> plan ──apply──> slapd
+    published and wanted tree ──make──> plan ──apply──> slapd
     published tree ──write──> disk, after slapd has it
 
 Everything from the answers to the plan is a function of values. The order of the two writes to disk
@@ -16,13 +16,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
-from appliance.core import clock
 from appliance.core.directory import Refused
 from appliance.core.run.errors import LocalFailure
 from bdii import plan, tree
-from bdii.plan import TreePlan
-from bdii.service.collect import collect
+from bdii.service.collect import Collected, collect
 from bdii.service.state import StateDirectory
 from bdii.settings import BdiiSettings
 from bdii.slapd.infosys import Statistics
@@ -42,7 +41,7 @@ class Cycle:
         sources: number of sources with last good data.
         stale: number of published entries that are stale.
         unheard: number of sources that have never given a usable answer.
-        waiting: number of deletions that a guard holds back.
+        waiting: number of entries whose deletion waits for more answers without them.
         problems: what the cycle left undone, a line each.
 
     """
@@ -64,10 +63,9 @@ class Updater:
     def __init__(self, settings: BdiiSettings, state: StateDirectory, slapd: Slapd) -> None:
         self.settings = settings
         self._state = state
-        self._last, self._vanished = state.load()
-        published = (
-            state.published() or merge(self._last, now=clock.now(), expiry=settings.expiry)[0]
-        )
+        self._last = state.load()
+        self._asked = time.monotonic()
+        published = state.published() or merge(self._last, settings.expiry)[0]
         self._publisher = Publisher(slapd, tree.complete({**BASE, **published})[0])
         self._answers: Mapping[str, SourceAnswer] = {}
         self.planned: int | None = None
@@ -88,25 +86,26 @@ class Updater:
         Raises `Unavailable` if slapd does not answer; the next cycle makes the remaining changes.
         """
         started, self.planned = time.monotonic(), None
-        scratch = self._state.directory
         collected = collect(
-            self.settings, self._last, before=self._answers, scratch=scratch, stop=stop
+            self.settings,
+            self._last,
+            size=len(self.published),
+            # of the monotonic clock: it stands still while the machine is suspended
+            elapsed=timedelta(seconds=started - self._asked),
+            before=self._answers,
+            scratch=self._state.directory,
+            stop=stop,
         )
-        done = Cycle(
-            sources=len(collected.last),
-            stale=collected.stale,
-            unheard=collected.unheard,
-            problems=[*collected.problems],
-        )
+        done = self._result(collected)
         if stop.is_set():
             return done
         all_answered = time.monotonic()
         # slapd may have been restarted meanwhile: the plan is for the tree that it serves now
         self._publisher.synchronise()
-        changes = self._plan(collected.wanted, done)
+        changes = plan.make(self.published, collected.wanted)
         self.planned = len(changes)
-        self._last, self._answers = collected.last, collected.answers
-        _store(done, lambda: self._state.save(self._last, self._vanished))
+        self._last, self._answers, self._asked = collected.last, collected.answers, started
+        _store(done, lambda: self._state.save(self._last))
         applied = self._publisher.apply(changes, stop)
         _store(done, lambda: self._state.write_published(self.published))
         done.problems += applied.problems()
@@ -121,30 +120,29 @@ class Updater:
             done.problems.append(str(error))
         return done
 
-    def _plan(self, wanted: Tree, done: Cycle) -> TreePlan:
-        """Return the plan after the guards."""
-        size = len(self.published)
-        changes, self._vanished = plan.guard(
-            plan.make(self.published, wanted),
-            size=size,
-            remembered=self._vanished,
-            now=clock.now(),
-            delay=self.settings.delete_delay,
-            hold=self.settings.shrink_hold,
+    def _result(self, collected: Collected) -> Cycle:
+        """Return the result of a cycle as far as it is known before anything is published."""
+        done = Cycle(
+            sources=len(collected.last),
+            stale=collected.stale,
+            unheard=collected.unheard,
+            waiting=collected.waiting.count,
+            problems=[*collected.problems],
         )
-        done.waiting = len(changes.waiting)
-        if self._vanished.held_since is not None and changes.waiting:
-            end = self._vanished.held_since + self.settings.shrink_hold
+        if collected.waiting.is_held:
+            minutes = self.settings.shrink_hold.total_seconds() / 60
             done.problems.append(
-                f"{done.waiting} of {size} entries would be deleted at once: "
-                f"held until {end:%H:%M} UTC (BDII_SHRINK_HOLD)"
+                f"{done.waiting} of {len(self.published)} entries would be deleted at once: held "
+                f"until answers have lacked them for {minutes:g} minutes (BDII_SHRINK_HOLD)"
             )
-        return changes
+        return done
 
 
 def _store(done: Cycle, write: Callable[[], None]) -> None:
     """Write to the state directory; a failure does not stop publishing, the next cycle retries."""
     try:
         write()
+    except LocalFailure as error:
+        done.problems.append(str(error))
     except OSError as error:
         done.problems.append(str(LocalFailure.from_os(error)))

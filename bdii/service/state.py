@@ -2,7 +2,7 @@
 
     STATE/published.ldif      the tree published last, loaded before slapd listens
     STATE/sources/NAME.ldif   the last good data of each source, without marks
-    STATE/memory.json         when each was collected, which VOs it lacks, what the guards remember
+    STATE/memory.json         when each was collected, and what its latest answers lacked
 
 Each file is replaced as a whole. memory.json is written after the data that it describes: after a
 kill between two writes a source seems older than it is, never younger.
@@ -10,27 +10,27 @@ kill between two writes a source seems older than it is, never younger.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from appliance.core import files, ldif
+from appliance.core import clock, files, json_file, ldif
 from appliance.core.ldif import MalformedRecord
 from bdii import tree as trees
 from bdii.messages import printable
-from bdii.plan import NOTHING_VANISHED, Vanished
-from bdii.sources.last_good import LastGood
+from bdii.sources.last_good import Absence, LastGood, StaleAge
 from bdii.tree import Dn, Tree
 
 logger = logging.getLogger(__name__)
 
 
 _LARGEST_MEMORY = 2**28
+# Seconds of a wait in the file; a hundred years.
+_LONGEST = 3_200_000_000
 _INSTEAD = "using the modification times of the files in sources/ as the age of the data"
 
 
@@ -56,33 +56,29 @@ class StateDirectory:
         """Store a tree as the one published."""
         self._write(self.directory / "published.ldif", tree)
 
-    def load(self) -> tuple[Mapping[str, LastGood], Vanished]:
-        """Return the last good data of all sources, and the guards' memory."""
+    def load(self) -> Mapping[str, LastGood]:
+        """Return the last good data of all sources."""
         memory = self._memory()
         if memory is None:
-            return self._of_files(), NOTHING_VANISHED
+            return self._of_files()
         try:
             sources = {
                 name: _from_json(entry, self._read(self._source(name)))
                 for name, entry in memory.get("sources", {}).items()
             }
-            sources = {
-                name: last
-                for name, last in sources.items()
-                if self._source(name) not in self._unreadable
-            }
-            since = {
-                Dn(dn): datetime.fromisoformat(time)
-                for dn, time in memory.get("vanished", {}).items()
-            }
-            held = memory.get("held_since")
-            return sources, Vanished(since, datetime.fromisoformat(held) if held else None)
+            if memory.get("vanished"):
+                sources |= self._of_releases_before(memory["vanished"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             logger.warning("%s: has unexpected content: %r; %s", self._memory_file, error, _INSTEAD)
-            return self._of_files(), NOTHING_VANISHED
+            return self._of_files()
+        return {
+            name: last
+            for name, last in sources.items()
+            if self._source(name) not in self._unreadable
+        }
 
-    def save(self, sources: Mapping[str, LastGood], vanished: Vanished) -> None:
-        """Store the last good data of all sources and the guards' memory; remove other sources."""
+    def save(self, sources: Mapping[str, LastGood]) -> None:
+        """Store the last good data of all sources; remove other sources."""
         files.make_directory(self.directory / "sources")
         failures: list[OSError] = []
         for name, last in sources.items():
@@ -90,12 +86,8 @@ class StateDirectory:
                 self._write(self._source(name), last.tree)
             except OSError as error:  # the other sources and memory.json are written all the same
                 failures.append(error)
-        memory = {
-            "sources": {name: _as_json(last) for name, last in sources.items()},
-            "vanished": {dn: time.isoformat() for dn, time in vanished.since.items()},
-            "held_since": vanished.held_since.isoformat() if vanished.held_since else None,
-        }
-        files.write_atomic(self._memory_file, json.dumps(memory, indent=1).encode())
+        memory = {"sources": {name: _as_json(last) for name, last in sources.items()}}
+        json_file.write(self._memory_file, memory)
         wanted = {self._source(name) for name in sources}
         for path in set((self.directory / "sources").glob("*.ldif")) - wanted - self._unreadable:
             try:
@@ -105,6 +97,16 @@ class StateDirectory:
             self._written.pop(path, None)
         if failures:
             raise failures[0]
+
+    def _of_releases_before(self, vanished: Iterable[str]) -> dict[str, LastGood]:
+        """Return as a source the entries whose deletion an earlier release held back.
+
+        That release kept them in the published tree only. No source of this name is configured, so
+        they go as entries of a removed source do.
+        """
+        published = self.published()
+        held = {Dn(dn): published[Dn(dn)] for dn in vanished if dn in published}
+        return {"held": LastGood(held, clock.now())} if held else {}
 
     def _source(self, name: str) -> Path:
         return self.directory / "sources" / f"{quote(os.fsencode(name), safe='')}.ldif"
@@ -132,10 +134,10 @@ class StateDirectory:
     def _memory(self) -> dict[str, Any] | None:
         """Return the content of memory.json; None if there is none or it cannot be read."""
         try:
-            found = json.loads(files.read_regular(self._memory_file, limit=_LARGEST_MEMORY))
+            found = json_file.read(self._memory_file, limit=_LARGEST_MEMORY)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             logger.warning("%s: cannot be read: %s; %s", self._memory_file, error, _INSTEAD)
             return None
         return found if isinstance(found, dict) else None
@@ -174,16 +176,65 @@ class StateDirectory:
 
 
 def _from_json(entry: Mapping[str, Any], tree: Tree) -> LastGood:
-    failed = {vo: datetime.fromisoformat(time) for vo, time in entry["failed"].items()}
-    collected = datetime.fromisoformat(entry["collected"])
-    return LastGood(tree, collected, failed, is_silent=entry["silent"])
+    waited = entry.get("waited", {})
+    silence = _seconds(entry.get("silence", 0)) if entry["silent"] else None
+    failed = {
+        vo: StaleAge(datetime.fromisoformat(time), _seconds(waited.get(vo, 0)))
+        for vo, time in entry["failed"].items()
+    }
+    absent = {Dn(dn): seen for group in entry.get("absent", []) for dn, seen in _group(group)}
+    return LastGood(
+        tree,
+        datetime.fromisoformat(entry["collected"]),
+        failed,
+        {dn: seen for dn, seen in absent.items() if dn in tree},
+        silence,
+        is_terminated=bool(entry.get("terminated")),
+    )
+
+
+def _group(group: Mapping[str, Any]) -> Iterator[tuple[str, Absence]]:
+    """Yield the absent entries of a group, all of which have the same history."""
+    doubtful = group["doubtful"]
+    seen = Absence(
+        datetime.fromisoformat(group["collected"]),
+        int(group["answers"]),
+        _seconds(group["waited"]),
+        None if doubtful is None else _seconds(doubtful),
+    )
+    return ((dn, seen) for dn in group["entries"])
+
+
+def _seconds(number: float) -> timedelta:
+    """Return a wait of the file; a negative one, or one that is no number, raises `ValueError`."""
+    if not 0 <= number < _LONGEST:
+        raise ValueError(number)
+    return timedelta(seconds=number)
 
 
 def _as_json(last: LastGood) -> dict[str, object]:
+    groups: dict[Absence, list[Dn]] = {}
+    for dn, seen in last.absent.items():
+        groups.setdefault(seen, []).append(dn)
+    silence = last.silence or timedelta()
     return {
         "collected": last.collected.isoformat(),
-        "failed": {vo: time.isoformat() for vo, time in last.failed.items()},
-        "silent": last.is_silent,
+        # these two in the form of earlier releases, which read them after a rollback
+        "failed": {vo: age.collected.isoformat() for vo, age in last.failed.items()},
+        "silent": last.silence is not None,
+        "silence": silence.total_seconds(),
+        "waited": {vo: age.waited.total_seconds() for vo, age in last.failed.items()},
+        "terminated": last.is_terminated,
+        "absent": [
+            {
+                "collected": seen.collected.isoformat(),
+                "answers": seen.answers,
+                "waited": seen.waited.total_seconds(),
+                "doubtful": None if seen.doubtful is None else seen.doubtful.total_seconds(),
+                "entries": names,
+            }
+            for seen, names in groups.items()
+        ],
     }
 
 

@@ -90,20 +90,31 @@ def _unusable(source: LdifSource, *causes: str) -> SourceAnswer:
 
 @dataclass(slots=True)
 class _RecordSorter:
-    """Yields the entries of an output; collects the failed VOs and the malformed records."""
+    """Yields the entries of an output; collects the failed VOs and the malformed records.
+
+    ``is_cut`` says whether the latest record is one that a cut output would end with.
+    """
 
     failed: set[str] = field(default_factory=set)
     malformed: list[str] = field(default_factory=list)
+    is_complete: bool = True
+    is_cut: bool = False
 
     def entries(self, file: Iterable[bytes]) -> Iterator[Entry]:
         for record in ldif.read(file):
             match record:
                 case Entry():
+                    self._note(is_whole=bool(record.get("objectClass")))
                     yield record
                 case Comment(text) if text.startswith(_FAILED):
-                    self.failed.add(text.removeprefix(_FAILED).strip())
+                    self.failed |= {text.removeprefix(_FAILED).strip()} - {""}
                 case MalformedRecord(line, cause):
+                    self._note(is_whole=False)
                     self.malformed.append(f"line {line}: {cause}")
+
+    def _note(self, *, is_whole: bool) -> None:
+        self.is_cut = not is_whole
+        self.is_complete &= is_whole
 
 
 def _read(
@@ -136,8 +147,24 @@ def _read(
         how = f"status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
         causes = [f"failed with {how}", *words, *meaning]
         return _unusable(source, ": ".join(causes), *lines)
+    if sorter.is_cut:
+        words = "its last record is incomplete, so the output is cut off or still being written"
+        return _unusable(source, f"{words}; correct or remove that record", *lines)
     if not entries:
         return _unusable(source, "gave no entry", *lines)
     lines += [f"VO {vo} could not be read" for vo in sorted(sorter.failed)]
     problems = tuple(printable(f"{source.name}: {line}") for line in lines)
-    return SourceAnswer(source.name, entries, frozenset(sorter.failed), problems, digest.digest())
+    return SourceAnswer(
+        source.name,
+        entries,
+        frozenset(sorter.failed),
+        problems,
+        digest.digest(),
+        is_complete=sorter.is_complete,
+        is_terminated=_is_terminated(file),
+    )
+
+
+def _is_terminated(file: IO[bytes]) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"

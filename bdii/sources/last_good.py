@@ -1,21 +1,26 @@
 """The last good data of each source: what stays published while a source fails, and its marks.
 
     (last good, answer) ──advance──> last good, without marks ──publishable──> tree with marks
+    last good of all sources ──release──> without the entries that are proven to be gone
 
-A source can fail as a whole, or for some VOs. The affected entries then stay published, marked as
-stale with the time when they were last read. Entries older than the expiry time are left out of the
-published tree but not forgotten; the next good answer replaces them all. Marks are added only on
-the way to slapd, so that stored data never contain any of ours. The rules by which entries belong
-to VOs are in docs/adr/0010.
+A source can fail as a whole, or in parts: for some VOs, or with records that cannot be read. The
+affected entries then stay published, marked as stale with the time when they were last read.
+Entries older than their expiry time are left out of the published tree but not forgotten; the next
+good answer replaces them all. Marks are added only on the way to slapd, so that stored data never
+contain any of ours. The rules by which entries belong to VOs are in docs/adr/0010, those by which
+an entry is gone in docs/adr/0054.
+
+All waits are sums of the time between two cycles of this process. So neither a clock that is set,
+nor a stop of the service, nor a source that is silent brings a removal nearer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from appliance.core import ldif
+from appliance.core import ldif, shrink
 from appliance.core.ldif import Entry
 from bdii.messages import few, printable, shortened
 from bdii.tree import (
@@ -39,6 +44,51 @@ _HEALTH = "GLUE2EndpointHealthState"
 _HEALTH_INFO = "GLUE2EndpointHealthStateInfo"
 # Classes of GLUE 2.0 that do not derive from Entity, so that they cannot be marked.
 _NOT_ENTITIES = frozenset({"glue2group", "glue2extension"})
+# Complete answers without an entry that prove its removal.
+_PROOF = 2
+_NO_TIME = timedelta()
+
+
+@dataclass(frozen=True, slots=True)
+class StaleAge:
+    """The age of stale data: when they were last read, and how long answers have lacked them.
+
+    The date is for people; only ``waited`` decides.
+    """
+
+    collected: datetime
+    waited: timedelta = _NO_TIME
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """What is known of an entry that the latest answer lacks.
+
+    Attributes:
+        collected: when it was last read.
+        answers: number of complete answers that lacked it.
+        waited: how long complete answers have lacked it.
+        doubtful: how long answers with malformed records have lacked it; None if none has. Such an
+            answer proves nothing: its malformed record may be this entry.
+
+    """
+
+    collected: datetime
+    answers: int = 0
+    waited: timedelta = _NO_TIME
+    doubtful: timedelta | None = None
+
+    def again(self, elapsed: timedelta, *, is_complete: bool) -> Absence:
+        """Return the knowledge after another answer that lacks the entry."""
+        if not is_complete:
+            return replace(self, doubtful=(self.doubtful or _NO_TIME) + elapsed)
+        waited = self.waited + elapsed if self.answers else self.waited
+        return replace(self, answers=self.answers + 1, waited=waited)
+
+    def is_due(self, wait: timedelta, expiry: timedelta) -> bool:
+        """Check whether the entry is gone: proven for ``wait``, or in doubt for ``expiry``."""
+        is_proven = self.answers >= _PROOF and self.waited >= wait
+        return is_proven or (self.doubtful is not None and self.doubtful > expiry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,83 +98,229 @@ class LastGood:
     Attributes:
         tree: its entries, without marks.
         collected: when the latest usable answer was read.
-        failed: the VOs that this answer lacks, with the time when each was last read: the age of
-            the entries that belong to no other VO.
-        is_silent: whether the latest answer was unusable.
+        failed: the VOs that this answer lacks: the age of the entries that belong to no other VO.
+        absent: entries of the tree that this answer lacks for no stated reason.
+        silence: for how long answers have been unusable; None if the latest was usable.
+        is_terminated: whether an answer has ever ended with a line end.
 
     """
 
     tree: Tree
     collected: datetime
-    failed: Mapping[str, datetime] = field(default_factory=dict)
-    is_silent: bool = False
+    failed: Mapping[str, StaleAge] = field(default_factory=dict)
+    absent: Mapping[Dn, Absence] = field(default_factory=dict)
+    silence: timedelta | None = None
+    is_terminated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """How long stale data stay published.
+
+    Attributes:
+        parts: those that the answers of their source lack.
+        silent: those of a source that does not answer; None: for ever.
+
+    """
+
+    parts: timedelta
+    silent: timedelta | None
 
 
 def advance(
-    last: LastGood | None, new: Tree, *, failed: Collection[str], now: datetime
+    last: LastGood | None,
+    new: Tree,
+    *,
+    now: datetime,
+    failed: Collection[str] = (),
+    is_complete: bool = True,
+    elapsed: timedelta = _NO_TIME,
 ) -> LastGood:
     """Return the last good data after an answer that lacks the ``failed`` VOs.
 
-    If only the creation time of an entry changed, the old entry is kept: creation times of each
-    cycle would modify every entry. New entries without one get ``now``.
+    An answer is not complete if it has malformed records. If only the creation time of an entry
+    changed, the old entry is kept: creation times of each cycle would modify every entry. New
+    entries without one get ``now``.
     """
     before = last.tree if last is not None else NO_TREE
     tree = {
         dn: _older_if_same(before.get(dn), entry) or _dated(entry, now) for dn, entry in new.items()
     }
     if last is None:  # VOs that were never read have nothing to keep; their age begins now
-        return LastGood(tree, now, dict.fromkeys(failed, now))
+        return LastGood(tree, now, {vo: StaleAge(now) for vo in failed})
     if failed:
         tree = _kept(last.tree, tree, frozenset(failed))
-    return LastGood(tree, now, {vo: last.failed.get(vo, last.collected) for vo in failed})
+    absent = {dn: seen for dn, seen in last.absent.items() if dn in tree and dn not in new}
+    lacking = [dn for dn in last.tree if dn not in tree]
+    tree |= {dn: last.tree[dn] for dn in lacking}
+    first = Absence(last.collected)
+    absent |= {dn: last.absent.get(dn, first) for dn in lacking}
+    changed = replace(last, tree=tree, failed=_failing(last, failed), absent=absent)
+    return _counted(changed, set(lacking), now, elapsed, is_complete=is_complete)
 
 
-def publishable(last: LastGood, *, now: datetime, expiry: timedelta) -> Tree:
-    """Return the tree to publish, stale entries marked and those older than ``expiry`` left out.
+def repeat(
+    last: LastGood, *, now: datetime, elapsed: timedelta, is_complete: bool = True
+) -> LastGood:
+    """Return the last good data after the same answer as the latest usable one."""
+    return _counted(last, set(last.absent), now, elapsed, is_complete=is_complete)
+
+
+def silent(last: LastGood, elapsed: timedelta) -> LastGood:
+    """Return the last good data after an unusable answer: no wait but that of silence goes on."""
+    return replace(last, silence=(last.silence or _NO_TIME) + elapsed)
+
+
+def _failing(last: LastGood, failed: Collection[str]) -> dict[str, StaleAge]:
+    return {vo: last.failed.get(vo, StaleAge(last.collected)) for vo in failed}
+
+
+def _counted(
+    last: LastGood, lacking: Collection[Dn], now: datetime, elapsed: timedelta, *, is_complete: bool
+) -> LastGood:
+    """Return the data after an answer without the ``lacking`` entries, their waits prolonged."""
+    if last.silence is not None:  # the time until this answer was one of silence
+        elapsed = _NO_TIME
+    again: dict[Absence, Absence] = {}  # most entries share one of a few
+    absent = dict(last.absent)
+    for dn in lacking:
+        seen = absent[dn]
+        if seen not in again:
+            again[seen] = seen.again(elapsed, is_complete=is_complete)
+        absent[dn] = again[seen]
+    failed = {vo: replace(age, waited=age.waited + elapsed) for vo, age in last.failed.items()}
+    return replace(last, collected=now, failed=failed, absent=absent, silence=None)
+
+
+def publishable(last: LastGood, expiry: Expiry) -> Tree:
+    """Return the tree to publish, stale entries marked and those past their expiry left out.
 
     If nothing is stale, it is ``last.tree`` itself: identical objects make comparisons cheap.
     """
-    if not last.failed and not last.is_silent:
+    is_doubtful = any(seen.doubtful is not None for seen in last.absent.values())
+    if not last.failed and last.silence is None and not is_doubtful:
         return last.tree
-    owners = _owners(last.tree)
+    if expiry.silent is not None and (last.silence or _NO_TIME) > expiry.silent:
+        return NO_TREE
+    owners = _owners(last.tree) if last.failed else {}
     tree = {}
     for dn in sorted_by_depth(last.tree):
-        collected = _stale_since(owners[dn], last)
+        age = _age(dn, owners.get(dn, frozenset()), last)
         entry = last.tree[dn]
-        if collected is None:
+        if age is None:
             tree[dn] = entry
-        elif now - collected <= expiry:
-            tree[dn] = _marked(entry, collected)
+        elif age.waited <= expiry.parts:
+            tree[dn] = _marked(entry, age.collected)
     return tree
 
 
-def merge(
-    last: Mapping[str, LastGood], *, now: datetime, expiry: timedelta
-) -> tuple[Tree, int, list[str]]:
+def merge(last: Mapping[str, LastGood], expiry: Expiry) -> tuple[Tree, int, list[str]]:
     """Return the common tree of all sources, the number of stale entries, and problems.
 
-    Of entries with the same name the first source's is published.
+    Of entries with the same name the first source's is published, unless its answer lacks it.
     """
     merged: dict[Dn, Entry] = dict(BASE)
+    absent: dict[Dn, Entry] = {}
     stale = 0
     for source in last.values():
-        part = publishable(source, now=now, expiry=expiry)
+        part = publishable(source, expiry)
         stale += sum(1 for dn, entry in part.items() if entry is not source.tree[dn])
-        merged = merged | {dn: entry for dn, entry in part.items() if dn not in merged}
-    whole, orphans = complete(merged)
+        for dn, entry in part.items():
+            (absent if dn in source.absent else merged).setdefault(dn, entry)
+    found = absent | merged
+    whole, orphans = complete(found)
     words = "left out, because no source has the entry above it"
     return (
         whole,
         stale,
-        few([printable(f"{shortened(merged[dn].dn)}: {words}") for dn in orphans]),
+        few([printable(f"{shortened(found[dn].dn)}: {words}") for dn in orphans]),
     )
 
 
-def _stale_since(owners: frozenset[str], last: LastGood) -> datetime | None:
-    """Return when an entry of these VOs was last read; None if the latest answer had it."""
+def _age(dn: Dn, owners: frozenset[str], last: LastGood) -> StaleAge | None:
+    """Return the age of an entry of these VOs; None if the latest answer had it."""
     if owners and owners <= last.failed.keys():
-        return max(last.failed[vo] for vo in owners)
-    return last.collected if last.is_silent else None
+        return min((last.failed[vo] for vo in owners), key=lambda age: age.waited)
+    seen = last.absent.get(dn)
+    if seen is not None and (seen.doubtful is not None or last.silence is not None):
+        return StaleAge(seen.collected)
+    return StaleAge(last.collected) if last.silence is not None else None
+
+
+# --------------------------------------------------------------------------------------------------
+# removal
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The removals that wait.
+
+    Attributes:
+        count: number of entries that a complete answer lacks.
+        is_held: whether they wait longer, because there are too many at once.
+
+    """
+
+    count: int
+    is_held: bool
+
+
+def release(
+    last: Mapping[str, LastGood],
+    *,
+    size: int,
+    delay: timedelta,
+    hold: timedelta,
+    expiry: Expiry,
+) -> tuple[Mapping[str, LastGood], Waiting]:
+    """Return the data without the entries that are gone, and how many may follow.
+
+    An entry is gone after two complete answers without it, ``delay`` apart. If more than half of
+    the ``size`` published entries are missing, ``hold`` apart: a broken source is a more likely
+    cause than a site that closed. An entry stays while another one below it does.
+    """
+
+    def is_living(dn: Dn) -> bool:
+        return any(dn in source.tree and dn not in source.absent for source in last.values())
+
+    missing = {
+        dn
+        for source in last.values()
+        for dn, seen in source.absent.items()
+        if seen.answers and not is_living(dn)
+    }
+    is_held = hold > delay and shrink.is_held(removed=len(missing), size=size)
+    wait = hold if is_held else delay
+    due = {
+        name: {dn for dn, seen in source.absent.items() if seen.is_due(wait, expiry.parts)}
+        for name, source in last.items()
+    }
+    if not any(due.values()):
+        return last, Waiting(len(missing), is_held)
+    needed: set[Dn] = set()
+    for name, source in last.items():
+        for dn in source.tree.keys() - due[name]:
+            _add_ancestors(needed, dn)
+    kept = {name: _without(source, due[name] - needed) for name, source in last.items()}
+    left = sum(1 for dn in missing if any(dn in source.tree for source in kept.values()))
+    return kept, Waiting(left, is_held and left > 0)
+
+
+def _add_ancestors(names: set[Dn], dn: Dn) -> None:
+    for name in ancestors(dn):
+        if name in names:
+            return
+        names.add(name)
+
+
+def _without(source: LastGood, gone: Collection[Dn]) -> LastGood:
+    if not gone:
+        return source
+    return replace(
+        source,
+        tree={dn: entry for dn, entry in source.tree.items() if dn not in gone},
+        absent={dn: seen for dn, seen in source.absent.items() if dn not in gone},
+    )
 
 
 def _older_if_same(old: Entry | None, new: Entry) -> Entry | None:

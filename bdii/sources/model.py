@@ -47,6 +47,8 @@ class SourceAnswer:
         failed: VOs that the source could not read.
         problems: lines for the administrator.
         digest: of the exit status and the output.
+        is_complete: whether each record could be read, so that what is not there has gone.
+        is_terminated: whether the output ends with a line end.
 
     """
 
@@ -55,3 +57,5 @@ class SourceAnswer:
     failed: frozenset[str] = frozenset()
     problems: tuple[str, ...] = ()
     digest: bytes = b""
+    is_complete: bool = True
+    is_terminated: bool = True

@@ -138,7 +138,7 @@ def test_one_vo_fails_and_its_neighbour_goes_on(tmp_path: Path) -> None:
 
 
 def test_stale_entries_are_removed_after_their_time(tmp_path: Path) -> None:
-    bdii = Bdii(tmp_path, {"BDII_EXPIRY": 3, "BDII_SHRINK_HOLD": 0})
+    bdii = Bdii(tmp_path, {"BDII_EXPIRY_SILENT": 3})
     bdii.provide(cloud(image(1)))
     with running(bdii):
         bdii.wait_for_images(1)

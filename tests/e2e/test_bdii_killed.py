@@ -22,7 +22,8 @@ look() {
   [ $? = 0 ] && [ -s "$1" ]
 }
 until look "$SEEN/first" || ! kill -0 $pid 2>/dev/null; do sleep 0.3; done
-until grep -q img10_ "$STATE/published.ldif" || ! kill -0 $pid 2>/dev/null; do sleep 0.3; done
+has() { grep -q "$1" "$STATE/published.ldif"; }
+until has img10_ && ! has img0_ || ! kill -0 $pid 2>/dev/null; do sleep 0.3; done
 sleep 0.1
 look "$SEEN/last"
 kill -TERM $pid 2>/dev/null
@@ -56,7 +57,7 @@ def matrix(published: Path, directory: Path) -> KillMatrix:
         latest[:] = [here]
         # cp keeps the sparse files of the database sparse
         subprocess.run(["cp", "-a", published, here / "state"], check=True)
-        bdii = Bdii(here, {"BDII_BREATHE_TIME": 60})
+        bdii = Bdii(here)  # the removal needs a second cycle
         bdii.provide(NEW)
         env = {"PORT": str(bdii.port), "STATE": str(here / "state"), "SEEN": str(here)}
         outside = ["sh", "-c", UNTIL_PUBLISHED, "sh"]

@@ -1,16 +1,11 @@
 """Plans between any two trees: after each change, readers find a valid tree."""
 
-import functools
-from datetime import UTC, datetime, timedelta
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.core.ldif import Entry
 from bdii import plan, tree
 from bdii.plan import Add, Delete, Modify
-
-NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
 # Names of up to four letters below o=glue; a tree holds with each name all those above it.
 PATHS = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(tuple)
@@ -76,30 +71,6 @@ def test_any_tree_becomes_any_other_through_valid_states(
     same = {dn for dn in both if content(old)[dn] == content(new)[dn]}
     assert not same & {change.dn for change in made}
     assert len(made) == len(old.keys() ^ new.keys()) + len(both - same)
-
-
-@given(trees(), trees(), st.integers(0, 7200), st.integers(0, 600))
-def test_guards_hold_back_deletions_and_nothing_else(
-    old: dict[tree.Dn, Entry], new: dict[tree.Dn, Entry], waited: int, delay: int
-) -> None:
-    made = plan.make(old, new)
-    guard = functools.partial(
-        plan.guard, made, size=len(old), delay=timedelta(seconds=delay), hold=timedelta(hours=1)
-    )
-    first, remembered = guard(remembered=plan.NOTHING_VANISHED, now=NOW)
-    then = NOW + timedelta(seconds=waited)
-    second, _ = guard(remembered=remembered, now=then)
-    for guarded in (first, second):
-        assert (guarded.adds, guarded.modifies) == (made.adds, made.modifies)
-        assert sorted(change.dn for change in (*guarded.deletes, *guarded.waiting)) == sorted(
-            change.dn for change in made.deletes
-        )
-    is_large = len(made.deletes) * 2 > len(old)
-    assert bool(first.deletes) == (bool(made.deletes) and not is_large and delay == 0)
-    assert bool(second.deletes) == (
-        bool(made.deletes) and waited >= delay and (not is_large or waited >= 3600)
-    )
-    assert all(set(state) for state in carry_out(second, old))
 
 
 @given(trees())

@@ -1,14 +1,18 @@
 """The last good data of a failing source, entry by entry."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from appliance.core import ldif
 from bdii import tree
-from bdii.sources.last_good import LastGood, advance, publishable
+from bdii.sources import last_good
+from bdii.sources.last_good import Absence, Expiry, LastGood, StaleAge, advance, publishable
 
 EARLIER = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+LONG = Expiry(DAY, DAY)
 SERVICE = "GLUE2ServiceID=s,o=glue"
 
 
@@ -31,7 +35,7 @@ def image(name: str, *vos: str, **more: tuple[str, ...]) -> Made:
 SERVICE_ENTRY: Made = (SERVICE, {"objectClass": ("GLUE2Service",)})
 
 
-def names(found: tree.Tree) -> set[str]:
+def names(found: Iterable[tree.Dn]) -> set[str]:
     return {dn.partition(",")[0].partition("=")[2] for dn in found}
 
 
@@ -48,10 +52,11 @@ def after(old: tree.Tree, new: tree.Tree, *failed: str) -> LastGood:
     return advance(LastGood(old, EARLIER), new, failed=failed, now=NOW)
 
 
-def test_a_complete_answer_replaces_everything() -> None:
-    last = after(made(SERVICE_ENTRY, image("old", "a")), made(SERVICE_ENTRY, image("new", "b")))
-    assert names(last.tree) == {"s", "new"}
-    assert publishable(last, now=NOW, expiry=DAY) is last.tree
+def test_an_entry_that_one_answer_lacks_stays_unmarked() -> None:
+    old = made(SERVICE_ENTRY, image("old", "a"))
+    last = after(old, made(SERVICE_ENTRY, image("new", "b")))
+    assert names(last.tree) == {"s", "old", "new"}
+    assert publishable(last, LONG) is last.tree
 
 
 def test_only_what_belongs_to_the_failed_vo_stays() -> None:
@@ -59,9 +64,10 @@ def test_only_what_belongs_to_the_failed_vo_stays() -> None:
         SERVICE_ENTRY, image("a", "a"), image("b", "b"), image("both", "a", "b"), image("none")
     )
     last = after(old, made(SERVICE_ENTRY, image("new", "a")), "b")
-    assert names(last.tree) == {"s", "new", "b", "both"}
+    assert names(last.tree) == {"s", "new", "b", "both", "a", "none"}
+    assert names(last.absent) == {"a", "none"}
     assert info(last.tree, "both") == {"VO=b"}, "VO a answered, and did not name it"
-    shown = publishable(last, now=NOW, expiry=DAY)
+    shown = publishable(last, LONG)
     assert info(shown, "b") == {"VO=b", "Stale=TRUE", "CollectedAt=2026-11-24T10:00:00Z"}
     assert info(shown, "new") == {"VO=a"}
 
@@ -69,7 +75,7 @@ def test_only_what_belongs_to_the_failed_vo_stays() -> None:
 def test_a_shared_entry_keeps_the_mark_of_the_failed_vo_and_is_not_stale() -> None:
     old = made(SERVICE_ENTRY, image("both", "a", "b"))
     last = after(old, made(SERVICE_ENTRY, image("both", "a", AppName=("newer",))), "b")
-    shown = publishable(last, now=NOW, expiry=DAY)
+    shown = publishable(last, LONG)
     assert info(shown, "both") == {"VO=a", "VO=b"}
     (entry,) = [entry for entry in shown.values() if "AppName" in entry.attributes]
     assert entry.get("AppName") == ("newer",)
@@ -92,7 +98,7 @@ def test_entries_below_and_entries_named_by_those_that_stay_stay_too() -> None:
         (f"GLUE2ResourceID=other,{SERVICE}", {"objectClass": ("GLUE2ExecutionEnvironment",)}),
     )
     last = after(old, made(SERVICE_ENTRY), "b")
-    assert names(last.tree) == {"s", "share", "policy", "flavor"}
+    assert names(last.absent) == {"other"}
 
 
 def test_a_policy_keeps_the_rule_of_the_failed_vo() -> None:
@@ -111,13 +117,18 @@ def test_a_policy_keeps_the_rule_of_the_failed_vo() -> None:
     assert rules == [("VO:a", "VO:b")]
 
 
-def test_the_time_of_a_vo_that_keeps_failing_is_that_of_its_last_answer() -> None:
+def test_the_age_of_a_vo_that_keeps_failing_counts_from_its_last_answer() -> None:
     tree_ = made(SERVICE_ENTRY, image("b", "b"))
     first = advance(LastGood(tree_, EARLIER), made(SERVICE_ENTRY), failed={"b"}, now=NOW)
-    second = advance(first, made(SERVICE_ENTRY), failed={"b"}, now=NOW + timedelta(hours=1))
-    assert second.failed == {"b": EARLIER}
-    assert names(publishable(second, now=NOW, expiry=timedelta(hours=2))) == {"s", "b"}
-    assert names(publishable(second, now=NOW, expiry=timedelta(minutes=119))) == {"s"}
+    second = advance(first, made(SERVICE_ENTRY), failed={"b"}, now=NOW, elapsed=2 * HOUR)
+    assert second.failed == {"b": StaleAge(EARLIER, 2 * HOUR)}
+    again = last_good.repeat(second, now=NOW, elapsed=HOUR)
+    assert again.failed == {"b": StaleAge(EARLIER, 3 * HOUR)}
+    quiet = last_good.silent(second, 9 * HOUR)
+    assert quiet.failed == second.failed, "its clock stands still while the source is silent"
+    assert names(publishable(second, Expiry(2 * HOUR, DAY))) == {"s", "b"}
+    assert names(publishable(second, Expiry(HOUR, DAY))) == {"s"}
+    assert names(publishable(quiet, Expiry(HOUR, DAY))) == {"s"}
 
 
 def test_an_entity_without_a_creation_time_gets_one_and_keeps_it() -> None:
@@ -161,14 +172,131 @@ def test_marks_of_a_bdii_below_keep_their_older_time() -> None:
     last = LastGood(
         made((f"GLUE2EndpointID=e,{SERVICE}", stale), (f"GLUE2EndpointID=f,{SERVICE}", attributes)),
         EARLIER,
-        is_silent=True,
+        silence=timedelta(),
     )
-    shown = {
-        dn.partition(",")[0][-1]: entry
-        for dn, entry in publishable(last, now=NOW, expiry=DAY).items()
-    }
+    shown = {dn.partition(",")[0][-1]: entry for dn, entry in publishable(last, LONG).items()}
     assert shown["e"].get("GLUE2EntityOtherInfo") == stale["GLUE2EntityOtherInfo"]
     assert shown["f"].get("GLUE2EndpointHealthState") == ("unknown",)
     assert shown["f"].get("GLUE2EndpointHealthStateInfo") == (
         "the source of this information has not answered since 2026-11-24T10:00:00Z",
     )
+
+
+# --------------------------------------------------------------------------------------------------
+# removal
+
+WHOLE = made(SERVICE_ENTRY, *(image(str(n)) for n in range(9)))
+PART = made(SERVICE_ENTRY, *(image(str(n)) for n in range(8)))  # lacks image 8
+FEW = made(SERVICE_ENTRY, image("0"))
+
+
+def released(last: LastGood, *, delay: timedelta = timedelta(), expiry: Expiry = LONG) -> set[str]:
+    """Return the images that are gone; a removal of more than half waits for an hour."""
+    before = names(last.tree)
+    left, _ = last_good.release({"x": last}, size=10, delay=delay, hold=HOUR, expiry=expiry)
+    return before - names(left["x"].tree)
+
+
+def answered(last: LastGood, new: tree.Tree, minutes: float = 0, *, whole: bool = True) -> LastGood:
+    passed = timedelta(minutes=minutes)
+    return advance(last, new, now=NOW, is_complete=whole, elapsed=passed)
+
+
+def test_an_entry_is_gone_after_two_answers_without_it() -> None:
+    """F-I1: one answer proves nothing."""
+    one = answered(LastGood(WHOLE, EARLIER), PART, 600)
+    assert released(one) == set()
+    two = answered(one, PART)
+    assert released(two) == {"8"}
+    assert released(last_good.repeat(one, now=NOW, elapsed=timedelta())) == {"8"}
+    assert names(answered(one, WHOLE).absent) == set(), "it came back"
+
+
+def test_the_delay_counts_from_the_first_answer_without_the_entry() -> None:
+    one = answered(LastGood(WHOLE, EARLIER), PART, 600)
+    early = answered(one, PART, 59)
+    assert released(early, delay=HOUR) == set()
+    assert released(answered(early, PART, 1), delay=HOUR) == {"8"}
+
+
+def test_no_wait_for_removal_goes_on_while_the_source_is_silent() -> None:
+    """F-I1: the hold's hour passed while the provider failed."""
+    small = answered(LastGood(WHOLE, EARLIER), FEW)
+    for _ in range(5):
+        small = last_good.silent(small, HOUR)
+        assert released(small) == set()
+    assert len(names(small.tree)) == 10
+    again = answered(small, FEW, 60)
+    assert released(again) == set(), "the time since the answer before was silence"
+    assert len(released(answered(again, FEW, 60))) == 8
+
+
+def test_more_than_half_is_held_and_half_is_not() -> None:
+    half = made(SERVICE_ENTRY, *(image(str(n)) for n in range(4)))
+    two = answered(answered(LastGood(WHOLE, EARLIER), half), half)
+    assert len(released(two)) == 5
+    more = answered(answered(LastGood(WHOLE, EARLIER), FEW), FEW, 59)
+    assert released(more) == set()
+    assert len(released(answered(more, FEW, 1))) == 8
+
+
+def test_a_malformed_answer_proves_nothing_and_marks_what_it_lacks() -> None:
+    """F-I1: the record that cannot be read may be the entry; it goes when the doubt is too old."""
+    doubt = answered(LastGood(WHOLE, EARLIER), PART, 60, whole=False)
+    doubt = answered(doubt, PART, 60, whole=False)
+    shown = publishable(doubt, LONG)
+    assert info(shown, "8") == {"Stale=TRUE", "CollectedAt=2026-11-24T10:00:00Z"}
+    assert info(shown, "7") == set()
+    assert released(doubt) == set()
+    assert released(doubt, expiry=Expiry(HOUR, DAY)) == {"8"}
+    assert released(last_good.silent(doubt, 9 * HOUR), expiry=Expiry(2 * HOUR, DAY)) == set()
+
+
+def test_a_silent_source_is_marked_whole_and_expires_whole() -> None:
+    """What its latest answer lacked stays as well, with its own age."""
+    last = last_good.silent(answered(LastGood(WHOLE, EARLIER), PART), DAY)
+    shown = publishable(last, LONG)
+    assert shown.keys() == WHOLE.keys()
+    assert "CollectedAt=2026-11-24T10:00:00Z" in info(shown, "8")
+    assert "CollectedAt=2026-11-24T12:00:00Z" in info(shown, "7")
+    late = last_good.silent(last, timedelta(seconds=1))
+    assert publishable(late, LONG) == {}
+    assert publishable(late, Expiry(timedelta(), None)).keys() == WHOLE.keys(), "for ever"
+    assert publishable(answered(late, WHOLE), LONG).keys() == WHOLE.keys()
+
+
+def test_a_clock_that_jumps_by_a_year_brings_no_removal_nearer() -> None:
+    later = NOW + timedelta(days=365)
+    one = advance(LastGood(WHOLE, EARLIER), FEW, now=later)
+    two = advance(one, FEW, now=later, elapsed=timedelta(minutes=59))
+    assert released(two) == set()
+    assert publishable(last_good.silent(two, timedelta(minutes=2)), LONG).keys() == WHOLE.keys()
+
+
+def test_an_entry_stays_while_another_one_below_it_stays() -> None:
+    """Two sources: without the service of one, slapd could not hold the images of the other."""
+    service = made(SERVICE_ENTRY)
+    gone = Absence(EARLIER, 2, DAY)
+    sources = {
+        "a": LastGood(service, NOW, absent=dict.fromkeys(service, gone)),
+        "b": LastGood(made(image("1")), NOW),
+    }
+    kept, waiting = last_good.release(
+        sources, size=2, delay=timedelta(), hold=timedelta(), expiry=LONG
+    )
+    assert (names(kept["a"].tree), waiting.count) == ({"s"}, 1)
+    del sources["b"]
+    kept, waiting = last_good.release(
+        sources, size=2, delay=timedelta(), hold=timedelta(), expiry=LONG
+    )
+    assert (kept["a"].tree, kept["a"].absent, waiting.count) == ({}, {}, 0)
+
+
+def test_an_entry_that_moves_to_another_source_is_not_missing() -> None:
+    moved = LastGood(WHOLE, NOW, absent=dict.fromkeys(WHOLE, Absence(EARLIER, 1)))
+    newer = made(SERVICE_ENTRY, *(image(str(n), AppName=("new",)) for n in range(9)))
+    sources = {"a": moved, "b": LastGood(newer, NOW)}
+    _, waiting = last_good.release(sources, size=10, delay=DAY, hold=DAY, expiry=LONG)
+    assert waiting.count == 0
+    merged, _, _ = last_good.merge(sources, LONG)
+    assert [entry.get("AppName") for dn, entry in merged.items() if "=3," in dn] == [("new",)]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core import ldif
 from appliance.core.ldif import Entry
 from appliance.core.run.layout import Layout
 from bdii import settings, tree
-from bdii.plan import NOTHING_VANISHED
 from bdii.service import collect
 from bdii.service.state import StateDirectory
 from bdii.sources import answers, directories
@@ -60,6 +60,7 @@ def ask(
             "provider/p0: failed with status 2",
         ),
         (f"printf '{ENTRY}'; exit 1", None, set(), "provider/p0: failed with status 1"),
+        (f"printf '{ENTRY}# failed: \n'; exit 1", None, set(), "provider/p0: failed with status 1"),
         ("echo '# failed: ops'; exit 1", None, set(), "provider/p0: gave no entry"),
         (
             "echo 'no network' >&2; exit 3",
@@ -68,14 +69,24 @@ def ask(
             "provider/p0: failed with status 3: no network",
         ),
         (f"printf '{ENTRY}'; kill -9 $$", None, set(), "provider/p0: failed with signal SIGKILL"),
-        (f"printf '{ENTRY}dn: nonsense\no: x\n'", 1, set(), "provider/p0: line 5: nonsense: "),
+        (
+            f"printf '{ENTRY}dn: nonsense\nobjectClass: x\n'",
+            1,
+            set(),
+            "provider/p0: line 5: nonsense: ",
+        ),
         (
             f"printf '{ENTRY}dn: o=grid\nobjectClass: organization\n'",
             1,
             set(),
             "provider/p0: line 5: o=grid: not below",
         ),
-        (f"printf '{ENTRY}dn: o=glue\nwhatever\n'", 1, set(), "provider/p0: line 6: neither"),
+        (f"printf '{ENTRY}dn: o=glue\nwhatever\n\n{ENTRY}'", 1, set(), "provider/p0: line 6: nei"),
+        # F-I1: an output that was cut within its last record
+        (f"printf '{ENTRY}dn: o=glue\nwhat'", None, set(), "provider/p0: its last record is inco"),
+        (f"printf '{ENTRY}dn: o=gl'", None, set(), "provider/p0: its last record is incomplete"),
+        (f"printf '{ENTRY}d'", None, set(), "provider/p0: its last record is incomplete"),
+        (f"printf '{ENTRY}dn: o=glue\no: glue\n'", None, set(), "provider/p0: its last record is"),
         (
             "yes 'a line of nothing much' >&2; sleep 9",
             None,
@@ -128,6 +139,17 @@ def test_only_providers_are_run_and_one_without_permission_is_reported(tmp_path:
     )
 
 
+def test_an_output_with_a_malformed_record_is_not_complete(tmp_path: Path) -> None:
+    """F-I1: an entry that is not there may be in the record that cannot be read."""
+    scripts = [
+        f"{ENTRY}dn: o=glue\nwhatever\n\n{ENTRY}",
+        f"{ENTRY}dn: o=glue\no: x\n\n{ENTRY}",
+        ENTRY,
+    ]
+    found = ask(tmp_path, *(f"printf '{text}'".replace("\n", "\\n") for text in scripts))
+    assert [answer.is_complete for answer in found] == [False, False, True]
+
+
 def test_an_unchanged_output_is_the_same_answer(tmp_path: Path) -> None:
     script = f"printf '{ENTRY}'".replace("\n", "\\n")
     (first,) = ask(tmp_path, script)
@@ -165,7 +187,15 @@ def test_an_output_cut_short_by_a_full_disk_is_rejected(tmp_path: Path) -> None:
 
 def gathered(bdii: Bdii, last: dict[str, LastGood]) -> collect.Collected:
     read, _ = settings.read(bdii.configuration, layout=Layout(bdii.directory))
-    return collect.collect(read, last, before={}, scratch=None, stop=threading.Event())
+    return collect.collect(
+        read,
+        last,
+        size=len(last),
+        elapsed=timedelta(),
+        before={},
+        scratch=None,
+        stop=threading.Event(),
+    )
 
 
 def test_foreign_names_among_the_sources_stop_no_other(tmp_path: Path) -> None:
@@ -215,14 +245,14 @@ def test_a_source_whose_name_is_not_utf_8_is_stored_like_others(tmp_path: Path) 
     store = StateDirectory(tmp_path)
     made = foreign.make(tmp_path / "sources", suffix=".ldif")
     with pytest.raises(OSError, match="directory"):  # raised after all else is written
-        store.save({name: LastGood(entries, now)}, NOTHING_VANISHED)
-    assert StateDirectory(tmp_path).load()[0][name].tree == entries
+        store.save({name: LastGood(entries, now)})
+    assert StateDirectory(tmp_path).load()[name].tree == entries
     (tmp_path / "memory.json").unlink()
-    assert StateDirectory(tmp_path).load()[0].keys() == {name}
+    assert StateDirectory(tmp_path).load().keys() == {name}
     assert {path.name for path in made if path.exists()} <= {"directory.ldif", "locked.ldif"}
     (tmp_path / "memory.json").unlink(missing_ok=True)
     os.mkfifo(tmp_path / "memory.json")
-    assert StateDirectory(tmp_path).load()[0].keys() == {name}
+    assert StateDirectory(tmp_path).load().keys() == {name}
 
 
 def test_last_good_data_that_cannot_be_read_are_not_removed() -> None:
@@ -237,7 +267,7 @@ def test_last_good_data_that_cannot_be_read_are_not_removed() -> None:
             ]
         )[0]
         last = LastGood(entries, datetime.now(UTC))
-        StateDirectory(root).save({"provider/a": last, "provider/b": last}, NOTHING_VANISHED)
+        StateDirectory(root).save({"provider/a": last, "provider/b": last})
         for path in (root / "sources", root / "memory.json"):
             path.chmod(0o777)
         kept = root / "sources/provider%2Fa.ldif"
@@ -246,8 +276,38 @@ def test_last_good_data_that_cannot_be_read_are_not_removed() -> None:
         code = (
             "from pathlib import Path; from bdii.service.state import StateDirectory\n"
             f"store = StateDirectory(Path({str(root)!r}))\n"
-            "last, vanished = store.load(); print(sorted(last)); store.save(last, vanished)"
+            "last = store.load(); print(sorted(last)); store.save(last)"
         )
         if os.geteuid() == 0:
             assert foreign.as_nobody(code) == "['provider/b']\n"
         assert StateDirectory(root)._read(kept).keys() == entries.keys()
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_an_output_that_ends_within_a_line_is_cut_if_earlier_ones_were_not(
+    tmp_path: Path, has_ended: bool
+) -> None:
+    """F-I1: a value that is cut off looks whole; some sources never end their last line."""
+    bdii = Bdii(tmp_path)
+    (tmp_path / "gip/ldif/a.ldif").write_text(ENTRY.rstrip())
+    last = LastGood(tree.of([])[0], datetime.now(UTC), is_terminated=has_ended)
+    found = gathered(bdii, {"ldif/a.ldif": last})
+    assert ("glue2groupid=x,o=glue" in found.wanted) is not has_ended
+    assert (found.last["ldif/a.ldif"].silence is not None) is has_ended
+    words = "its last line has no line end, so the output is cut off; end it with a line end"
+    assert found.problems == ((f"ldif/a.ldif: {words}",) if has_ended else ())
+    (tmp_path / "gip/ldif/a.ldif").write_text(ENTRY)
+    assert gathered(bdii, dict(found.last)).last["ldif/a.ldif"].is_terminated
+
+
+def test_a_source_that_is_removed_goes_as_if_it_had_said_that_it_has_nothing(
+    tmp_path: Path,
+) -> None:
+    bdii = Bdii(tmp_path)
+    entries = tree.of(ldif.parse(ENTRY.encode()))[0]
+    first = gathered(bdii, {"ldif/gone.ldif": LastGood(entries, datetime.now(UTC))})
+    assert entries.keys() <= first.wanted.keys()
+    assert first.waiting.count == 1
+    second = gathered(bdii, {**first.last, "provider/other": LastGood({}, datetime.now(UTC))})
+    assert second.last == {}
+    assert not entries.keys() & second.wanted.keys()
