@@ -8,6 +8,7 @@ are simulators, all between them is ours.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -120,6 +121,84 @@ def test_other_verbs_have_the_same_output(
         ]
         assert shown[0] == shown[1]
         assert len(shown[0]) == 1
+
+
+@pytest.mark.parametrize("way", ["run", "through_grpc"])
+def test_images_change_hands_and_go_back(site: ImageSite, way: str) -> None:
+    """One patch each way and no upload, and the image is as it was; both records are written."""
+    before = dict(catch_all_image(site))
+    start = getattr(site, way)
+    for verb in ("import", "release"):
+        site.glance.requests.clear()
+        shown = start(verb, "registry.egi.eu/egi_vm_images", "--dry-run", "--json")
+        assert json.loads(shown.stdout)["images"] == [f"VO ops: {UBUNTU}, atrope-catchall"]
+        assert {line.split()[0] for line in site.glance.requests} == {"GET"}
+        site.glance.requests.clear()
+        done = start(verb, UBUNTU, "--yes")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "1 images, 1 changed, 0 left as they are"
+        writing = [line for line in site.glance.requests if not line.startswith("GET")]
+        assert writing == ["PATCH /v2/images/7"]
+        assert site.record("cloudkeeper-os")["status"] == 0
+        (image,) = site.glance.images.values()
+        assert ("APPLIANCE_BACKEND" in image, image["tags"] == []) == (verb == "import",) * 2
+    assert image == before
+
+
+@pytest.mark.parametrize("verb", ["import", "release"])
+def test_images_do_not_change_hands_beside_a_service(site: ImageSite, verb: str) -> None:
+    """F-H2, the kind: the lock is looked at before anything changes."""
+    catch_all_image(site)
+    if verb == "release":
+        assert site.run("import", UBUNTU, "--yes").returncode == 0
+        site.glance.requests.clear()
+    with holding(site.state / "lock"):
+        done = site.run(verb, UBUNTU, "--yes")
+    assert done.returncode == 3
+    assert "another cloudkeeper-os, or cloudkeeper in direct mode, uses it" in done.stderr
+    assert {line.split()[0] for line in site.glance.requests} == {"GET"}
+
+
+def test_a_manager_that_still_writes_keeps_its_images_in_direct_mode(site: ImageSite) -> None:
+    image = catch_all_image(site)
+    image["updated_at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    done = site.run("import", UBUNTU, "--yes")
+    assert (done.returncode, image["tags"]) == (1, ["atrope-catchall"])
+    assert "0 changed, 1 left as they are" in done.stdout
+
+
+UBUNTU = "egi_vm_images/ubuntu:24.04"
+
+
+def catch_all_image(site: ImageSite) -> dict[str, Any]:
+    """Configure a registry, and put one image of EGI's catch-all into Glance; return it."""
+    (site.root / "etc/cloudkeeper").mkdir(parents=True)
+    (site.root / "etc/cloudkeeper/sources.yaml").write_text(
+        "egi:\n  type: harbor\n  registry_host: registry.egi.eu\n"
+        "  project: egi_vm_images\n  vos: [ops]\n"
+    )
+    data = b"the disk that the registry has"
+    long_ago = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 7 * 3600))
+    site.glance.files["7"] = data
+    site.glance.images["7"] = {
+        "id": "7",
+        "owner": "one",
+        "status": "active",
+        "visibility": "private",
+        "os_hidden": False,
+        "name": f"registry.egi.eu {UBUNTU}",
+        "tags": ["atrope-catchall"],
+        "min_ram": 0,
+        "created_at": long_ago,
+        "updated_at": long_ago,
+        "appdb_id": f"registry.egi.eu/{UBUNTU}-sha256:{'0' * 64}",
+        "image_hash": f"sha256:{hashlib.sha256(data).hexdigest()}",
+        "size": len(data),
+        "os_hash_algo": "sha512",
+        "os_hash_value": "5" * 128,
+        "APPLIANCE_ATTRIBUTES": json.dumps({"eu.egi.cloud.image_ref": UBUNTU}),
+    }
+    return site.glance.images["7"]
 
 
 def test_reading_writes_nothing_and_needs_no_lock(site: ImageSite) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from appliance.admin.command import main
+from appliance.admin.runtime import native
 from appliance.core.run.errors import ExitStatus
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord
@@ -130,6 +131,59 @@ def test_records_of_containers_stand_beside_those_of_jobs(
     assert [line.split()[0] for line in shown.splitlines()[4:6]] == ["caso-extract", "job-caso"]
     assert "  ! stopped by its time limit" in shown
     assert "geheim" not in shown
+
+
+@pytest.mark.parametrize("later", ["cloudkeeper", "cloudkeeper-os"])
+@pytest.mark.parametrize("is_clock_right", [True, False])
+def test_of_two_records_of_a_program_the_later_one_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], later: str, *, is_clock_right: bool
+) -> None:
+    """Direct mode's beside that of the service; one of a clock that was ahead hides none."""
+    images_on(tmp_path)
+    runs = Layout(tmp_path).runs
+    for directory in ("cloudkeeper", "cloudkeeper-os"):
+        run = RunRecord("cloudkeeper-os")
+        run.fail(f"this is of {directory}")
+        run.write(runs / directory, ExitStatus.PARTLY)
+    (earlier,) = {"cloudkeeper", "cloudkeeper-os"} - {later}
+    path = runs / earlier / "cloudkeeper-os.json"
+    away = timedelta(minutes=-5 if is_clock_right else 5)
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({**found, "ended": (datetime.now(UTC) + away).isoformat()}))
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert [line for line in shown.splitlines() if "  ! " in line] == [f"  ! this is of {later}"]
+    assert main(["status", "--json", "--root", str(tmp_path)]) == 1
+    tree = json.loads(capsys.readouterr().out)["cloudkeeper-os"]
+    assert tree["failures"] == [f"this is of {later}"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "rows"),
+    [
+        ({"ActiveState": "inactive", "UnitFileState": "disabled"}, []),
+        ({"ActiveState": "inactive", "UnitFileState": "enabled"}, ["exited"]),
+        ({"ActiveState": "failed", "UnitFileState": "disabled"}, ["exited"]),
+        ({"ActiveState": "active", "UnitFileState": "disabled"}, ["running"]),
+        ({"ActiveState": "inactive", "UnitFileState": "static"}, ["exited"]),
+    ],
+    ids=str,
+)
+def test_a_service_that_is_stopped_and_disabled_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: dict[str, str], rows: list[str]
+) -> None:
+    """Without containers; systemctl is a stand-in that answers in its form."""
+    lines = "".join(f"echo {name}={value}\n" for name, value in shown.items())
+    program = tmp_path / "systemctl"
+    program.write_text(
+        f'#!/bin/sh\ncase "$*" in *cloudkeeper-os.service*) echo LoadState=loaded\n{lines};;\n'
+        "*) echo LoadState=not-found;; esac\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(native, "_SYSTEMCTL", str(program))
+    assert [(one.service, one.state) for one in native.services()] == [
+        ("cloudkeeper-os", state) for state in rows
+    ]
 
 
 def test_a_job_is_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,7 +105,10 @@ def environment(
 
 
 def services() -> list[ServiceState]:
-    """Return the state of each service whose unit is installed.
+    """Return the state of each service whose unit is installed, and enabled or not stopped.
+
+    One that an administrator has stopped and disabled is left out, like a container that nobody
+    has made: cloudkeeper in direct mode needs no service.
 
     Raises:
         Unavailable: systemctl fails.
@@ -117,6 +120,8 @@ def services() -> list[ServiceState]:
         if shown.get("LoadState") != "loaded":
             continue
         active = shown.get("ActiveState", "")
+        if active == "inactive" and shown.get("UnitFileState") == "disabled":
+            continue
         # A unit with a wait in ExecStartPost is "activating" while its program runs already.
         is_running = active in ("active", "activating")
         found.append(
@@ -164,7 +169,7 @@ def logs(services: Sequence[str], *, lines: int, follow: bool) -> int:
 
 
 def _show(unit: str) -> dict[str, str]:
-    names = "LoadState,ActiveState,StateChangeTimestamp,NRestarts,ExecMainStatus"
+    names = "LoadState,ActiveState,UnitFileState,StateChangeTimestamp,NRestarts,ExecMainStatus"
     words = [_SYSTEMCTL, "show", "--timestamp=unix", f"--property={names}", f"{unit}.service"]
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False)

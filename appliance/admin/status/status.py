@@ -11,7 +11,7 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from appliance.admin import inventory, settings
@@ -130,24 +130,34 @@ def _is_off(path: Path, host: settings.Host) -> bool:
 
 
 def _records(layout: Layout) -> tuple[dict[Path, Mapping[str, object]], list[str]]:
-    """Return the records of all programs, and a line for each unusable file.
+    """Return the last record of each program, and a line for each unusable file.
 
-    Each container writes into a directory of its own. The records of jobs, which root writes, come
-    last, so that no other record replaces them.
+    Each container writes into a directory of its own. A program may have run in two of them, as
+    cloudkeeper-os does when cloudkeeper works in direct mode: its later run counts. The records of
+    jobs, which root writes, come last, and no other record replaces them.
     """
     if not layout.runs.exists():
         return {}, []
     kinds = (".json", ".prom", ".tmp")
     below = files.listed(layout.runs, lambda name: not name.endswith(kinds), directories=True)
     own = inventory.records(layout)
-    found: dict[Path, Mapping[str, object]] = {}
+    found: dict[str, tuple[Path, Mapping[str, object]]] = {}
     unusable = [str(line) for line in below.skipped.values()]
     # False sorts before True: root's own directory is the last.
     for directory in (layout.runs, *sorted(below.paths, key=own.__eq__)):
         records, broken = record.load_all(directory)
-        found |= records
+        for path, tree in records.items():
+            known = found.get(path.stem)
+            if directory == own or not known or _age_of(tree) <= _age_of(known[1]):
+                found[path.stem] = path, tree
         unusable += broken
-    return found, unusable
+    return dict(found.values()), unusable
+
+
+def _age_of(tree: Mapping[str, object]) -> timedelta:
+    """Return the time since the end of a run; a time that cannot be right counts as the oldest."""
+    ended, now = _moment(tree.get("ended")), clock.now()
+    return now - ended if ended and ended <= now else timedelta.max
 
 
 def _schedule(layout: Layout, host: settings.Host) -> list[str] | None:
