@@ -838,6 +838,25 @@ def test_an_index_that_is_not_of_one_image_is_refused_by_name(content: bytes, wo
         artefact.wrapped(content, subject="image")
 
 
+def test_a_tag_may_be_pinned_before_its_first_use(
+    world: Harbor, web: Downloader, tmp_path: Path
+) -> None:
+    """The digests are the registry's own; another one costs this image only."""
+    repository = f"{PROJECT}/ubuntu"
+    right = Digest(world._digest(repository, "24.04"))
+    wrong = Digest(f"sha256:{'0' * 64}")
+    project = project_of(client(web, world.host), PROJECT, tmp_path)
+    project.history.pin(world.host, {f"{repository}:24.04": wrong})
+    (found,), _ = project.fetch(at=NOW)
+    assert [one.identifier for one in found.refused] == [f"{repository}:24.04"]
+    assert f"its digest is {right}, but {wrong} is pinned" in found.refused[0].reason
+    assert len(found.offers) == 2
+    assert project.off_pin == {f"{repository}:24.04": right}
+    project.history.pin(world.host, {f"{repository}:24.04": right})
+    (found,), _ = project.fetch(at=NOW)
+    assert (len(found.offers), found.refused, project.off_pin) == (3, (), {})
+
+
 def test_docker_s_own_types_are_read_by_the_same_rules(
     world: Harbor, web: Downloader, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.registry.tags import TagHistory
@@ -103,3 +104,34 @@ def test_a_forgotten_tag_is_trusted_as_it_is_next(path: Path) -> None:
     assert history.hosts == {HOST: {OTHER: [OLD]}}
     assert history.since(HOST, ONE) is None
     history.check(HOST, TaggedArtefact("project/one", "1", OLD))
+
+
+def test_a_pinned_tag_counts_with_this_digest_only(path: Path) -> None:
+    """Also before its first use, and as the image of an index; the history stays as it is."""
+    history = TagHistory(path)
+    history.pin(HOST, {"project/new:1": NEW, ONE: OLD})
+    history = TagHistory(path)
+    assert history.hosts == {HOST: {ONE: [OLD, NEW], OTHER: [OLD]}}
+    new = {each: TaggedArtefact("project/new", "1", each) for each in (NEW, OLD, INDEX)}
+    history.check(HOST, new[NEW])
+    history.check(HOST, new[INDEX], image=NEW)
+    history.check("another.example.org", new[OLD])
+    for image in (None, LATER):
+        assert history.is_off_pin(HOST, new[OLD], image=image)
+        with pytest.raises(Untrusted, match=f"its digest is {OLD}, but {NEW} is pinned; ask who"):
+            history.check(HOST, new[OLD], image=image)
+    # The one that is pinned must still be no way back.
+    with pytest.raises(Untrusted, match="the tag went back"):
+        history.check(HOST, TaggedArtefact("project/one", "1", OLD))
+    history.forget(HOST, [ONE])
+    assert TagHistory(path).pins == {HOST: {"project/new:1": NEW, ONE: OLD}}
+    history.unpin(HOST, [ONE, "project/new:1"])
+    assert TagHistory(path).pins == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": {"b": "sha512:00"}}', '{"a": {"b": null}}'])
+def test_pins_that_cannot_be_read_are_not_lost_in_silence(path: Path, text: str) -> None:
+    """Unlike notes: without them a tag would be trusted that a person has bound."""
+    path.with_name("tags-pinned.json").write_text(text)
+    with pytest.raises(LocalFailure, match="has unreadable contents; restore it; or, to release"):
+        TagHistory(path)

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from appliance.core import clock
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
+from appliance.core.trust.errors import Malformed
 from cloudkeeper.frontend import addresses
 from cloudkeeper.frontend.addresses import SCHEMES, Address
 from cloudkeeper.frontend.commands import output, startup, trust_shown
 from cloudkeeper.frontend.commands.verify import endorser_of
 from cloudkeeper.frontend.memory import AcceptedList, Memory
 from cloudkeeper.frontend.refused import RefusedImages
+from cloudkeeper.frontend.registry import names
+from cloudkeeper.frontend.registry.names import Digest
 from cloudkeeper.frontend.registry.tags import TagHistory
 from cloudkeeper.frontend.remedies import command
 from cloudkeeper.frontend.settings import FrontendSettings
@@ -41,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endorser-dn", metavar="DN", help=words)
     words = "pin this issuer of the endorser's certificate, with --endorser-dn"
     parser.add_argument("--endorser-ca", metavar="DN", help=words)
+    words = (
+        "pin this digest (sha256:…) of the manifest for the tag SOURCE, also before the first "
+        "sync: the tag is held while it names another one"
+    )
+    parser.add_argument("--digest", metavar="DIGEST", help=words)
     parser.add_argument("--yes", action="store_true", help="accept without a question")
     parser.add_argument("--json", action="store_true", help="show what is pinned as JSON")
     startup.add_arguments(parser)
@@ -54,12 +62,17 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return startup.report_check(configured)
     state = cli.layout(arguments).path(startup.STATE)
     if not arguments.source:
-        if arguments.forget or endorser:
-            flag = "--forget" if arguments.forget else "--endorser-dn"
+        if arguments.forget or endorser or arguments.digest:
+            pinning = "--digest" if arguments.digest else "--endorser-dn"
+            flag = "--forget" if arguments.forget else pinning
             raise UsageError(flag, "needs a SOURCE", f"see {command('trust', '--help')}")
         trust_shown.show(configured, state, as_json=arguments.json)
         return ExitStatus.DONE
     asked = _Asked(arguments.source, configured, state, is_confirmed=arguments.yes)
+    if arguments.digest and (arguments.forget or endorser):
+        raise UsageError("--digest", "cannot be combined with --forget or --endorser-dn")
+    if arguments.digest:
+        return asked.pin_tag(arguments.digest)
     if arguments.forget:
         return asked.forget()
     return asked.pin(endorser) if endorser else asked.accept()
@@ -99,6 +112,30 @@ class _Asked:
             "Accept lists of this endorser only?",
             lambda: self._accepted(place) == before,
             lambda: self._memory().pin(endorser, url=place),
+        )
+
+    def pin_tag(self, text: str) -> ExitStatus:
+        """Accept the tag with this digest only."""
+        host, _, reference = self._source.partition("/")
+        repository, _, tag = reference.rpartition(":")
+        if not (names.is_repository(repository) and names.is_tag(tag)):
+            words = "is no HOST/PROJECT/REPOSITORY:TAG, and only tags have digests"
+            raise UsageError(self._source, words, _KNOWN)
+        projects = [f"{each.host}/{each.project}/" for each in self._configured.registries]
+        if not self._source.startswith(tuple(projects)):
+            raise UsageError(self._source, "is not configured", _KNOWN)
+        try:
+            digest = names.digest(text, subject="--digest")
+        except Malformed as error:
+            raise UsageError("--digest", error.cause, "write sha256: and 64 digits") from None
+        before = self._history().pins.get(host, {}).get(reference)
+        if before:
+            output.line(f"  digest now   {before}")
+        output.line(f"  digest then  {digest}")
+        return self._confirmed(
+            "Accept this tag with this digest only?",
+            lambda: self._history().pins.get(host, {}).get(reference) == before,
+            lambda: self._history().pin(host, {reference: digest}),
         )
 
     def forget(self) -> ExitStatus:
@@ -145,27 +182,41 @@ class _Asked:
             if self._source == name or self._source.startswith(f"{name}/"):
                 project.fetch(at=at)
                 host = project.client.host
+                moved = project.went_back | project.off_pin
                 wanted = {
                     reference: digest
-                    for reference, digest in project.went_back.items()
+                    for reference, digest in moved.items()
                     if self._source in (name, f"{host}/{reference}")
                 }
                 break
         else:
             raise UsageError(self._source, "is not configured", _KNOWN)
         if not wanted:
-            output.line(f"{self._source}: no tag went back, so nothing needs to be accepted")
+            words = "no tag went back or has another digest than the pinned one"
+            output.line(f"{self._source}: {words}, so nothing needs to be accepted")
             return ExitStatus.DONE
-        latest = self._history().latest(host)
-        before = {reference: latest[reference] for reference in wanted}
+        pinned = {name: digest for name, digest in wanted.items() if name in project.off_pin}
+        back = {name: digest for name, digest in wanted.items() if name in project.went_back}
+        before = self._known(host, wanted)
         for reference, digest in wanted.items():
             output.line(f"  {reference} now   {digest}")
             output.line(f"  {reference} then  {before[reference]}")
+
+        def change() -> None:
+            if pinned:
+                self._history().pin(host, pinned)
+            if back:
+                self._history().note(host, back, at=at)
+
         return self._confirmed(
-            "Accept these older artefacts?",
-            lambda: before.items() <= self._history().latest(host).items(),
-            lambda: self._history().note(host, wanted, at=at),
+            "Accept these artefacts?", lambda: self._known(host, wanted) == before, change
         )
+
+    def _known(self, host: str, references: Iterable[str]) -> dict[str, Digest | None]:
+        """Return the digest that is pinned for each tag, or else that it named last."""
+        history = self._history()
+        known = {**history.latest(host), **history.pins.get(host, {})}
+        return {reference: known.get(reference) for reference in references}
 
     def _forget_list(self, place: str) -> ExitStatus:
         before = self._accepted(place)
@@ -181,19 +232,25 @@ class _Asked:
 
     def _forget_tags(self) -> ExitStatus:
         host, _, wanted = self._source.partition("/")
-        known = self._history().hosts.get(host, {})
-        gone = [name for name in known if name == wanted or name.startswith(f"{wanted}/")]
+        history = self._history()
+        known = [*history.hosts.get(host, {}), *history.pins.get(host, {})]
+        gone = [
+            name for name in dict.fromkeys(known) if name == wanted or name.startswith(f"{wanted}/")
+        ]
         if not (wanted and gone):
             raise UsageError(self._source, "nothing is pinned for it", _SHOW)
+        before = self._known(host, gone)
         for name in gone:
-            output.line(f"  {name} {known[name][-1]}")
+            output.line(f"  {name} {before[name]}")
+
+        def change() -> None:
+            self._history().unpin(host, gone)
+            self._history().forget(host, gone)
+
         return self._confirmed(
             "Forget these, and trust the tags as the next sync finds them?",
-            lambda: (
-                [self._history().hosts.get(host, {}).get(name) for name in gone]
-                == [known[name] for name in gone]
-            ),
-            lambda: self._history().forget(host, gone),
+            lambda: self._known(host, gone) == before,
+            change,
         )
 
     def _forget_image(self) -> ExitStatus:

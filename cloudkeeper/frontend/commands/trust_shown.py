@@ -49,7 +49,7 @@ def show(configured: FrontendSettings, state: Path, *, as_json: bool) -> None:
     for key, reason in refused.reasons.items():
         output.line(f"  {key}: {reason}")
         output.line(f"    to fetch it again: {command('trust', '--forget', key.split()[0])}")
-    if not (lists or history.hosts or refused.reasons):
+    if not (lists or history.hosts or history.pins or refused.reasons):
         output.line("nothing is pinned yet: the first sync pins what it accepts")
 
 
@@ -65,19 +65,25 @@ def _print_list(entry: AcceptedList) -> None:
 
 def _print_tag(tag: dict[str, object]) -> None:
     since = f" since {str(tag['since'])[:16].replace('T', ' ')}Z" if tag["since"] else ""
-    output.line(f"  {tag['tag']}  {tag['digest']}{since}")
+    output.line(f"  {tag['tag']}  {tag['digest'] or 'none yet'}{since}")
+    if tag["pinned"]:
+        release = command("trust", "--forget", f"{tag['registry']}/{tag['tag']}")
+        output.line(f"    pinned: {tag['pinned']}; to release it: {release}")
     if tag["held"]:
         accept = command("trust", f"{tag['registry']}/{tag['tag']}")
         output.line(f"    held: it went back to {tag['held']}; to accept that: {accept}")
 
 
 def _tags(history: TagHistory) -> Iterator[dict[str, object]]:
-    for host, references in sorted(history.hosts.items()):
-        for reference, digests in sorted(references.items()):
+    for host in sorted(history.hosts.keys() | history.pins.keys()):
+        known, pinned = history.hosts.get(host, {}), history.pins.get(host, {})
+        for reference in sorted(known.keys() | pinned.keys()):
+            digests = known.get(reference, [])
             yield {
                 "registry": host,
                 "tag": reference,
-                "digest": digests[-1],
+                "digest": digests[-1] if digests else None,
+                "pinned": pinned.get(reference),
                 "earlier": digests[:-1],
                 "since": history.since(host, reference),
                 "held": history.held(host, reference),

@@ -88,6 +88,8 @@ class RegistryProject:
     """Digests of the images of those that are an index, by reference."""
     went_back: dict[str, Digest] = field(default_factory=dict)
     """Digests of the tags that went back, by reference; known after `fetch`."""
+    off_pin: dict[str, Digest] = field(default_factory=dict)
+    """Digests of the tags for which another one is pinned, by reference; known after `fetch`."""
 
     def __str__(self) -> str:
         return f"{self.client.host}/{self.project}"
@@ -97,7 +99,7 @@ class RegistryProject:
         images: list[_ReadImage] = []
         refused: list[Refusal] = []
         ignored: list[str] = []
-        self._found, self._images, self.went_back = {}, {}, {}
+        self._found, self._images, self.went_back, self.off_pin = {}, {}, {}, {}
         for tagged in self.listing.artefacts(self.history.latest(self.client.host)):
             if not self.selection.takes(tagged.reference, self._title(tagged.reference)):
                 ignored.append(tagged.reference)
@@ -177,9 +179,11 @@ class RegistryProject:
         disk = artefact.read(found.manifest, subject=f"{host}/{tagged.reference}")
         if disk is None:
             return None
+        if self.history.is_off_pin(host, tagged, image=found.image.digest):
+            self.off_pin[tagged.reference] = tagged.digest
         if self.history.has_gone_back(host, tagged, image=found.image.digest):
             self.went_back[tagged.reference] = tagged.digest
-            self.history.check(host, tagged, image=found.image.digest)
+        self.history.check(host, tagged, image=found.image.digest)
         if self.signatures:
             signed = [SignedArtefact(host, part, content) for part, content in found.parts]
             self.signatures.check(signed, at=at)

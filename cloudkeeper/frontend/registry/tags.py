@@ -3,14 +3,15 @@
 The history is a JSON file: ``{HOST: {REFERENCE: [DIGEST, …]}}``, the latest digest last. What is
 known about a tag besides stands in a second file, ``{HOST: {REFERENCE: {"since": DATE, "held":
 DIGEST, "image": DIGEST}}}``: the first is read by earlier releases, too, and the second may be
-lost.
+lost. Digests that an administrator has pinned are in a third one, ``{HOST: {REFERENCE: DIGEST}}``:
+such a tag counts only while it, or the image of its index, has this digest.
 
 Of a tag that names an index, the history has the image's digest before that of the index.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -53,6 +54,13 @@ class TagHistory:
         self._hosts = _read(path)
         self._notes_path = path.with_name(f"{path.stem}-notes.json")
         self._notes = _read_notes(self._notes_path)
+        self._pins_path = path.with_name(f"{path.stem}-pinned.json")
+        self._pins = _read_pins(self._pins_path)
+
+    @property
+    def pins(self) -> Mapping[str, Mapping[str, Digest]]:
+        """The pinned digests of the tags of each registry, by reference."""
+        return self._pins
 
     @property
     def hosts(self) -> Mapping[str, Mapping[str, list[Digest]]]:
@@ -95,13 +103,25 @@ class TagHistory:
         earlier = frozenset(digests[:-1]) - {self.image(host, tagged.reference)}
         return next((each for each in (tagged.digest, image) if each and each in earlier), None)
 
+    def is_off_pin(self, host: str, tagged: TaggedArtefact, *, image: Digest | None = None) -> bool:
+        """Check whether another digest than a tag's, and than that of its image, is pinned."""
+        pinned = self._pins.get(host, {}).get(tagged.reference)
+        return pinned is not None and pinned not in (tagged.digest, image)
+
     def check(self, host: str, tagged: TaggedArtefact, *, image: Digest | None = None) -> None:
-        """Compare a tag with its history; see `has_gone_back`.
+        """Compare a tag with its pin and its history; see `is_off_pin` and `has_gone_back`.
 
         Raises:
-            Untrusted: it names an artefact that a newer one has replaced.
+            Untrusted: another digest is pinned, or a newer artefact has replaced this one.
 
         """
+        if self.is_off_pin(host, tagged, image=image):
+            name, pinned = f"{host}/{tagged.reference}", self._pins[host][tagged.reference]
+            raise Untrusted(
+                name,
+                f"its digest is {tagged.digest}, but {pinned} is pinned",
+                f"ask who publishes it; if the change is right: {command('trust', name)}",
+            )
         if replaced := self._replaced(host, tagged, image):
             name = f"{host}/{tagged.reference}"
             latest = self._hosts[host][tagged.reference][-1]
@@ -151,6 +171,29 @@ class TagHistory:
         for reference, digest in held.items():
             notes[reference] = replace(notes.get(reference, _NOTHING), held=digest)
         self._write({**self._hosts, host: known}, {**self._notes, host: notes})
+
+    def pin(self, host: str, found: Mapping[str, Digest]) -> None:
+        """Accept tags only with these digests, by reference, from now on.
+
+        Raises:
+            LocalFailure: the file cannot be written.
+
+        """
+        self._write_pins({**self._pins, host: {**self._pins.get(host, {}), **found}})
+
+    def unpin(self, host: str, references: Iterable[str]) -> None:
+        """Accept tags with any digest again.
+
+        Raises:
+            LocalFailure: the file cannot be written.
+
+        """
+        self._write_pins(_without(self._pins, host, frozenset(references)))
+
+    def _write_pins(self, pins: dict[str, dict[str, Digest]]) -> None:
+        if pins != self._pins:
+            json_file.write(self._pins_path, pins)
+            self._pins = pins
 
     def forget(self, host: str, references: Iterable[str]) -> None:
         """Forget tags of a registry, so that they are trusted as they are next.
@@ -219,9 +262,20 @@ def _read_note(each: Any, reference: str) -> _TagNote:
 
 
 def _read(path: Path) -> dict[str, dict[str, list[Digest]]]:
+    return _loaded(path, _read_host, "to trust the tags as they are now")
+
+
+def _read_pins(path: Path) -> dict[str, dict[str, Digest]]:
+    return _loaded(path, _read_pins_of_host, "to release all pinned tags")
+
+
+def _loaded(
+    path: Path, read: Callable[[Any], dict[str, _Item]], purpose: str
+) -> dict[str, dict[str, _Item]]:
+    """Return a file's content by host; ``purpose`` is that of deleting an unreadable one."""
     try:
         found: Any = json_file.read(path, limit=_LARGEST)
-        return {host: _read_host(references) for host, references in found.items()}
+        return {host: read(references) for host, references in found.items()}
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -230,7 +284,7 @@ def _read(path: Path) -> dict[str, dict[str, list[Digest]]]:
         raise LocalFailure(
             path,
             "has unreadable contents",
-            f"restore it; or, to trust the tags as they are now: rm {files.shell_word(path)}",
+            f"restore it; or, {purpose}: rm {files.shell_word(path)}",
         ) from error
 
 
@@ -239,4 +293,10 @@ def _read_host(references: Any) -> dict[str, list[Digest]]:
         reference: [names.digest(each, subject=reference) for each in digests]
         for reference, digests in references.items()
         if digests
+    }
+
+
+def _read_pins_of_host(references: Any) -> dict[str, Digest]:
+    return {
+        reference: names.digest(each, subject=reference) for reference, each in references.items()
     }
