@@ -11,8 +11,9 @@ import threading
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from appliance.core import hosts, ldif
+from appliance.core import clock, hosts, ldif
 from appliance.core.run import cli
 from appliance.core.run.cli import Program
 from appliance.core.run.errors import ConfigurationError, ExitStatus
@@ -20,6 +21,10 @@ from appliance.core.run.layout import Layout
 from appliance.core.run.record import recorded
 from bdii import settings as configuration
 from bdii.settings import BdiiSettings
+
+if TYPE_CHECKING:
+    from bdii.service.collect import Collected
+    from bdii.tree import Tree
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mode.add_argument(
         "--diff", action="store_true", help="print the changes of a cycle without making them"
     )
+    mode.add_argument(
+        "--validate",
+        action="store_true",
+        help="ask the sources once and print what EGI's validator finds in the tree",
+    )
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -76,6 +86,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return BdiiService(
             settings, lambda: _log(arguments, _read(arguments.config, layout, arguments.listen))
         ).run()
+    if arguments.validate:
+        return _validate(settings)
     return _show(settings, with_differences=arguments.diff)
 
 
@@ -110,9 +122,9 @@ def _read(path: Path, layout: Layout, listen: tuple[str, int] | None) -> BdiiSet
     return settings
 
 
-def _show(settings: BdiiSettings, *, with_differences: bool) -> ExitStatus:
-    from bdii import plan, tree  # noqa: PLC0415  start-up is a cost
-    from bdii.service.collect import collect  # noqa: PLC0415
+def _ask_once(settings: BdiiSettings) -> tuple[Collected, Tree]:
+    """Return what all sources give now, beside their last good data, and the published tree."""
+    from bdii.service.collect import collect  # noqa: PLC0415  start-up is a cost
     from bdii.service.state import StateDirectory  # noqa: PLC0415
 
     state = StateDirectory(settings.state)
@@ -128,6 +140,24 @@ def _show(settings: BdiiSettings, *, with_differences: bool) -> ExitStatus:
     )
     for problem in collected.problems:
         logger.warning("%s", problem)
+    return collected, published
+
+
+def _validate(settings: BdiiSettings) -> ExitStatus:
+    from bdii.validation import validate  # noqa: PLC0415  start-up is a cost
+
+    collected, _ = _ask_once(settings)
+    validation = validate(collected.wanted, schemas=settings.schemas, now=clock.now())
+    for line in validation.lines:
+        print(line)
+    is_good = not (collected.problems or validation.has_errors)
+    return ExitStatus.DONE if is_good else ExitStatus.PARTLY
+
+
+def _show(settings: BdiiSettings, *, with_differences: bool) -> ExitStatus:
+    from bdii import plan, tree  # noqa: PLC0415  start-up is a cost
+
+    collected, published = _ask_once(settings)
     wanted = collected.wanted
     if with_differences:
         for line in plan.describe(plan.make(published, wanted)):

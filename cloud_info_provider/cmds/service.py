@@ -11,6 +11,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from appliance.core import clock
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds. Four attempts and those of one more login end before the BDII's time limit (300 s).
 _TIMEOUT = 30
-_JSON = "glue21json"
+_LDIF, _JSON = "glue", "glue21json"
 
 # For each flag: its values, the default first, and its other values in releases of
 # cloud-info-provider.
@@ -127,6 +128,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"use instead of OS_{name.upper()}",
         )
     made.add_argument(
+        "--validate",
+        action="store_true",
+        help="print what EGI's validator finds in the entries of GLUE 2.0; publish nothing",
+    )
+    made.add_argument(
         "--output",
         metavar="PATH",
         help="file to write, all publishers but stdout; an object store gets its content"
@@ -173,12 +179,28 @@ def provide(arguments: argparse.Namespace) -> ExitStatus:
         configuration, _ = _configure(arguments)
         print(f"{PROGRAM}: configuration is good: {configuration.yaml_file}", file=sys.stderr)
         return ExitStatus.DONE
+    if arguments.validate:
+        return _validate(arguments)
     with recorded(PROGRAM, cli.layout(arguments).runs) as record:
         try:
             record.status = _run(*_configure(arguments), arguments.replace_object or "", record)
         finally:
             record.add("wall_seconds", (clock.now() - record.started).total_seconds())
     return record.status
+
+
+def _validate(arguments: argparse.Namespace) -> ExitStatus:
+    """Print what is wrong with the entries, without a record of this run."""
+    if arguments.format != _LDIF:
+        raise UsageError("--validate", f"checks the format {_LDIF} only", "leave --format out")
+    configuration, _ = _configure(arguments)
+    checked = replace(configuration, format=selection.VALIDATION)
+    facts, rendering = _read(checked, RunRecord(PROGRAM, is_kept=False))
+    sys.stdout.write(rendering.text)
+    for vo, reason in sorted(facts.failed.items()):
+        print(f"{PROGRAM}: {vo}: {reason}", file=sys.stderr)
+    is_good = not (facts.failed or rendering.problems or rendering.has_errors)
+    return ExitStatus.DONE if is_good else ExitStatus.PARTLY
 
 
 def _configure(arguments: argparse.Namespace) -> tuple[ProviderSettings, PublishSettings | None]:

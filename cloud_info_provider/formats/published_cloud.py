@@ -35,9 +35,11 @@ class PublishedCloud:
 class Rendering:
     """A cloud in one format, with the number of its entries or objects.
 
-    ``problems`` are lines about parts of the cloud that this format cannot show.
+    ``problems`` are lines about parts of the cloud that this format cannot show; ``has_errors``
+    says whether a validation found errors.
     """
 
     text: str
     count: int
     problems: tuple[str, ...] = ()
+    has_errors: bool = False

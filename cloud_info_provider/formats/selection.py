@@ -13,7 +13,14 @@ FORMATS = {
     "json": "the cloud as read, in JSON",
 }
 """What ``--format`` accepts, each with its meaning."""
-_MODULES = {"glue": "glue", "glue21json": "glue21json", "json": "listing"}
+VALIDATION = "validation"
+"""The format of ``--validate``, which ``--format`` does not accept."""
+_MODULES = {
+    "glue": "glue",
+    "glue21json": "glue21json",
+    "json": "listing",
+    VALIDATION: "validation",
+}
 
 
 def renderer(name: str) -> Callable[[PublishedCloud], Rendering]:

@@ -274,9 +274,9 @@ def test_an_image_list_s_entry_stored_by_cloudkeeper_is_published(
     status, out, err = run(cloud, tmp_path)
     assert (status, err) == (0, "")
     found = {
-        e["GLUE2EntityName"][0]: e
+        e["GLUE2ApplicationEnvironmentAppName"][0]: e
         for e in egi_profile.load(out, tmp_path / "slapd").values()
-        if "GLUE2EntityName" in e
+        if "GLUE2ApplicationEnvironmentAppName" in e
     }
     assert found["image a"]["GLUE2ApplicationEnvironmentAppVersion"] == ["2026.10"]
     assert found["image a"]["GLUE2ApplicationEnvironmentDescription"] == ["x y"]
@@ -342,3 +342,27 @@ def test_a_single_project_of_a_name_that_two_domains_have(cloud: Cloud, tmp_path
     status, out, err = run(cloud, tmp_path, "--os-project-domain-id", "egi", project="lab")
     assert (status, err) == (0, "")
     assert "share_ops_p1" in out.replace("\n ", "")
+
+
+def test_validation_prints_findings_and_publishes_nothing(cloud: Cloud, tmp_path: Path) -> None:
+    status, out, err = run(cloud, tmp_path, "--validate")
+    assert (status, err) == (0, "")
+    *lines, last = out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["warning W037"] * 2 + [
+        *("warning W037", "warning W044") * 2
+    ]  # the simulator's images name no system
+    assert last == "16 entries: 0 errors, 6 warnings, 0 infos"
+    assert not (tmp_path / "var").exists()
+    cloud.faults = [Fault("/flavors/detail", "p1", 404)]
+    status, out, err = run(cloud, tmp_path, "--validate")
+    assert status == 1
+    assert err.startswith("cloud-info-provider-service: vo-p1: ")
+    for project in cloud.flavors:
+        cloud.flavors[project] = []
+    cloud.faults = []
+    status, out, err = run(cloud, tmp_path, "--validate")
+    assert (status, err) == (1, "")
+    assert "error E025: GLUE2ComputingManager: entries of this class need entries" in out
+    status, out, err = run(cloud, tmp_path, "--validate", "--format", "json")
+    assert (status, out) == (2, "")
+    assert err.endswith("--validate: checks the format glue only; leave --format out\n")
