@@ -48,8 +48,8 @@ def ancestors(dn: Dn) -> Iterator[Dn]:
 def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
     """Return entries as a tree, and a line for each rejected entry.
 
-    A tree holds entries at or below o=glue whose attributes all have values. Of two entries with
-    the same name it holds the first.
+    A tree holds entries at or below o=glue whose attributes all have values. Of several entries
+    with the same name it holds the first; another one is a problem unless it is equal.
     """
     tree: dict[Dn, Entry] = {}
     shared: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -63,7 +63,11 @@ def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
         if dn != SUFFIX and not dn.endswith(f",{SUFFIX}"):
             problems.append(f"line {entry.line}: {entry.dn}: not below {SUFFIX}, left out")
         elif entry.get("objectClass"):
-            tree.setdefault(dn, _stored(entry, shared))
+            stored = _stored(entry, shared)
+            first = tree.setdefault(dn, stored)
+            if not is_same(first, stored):
+                words = f"differs from the entry of the same name in line {first.line}"
+                problems.append(f"line {entry.line}: {shortened(entry.dn)}: {words}, left out")
         else:
             problems.append(f"line {entry.line}: {entry.dn}: has no objectClass, left out")
     return tree, problems

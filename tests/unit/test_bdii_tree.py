@@ -1,5 +1,7 @@
 """Foreign entries are bounded in size, and none stops the others."""
 
+from dataclasses import replace
+
 import pytest
 
 from appliance.core.ldif import Entry
@@ -42,3 +44,14 @@ def test_a_missing_container_with_a_name_of_two_values_is_not_made_up() -> None:
     whole, left_out = tree.complete(tree.of([orphan, group("neighbour")])[0])
     assert left_out == ["glue2serviceid=s,glue2groupid=a+o=b,o=glue"]
     assert "glue2groupid=neighbour,o=glue" in whole
+
+
+def test_of_two_entries_of_one_name_the_second_is_reported_unless_it_is_equal() -> None:
+    """Duplicate ids: the first entry is published, as ever; the other one was dropped silently."""
+    first, equal = group("twice", o=("a", "b")), group("TWICE".lower(), o=("b", "a"))
+    other = replace(group("twice", o=("c",)), line=7)
+    made, problems = tree.of([replace(first, line=3), equal, other, group("neighbour")])
+    assert made[tree.normal(first.dn)].get("o") == ("a", "b")
+    assert len(made) == 2
+    words = "differs from the entry of the same name in line 3, left out"
+    assert problems == [f"line 7: GLUE2GroupID=twice,o=glue: {words}"]
