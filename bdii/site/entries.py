@@ -106,6 +106,7 @@ def _service(site: Site, domain: str, address: str) -> Iterator[Entry]:
         EndpointQualityLevel="production",
         EndpointServingState="production",
         EndpointHealthState="ok",
+        EndpointIssuerCA="UNKNOWN",  # LDAP without TLS; EGI's profile wants a value
         EndpointServiceForeignKey=f"{site.name}_sitebdii",
     )
     yield endpoint
