@@ -19,6 +19,7 @@ from appliance.core import hosts
 from appliance.core.cloud import pages
 from appliance.core.cloud.glance import Glance
 from appliance.core.cloud.session import Scope
+from appliance.core.cloud.transport import not_in_catalog
 from appliance.core.run.errors import CHECK_LOGS, AccessDenied, Unavailable
 
 if TYPE_CHECKING:
@@ -40,8 +41,17 @@ class Compute:
 
 
 def compute(scope: Scope) -> Compute:
-    """Return the Nova of a scope; its version document is requested once in a session."""
-    data = scope.nova.get_endpoint_data()
+    """Return the Nova of a scope; its version document is requested once in a session.
+
+    Raises:
+        Unavailable: the catalog has no Nova, or none in the account's region.
+
+    """
+    try:
+        data = scope.nova.get_endpoint_data()
+    except exceptions.CatalogException as error:
+        wanted = {"service_type": "compute", "region_name": scope.access.region}
+        raise not_in_catalog(wanted, scope.access) from error
     if data is None or not data.catalog_url:
         raise Unavailable(
             "the catalog",

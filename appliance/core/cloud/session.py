@@ -128,12 +128,15 @@ class Cloud:
         self._tokens = tokens or Tokens(access, Transport(access))
         self.transport = self._tokens.transport
 
-    def in_region(self, region: str) -> Cloud:
+    def in_region(self, region: str, *, place: str = "") -> Cloud:
         """Return the cloud in a region of its catalog, with the same login and tokens.
 
-        An empty region is the first one of the catalog.
+        An empty region is the first one of the catalog. ``place`` says where it is set, if not
+        among the options of the account.
         """
-        return Cloud(replace(self.access, region=region or None), tokens=self._tokens)
+        places = {**self.access.places, "region_name": place} if place else self.access.places
+        access = replace(self.access, region=region or None, places=places)
+        return Cloud(access, tokens=self._tokens)
 
     @cached_property
     def host(self) -> str:

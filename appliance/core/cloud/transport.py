@@ -14,6 +14,7 @@ import random
 import re
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,7 @@ class Transport(session.Session):
         self._pauses = _Pauses()
         self.warn_once = log.Once(logger)
         """Logs a warning that would repeat with each token."""
+        self._retried: set[str] = set()
 
     # keystoneauth's signature is long; only the arguments that matter here have names.
     def request(  # type: ignore[override]
@@ -125,7 +127,7 @@ class Transport(session.Session):
                 on=(_Busy, exceptions.ConnectionError),
                 attempts=attempts,
                 longest=_LONGEST_PAUSE,
-                decide=_decide,
+                decide=self._decide,
             )
         except _Busy as error:
             request_id = error.response.headers.get("x-openstack-request-id", "")
@@ -145,7 +147,8 @@ class Transport(session.Session):
                 "check that account and project exist, are enabled, and that it has a role there",
             ) from error
         except exceptions.CatalogException as error:
-            raise _not_in_catalog(kwargs.get("endpoint_filter") or {}, self._access) from error
+            wanted = kwargs.get("endpoint_filter") or {}
+            raise not_in_catalog(wanted, self._access) from error
         if raise_exc and response.status_code >= 400:  # noqa: PLR2004  HTTP's errors
             raise exceptions.from_response(response, method, url)
         return response
@@ -177,6 +180,27 @@ class Transport(session.Session):
                 logger.warning("%s; trying again in %.1f s", error, seconds)
         return error
 
+    def _decide(self, error: Exception, pause: float) -> float | None:
+        """Return and log the seconds to wait before the next attempt; None for no further one.
+
+        The first line about a failure warns; the other threads and attempts only repeat it.
+        """
+        if isinstance(error, _Busy) and error.is_announced:
+            return 0.0  # `_Pauses` waits, for all threads alike
+        if isinstance(error, exceptions.SSLError) or proxy.is_refusal(error):
+            return None
+        site = _site_in(error)
+        words = (
+            str(error)
+            if isinstance(error, _Busy)
+            else f"{hosts.of_url(site)}: {_failure(error, site)[0]}"
+        )
+        with self._lock:
+            level = logging.DEBUG if words in self._retried else logging.WARNING
+            self._retried.add(words)
+        logger.log(level, "%s; trying again in %.1f s", words, pause)
+        return pause
+
     def _note_clock(self, response: requests.Response) -> None:
         try:
             time_there = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
@@ -207,22 +231,6 @@ def _seconds_to_wait(response: requests.Response) -> float:
 
 def _after_host(error: Exception) -> str:
     return str(error).partition(" ")[2]
-
-
-def _decide(error: Exception, pause: float) -> float | None:
-    """Return and log the seconds to wait before the next attempt; None for no further one."""
-    if isinstance(error, _Busy) and error.is_announced:
-        return 0.0  # `_Pauses` waits, for all threads alike
-    if isinstance(error, exceptions.SSLError) or proxy.is_refusal(error):
-        return None
-    site = _site_in(error)
-    words = (
-        str(error)
-        if isinstance(error, _Busy)
-        else f"{hosts.of_url(site)}: {_failure(error, site)[0]}"
-    )
-    logger.warning("%s; trying again in %.1f s", words, pause)
-    return pause
 
 
 _CAUSES = (
@@ -264,6 +272,8 @@ def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
             + ", or renew the certificate",
         )
     cause, remedy = _failure(error, site)
+    if host == hosts.of_url(access.auth_url) and "auth_url" in access.places:
+        remedy = remedy.replace("the URL", access.place("auth_url"))
     return Unavailable(host, f"cannot be reached: {cause}", remedy)
 
 
@@ -283,12 +293,17 @@ def _failure(error: Exception, site: str) -> tuple[str, str]:
     return _cause(error), "check the URL, the network and the service"
 
 
-def _not_in_catalog(wanted: dict[str, Any], access: Access) -> Unavailable:
+def not_in_catalog(wanted: Mapping[str, Any], access: Access) -> Unavailable:
+    """Return the error for a service that a token's catalog lacks, in one region or at all."""
     region = wanted.get("region_name")
+    name = "region_name"
+    remedy = f"correct {access.place(name) if name in access.places else name}"
+    if not region:
+        remedy = "check `openstack catalog list` with this account"
     return Unavailable(
         hosts.of_url(access.auth_url),
         f"its catalog has no {access.interface} endpoint for"
         f" {wanted.get('service_type', 'the service')}"
         + (f" in region {region}" if region else ""),
-        "correct region_name" if region else "check `openstack catalog list` with this account",
+        remedy,
     )
