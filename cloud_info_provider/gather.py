@@ -6,97 +6,90 @@ page), quotas. A failure is the reason of its VO and stops no other VO.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import threading
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
 
+from appliance.core import clock
 from appliance.core.cloud import identity, offer, vo
 from appliance.core.cloud.compute import Servers
+from appliance.core.cloud.hops import LoginFailure
 from appliance.core.cloud.project import by_name_or_id
-from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.run import log
 from appliance.core.run.errors import ApplianceError, ConfigurationError, Problem, Unavailable
-from cloud_info_provider import issuer
-from cloud_info_provider.facts import (
-    Accelerators,
-    Endpoint,
-    Facts,
-    Flavor,
-    OfferedImage,
-    ServerCounts,
-    Share,
-)
+from cloud_info_provider import conversion
+from cloud_info_provider.facts import Facts, Flavor, OfferedImage, Share
+from cloud_info_provider.provider_account import ProviderAccount
 from cloud_info_provider.settings import ProviderSettings, ShareSettings
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 8
-# States of servers, as Nova names them.
-_SUSPENDED, _HALTED = "SUSPENDED", "SHUTOFF"
 
 
-@dataclass(slots=True)
-class ProviderAccount:
-    """The configured account in each region of its cloud."""
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """Why a VO could not be read; ``error`` is None for an unexpected answer."""
 
-    configuration: ProviderSettings
-    _cloud: Cloud | None = None
-    _regions: dict[str, Cloud] = field(default_factory=dict)
-    _services: dict[str, tuple[offer.Compute, Endpoint]] = field(default_factory=dict)
-    # Held during requests, so that the threads of all VOs share one login and one look-up.
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    reason: str
+    error: ApplianceError | None = None
 
-    @property
-    def requests(self) -> int:
-        """Return the number of requests sent."""
-        return self._cloud.transport.requests if self._cloud else 0
 
-    def cloud(self, region: str) -> Cloud:
-        """Return the cloud in a region; an empty name stands for the first of the catalog."""
-        with self._lock:
-            if self._cloud is None:
-                self._cloud = Cloud(self.configuration.access)
-            if region not in self._regions:
-                self._regions[region] = self._cloud.in_region(region)
-            return self._regions[region]
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """A VO that was read, and when."""
 
-    def service(self, scope: Scope, region: str) -> tuple[offer.Compute, Endpoint]:
-        """Return a region's compute service and its endpoint, found with the first project."""
-        with self._lock:
-            if region not in self._services:
-                service, access = offer.compute(scope), self.configuration.access
-                name = issuer.read(service.url, verify=access.verify, timeout=access.timeout)
-                newest = ".".join(map(str, service.microversion))
-                self._services[region] = (
-                    service,
-                    Endpoint(service.url, service.version, newest, region, name),
-                )
-            return self._services[region]
+    share: Share
+    at: datetime
 
 
 def gather(account: ProviderAccount, shares: Sequence[ShareSettings]) -> Facts:
     """Return the facts of all shares; raises `Unavailable` if none could be read."""
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="vo") as pool:
         results = list(pool.map(lambda share: _attempt(account, share), shares))
-    failed = {
-        share.vo: result
-        for share, result in zip(shares, results, strict=True)
-        if isinstance(result, str)
+    answered = [result for result in results if isinstance(result, _Answered)]
+    failed: dict[str, _Unread] = {}
+    for share, result in zip(shares, results, strict=True):
+        if isinstance(result, _Unread):
+            failed.setdefault(share.vo, result)
+    if not answered:
+        raise _common_cause(account, shares, failed)
+    reasons = {
+        share.vo: _placed(share, failed[share.vo].reason) for share in shares if share.vo in failed
     }
-    if len(failed) == len(shares):
+    return Facts(
+        tuple(result.share for result in answered),
+        reasons,
+        answered=max(result.at for result in answered),
+    )
+
+
+def _common_cause(
+    account: ProviderAccount, shares: Sequence[ShareSettings], failed: dict[str, _Unread]
+) -> ApplianceError:
+    """Return what is reported if no VO could be read: one line if one cause explains all."""
+    first = next(iter(failed.values()))
+    if isinstance(first.error, LoginFailure):
+        return first.error
+    if all(unread.reason == first.reason for unread in failed.values()):
+        return Unavailable("no VO could be read", first.reason)
+    if not any(share.account for share in shares):
         # A wrong password looks like a missing role in each project. A login without a project
         # raises the common cause, which is then reported once.
-        account.cloud(shares[0].region).unscoped  # noqa: B018  logs in, or raises
-        listed = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
-        raise Unavailable("no VO could be read", listed)
-    return Facts(tuple(result for result in results if isinstance(result, Share)), failed)
+        try:
+            account.cloud(shares[0].region).unscoped  # noqa: B018  logs in, or raises
+        except ApplianceError as error:
+            return error
+    listed = "; ".join(f"{name}: {unread.reason}" for name, unread in failed.items())
+    return Unavailable("no VO could be read", listed)
+
+
+def _placed(share: ShareSettings, reason: str) -> str:
+    """Return a reason with the place of the VO in the file, if it does not name one."""
+    has_place = not share.place or share.place in reason
+    return reason if has_place else f"{reason} ({share.place})"
 
 
 def own_share(account: ProviderAccount) -> ShareSettings:
@@ -124,6 +117,7 @@ def own_share(account: ProviderAccount) -> ShareSettings:
     except vo.NoVO as error:
         words = f"{error.subject}: {error.cause}; write compute.shares.VO.auth.project_id"
         raise _without_shares(configuration, words) from error
+    name = name.lstrip("/")
     return ShareSettings(name, found[0].id, access.region or "", (f"VO:{name}",), {})
 
 
@@ -132,26 +126,26 @@ def _without_shares(configuration: ProviderSettings, words: str) -> Configuratio
     return ConfigurationError([Problem(configuration.yaml_file, 0, "compute.shares", text)])
 
 
-def _attempt(account: ProviderAccount, share: ShareSettings) -> Share | str:
+def _attempt(account: ProviderAccount, share: ShareSettings) -> _Answered | _Unread:
     """Return a VO's share, or the reason why it could not be read."""
     try:
-        return _read(account, share)
+        return _Answered(_read(account, share), clock.now())
     except ApplianceError as error:
-        reason = str(error)
+        return _Unread(log.redact(" ".join(str(error).split())), error)
     except Exception as error:  # an unexpected answer must stop this VO only
         logger.debug("%s", share.vo, exc_info=True)
         reason = f"unexpected answer from the cloud: {type(error).__name__}: {error}"
-    return log.redact(" ".join(reason.split()))
+        return _Unread(log.redact(" ".join(reason.split())))
 
 
 def _read(account: ProviderAccount, share: ShareSettings) -> Share:
-    scope = account.cloud(share.region).project(share.project_id)
+    scope = account.scope(share)
     service, endpoint = account.service(scope, share.region)
-    flavors = map(_flavor, offer.flavors(scope, service))
+    configuration = account.configuration
+    names = configuration.properties
+    flavors = (conversion.flavor(item, names) for item in offer.flavors(scope, service))
     glance = scope.image_url()
-    images = (_image(item, glance) for item in offer.images(scope))
-    is_for_all = account.configuration.all_images
-    offered = [image for image in images if image.marketplace or is_for_all]
+    images = (conversion.image(item, glance, names) for item in offer.images(scope))
     return Share(
         vo=share.vo,
         project_id=share.project_id,
@@ -159,99 +153,19 @@ def _read(account: ProviderAccount, share: ShareSettings) -> Share:
         project_domain=scope.project_domain_name or "",
         endpoint=endpoint,
         # sorted, so that the same offer is the same text in each run
-        flavors=tuple(sorted(flavors, key=lambda flavor: flavor.id)),
-        images=tuple(sorted(offered, key=lambda image: image.id)),
-        servers=_servers(scope),
+        flavors=tuple(sorted(_chosen(flavors, configuration), key=lambda flavor: flavor.id)),
+        images=tuple(sorted(_published(images, configuration), key=lambda image: image.id)),
+        servers=conversion.servers(Servers(scope).living()),
         quotas=offer.quotas(scope),
     )
 
 
-def _flavor(item: Mapping[str, Any]) -> Flavor:
-    specs = {str(name): str(text) for name, text in (item.get("extra_specs") or {}).items()}
-    return Flavor(
-        id=str(item["id"]),
-        name=str(item.get("name") or ""),
-        vcpus=int(item["vcpus"]),
-        ram=int(item["ram"]),
-        disk=int(item["disk"]),
-        ephemeral=int(item.get("OS-FLV-EXT-DATA:ephemeral") or 0),
-        extra_specs=specs,
-        is_public=item.get("os-flavor-access:is_public") is not False,
-        has_infiniband=specs.get("infiniband", "").lower() == "true",
-        accelerators=_accelerators(specs),
-    )
+def _chosen(flavors: Iterator[Flavor], configuration: ProviderSettings) -> Iterator[Flavor]:
+    wanted = {"all": (True, False), "public": (True,), "private": (False,)}
+    return (each for each in flavors if each.is_public in wanted[configuration.select_flavors])
 
 
-def _accelerators(specs: Mapping[str, str]) -> Accelerators | None:
-    """Return the accelerators that a flavor's properties describe; None if it has none."""
-    text = specs.get("Accelerator:Number", "")
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    if not 0 < number < math.inf:
-        return None
-    memory = specs.get("Accelerator:Memory", "")
-    return Accelerators(
-        type=specs.get("Accelerator:Type", "") or "GPU",
-        number=int(number) if number.is_integer() else number,
-        vendor=specs.get("Accelerator:Vendor", ""),
-        model=specs.get("Accelerator:Model", ""),
-        version=specs.get("Accelerator:Version", ""),
-        memory=int(memory) if memory.isdecimal() else None,
-        virtualization=specs.get("Accelerator:VirtualizationType", ""),
-    )
-
-
-def _image(item: Mapping[str, Any], glance: str) -> OfferedImage:
-    """Return an image of the Glance at a URL.
-
-    Its properties are those of cloudkeeper-os, ATROPE, vmcatcher and Glance itself.
-    """
-
-    def first(*names: str) -> str:
-        return next((str(item[name]) for name in names if item.get(name)), "")
-
-    attributes = _attributes(first("APPLIANCE_ATTRIBUTES"))
-    texts = {name: value for name, value in attributes.items() if isinstance(value, str)}
-    file = first("file")
-    version = first("image_version", "vmcatcher_event_hv_version")
-    return OfferedImage(
-        id=str(item["id"]),
-        name=first("name"),
-        marketplace=first("vmcatcher_event_ad_mpuri", "marketplace"),
-        base=texts.get("ad:base_mpuri", ""),
-        description=first("vmcatcher_event_dc_description", "vmcatcher_event_dc_title"),
-        version=version or texts.get("hv:version", ""),
-        architecture=first("architecture"),
-        os_type=first("os_type"),
-        os_distribution=first("os_distro"),
-        os_version=first("os_version"),
-        file=f"{glance}{file}" if file else "",
-        attributes=attributes,
-    )
-
-
-@lru_cache(maxsize=1024)  # the same images are offered to many VOs
-def _attributes(text: str) -> Mapping[str, Any]:
-    """Return the entry of an image list or registry, which is stored as a JSON object.
-
-    The mapping is empty without such an entry, and if JSON cannot represent it once more: Python
-    also reads ``NaN``.
-    """
-    try:
-        entry = json.loads(text)
-        json.dumps(entry, allow_nan=False)
-    except (ValueError, RecursionError):
-        return {}
-    return entry if isinstance(entry, dict) else {}
-
-
-def _servers(scope: Scope) -> ServerCounts:
-    states: Counter[str] = Counter()
-    vcpus = 0
-    for server in Servers(scope).living():
-        states[str(server.get("status"))] += 1
-        vcpus += int(server["flavor"].get("vcpus") or 0)
-    suspended, halted = states.pop(_SUSPENDED, 0), states.pop(_HALTED, 0)
-    return ServerCounts(running=states.total(), suspended=suspended, halted=halted, vcpus=vcpus)
+def _published(
+    images: Iterator[OfferedImage], configuration: ProviderSettings
+) -> Iterator[OfferedImage]:
+    return (image for image in images if image.marketplace or configuration.all_images)

@@ -22,6 +22,7 @@ IGNORED: Mapping[str, tuple[str, ...]] = {
         "security_contact",
         "bdii_host",
         "bdii_port",
+        "is_public",
     ),
     "compute": (
         "service_name",
@@ -41,9 +42,11 @@ IGNORED: Mapping[str, tuple[str, ...]] = {
         "public_ip_assignable",
         "oidc_auth_enabled",
         "supported_idps",
+        "is_public_service",
     ),
     "compute.endpoints.defaults": (
         "openstack_api_version",
+        "compute_api_version",
         "occi_api_version",
         "occi_middleware_version",
         "api_endpoint_technology",
@@ -84,7 +87,9 @@ IGNORED: Mapping[str, tuple[str, ...]] = {
 }
 
 # Flags: this program always does what they ask for.
-IGNORED_FLAGS = ("ignore-share-errors", "legacy-occi-os")
+IGNORED_FLAGS = ("ignore-share-errors", "legacy-occi-os", "collect-timing")
+# Flags of OpenStack's clients for one service; cloud-info-provider reads several.
+IGNORED_FLAGS_WITH_VALUE = ("os-service-type", "os-service-name", "os-api-version")
 
 # Sections that are ignored with all their options, and a warning.
 _NOT_PUBLISHED = {
@@ -92,7 +97,7 @@ _NOT_PUBLISHED = {
     "compute.instances": "single servers are not published",
 }
 # Below these, providers for other clouds list what they offer, one name each.
-_LISTS = ("compute.endpoints.", "compute.templates.", "compute.images.")
+_LISTS = ("compute.endpoints.", "compute.templates.", "compute.images.", "compute.quotas.")
 
 
 def accept(settings: Settings, tree: Tree) -> None:
@@ -105,7 +110,7 @@ def accept(settings: Settings, tree: Tree) -> None:
         if parent == section:
             above, _, name = section.rpartition(".")
             settings.warn(above, name, _NOT_PUBLISHED[parent], entry=tree.children[above][name])
-        if parent or (section.startswith(_LISTS) and not section.endswith(".defaults")):
+        if parent or (f"{section}.".startswith(_LISTS) and not section.endswith(".defaults")):
             settings.accept(section, options)
         if section.startswith("compute.shares.") and not section.endswith(".auth"):
             settings.accept(section, ("project",))

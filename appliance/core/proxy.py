@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import http.client
 import re
+import socket
 import ssl
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -73,19 +74,37 @@ def https_connection(
     host: str, port: int, *, timeout: float, tls: ssl.SSLContext
 ) -> http.client.HTTPSConnection:
     """Return a connection, not yet open, through the proxy for this host if there is one."""
-    proxy = find(f"https://{hosts.join_port(host, port)}")
+    proxy = _of_tunnel(host, port)
     if proxy is None:
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=tls)
-    if proxy.scheme != "http":
+    place = proxy.hostname or "", proxy.port or _PORT
+    connection = http.client.HTTPSConnection(*place, timeout=timeout, context=tls)
+    connection.set_tunnel(host, port, headers=_headers(proxy))
+    return connection
+
+
+def tunnel(host: str, port: int, *, timeout: float) -> socket.socket:
+    """Return a connection without TLS, through the proxy for this host if there is one."""
+    proxy = _of_tunnel(host, port)
+    if proxy is None:
+        return socket.create_connection((host, port), timeout)
+    place = proxy.hostname or "", proxy.port or _PORT
+    connection = http.client.HTTPConnection(*place, timeout=timeout)
+    connection.set_tunnel(host, port, headers=_headers(proxy))
+    connection.connect()
+    return connection.sock
+
+
+def _of_tunnel(host: str, port: int) -> SplitResult | None:
+    """Return the proxy for a connection over TLS, which must itself speak plain HTTP."""
+    proxy = find(f"https://{hosts.join_port(host, port)}")
+    if proxy is not None and proxy.scheme != "http":
         raise UsageError(
             "HTTPS_PROXY",
             "connections to a proxy over TLS are not supported",
             f"write http://HOST:PORT, {_FILE}",
         )
-    place = proxy.hostname or "", proxy.port or _PORT
-    connection = http.client.HTTPSConnection(*place, timeout=timeout, context=tls)
-    connection.set_tunnel(host, port, headers=_headers(proxy))
-    return connection
+    return proxy
 
 
 def is_refusal(error: Exception) -> bool:

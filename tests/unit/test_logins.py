@@ -20,7 +20,8 @@ from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Cloud
 from appliance.core.cloud.vo import MappingEntry
 from appliance.core.run.errors import AccessDenied
-from cloud_info_provider.gather import ProviderAccount
+from cloud_info_provider.account import LoginSettings
+from cloud_info_provider.provider_account import ProviderAccount
 from cloudkeeper.backend import projects
 from tests.simulators import issuer as issuers
 from tests.simulators import openstack
@@ -103,7 +104,8 @@ def test_one_login_for_all_projects(issuer: Issuer, keystone: openstack.Cloud) -
 def test_all_programs_log_in_once(issuer: Issuer, keystone: openstack.Cloud) -> None:
     """F-L1: the information provider in each region, the images' backend for each VO."""
     access = federated(issuer, keystone)
-    account = ProviderAccount(cast("ProviderSettings", SimpleNamespace(access=access)))
+    configuration = SimpleNamespace(account=LoginSettings(access))
+    account = ProviderAccount(cast("ProviderSettings", configuration))
     for region in ("", "One", "Two"):
         with ThreadPoolExecutor(8) as pool:
             cloud = account.cloud(region)

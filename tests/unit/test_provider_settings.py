@@ -89,7 +89,13 @@ def load(
         if content is not None:
             (directory / name).write_text(content)
             (directory / name).chmod(0o600)
-    program = cli.Program("x", "", service.add_arguments, lambda _: ExitStatus.DONE)
+    program = cli.Program(
+        "x",
+        "",
+        service.add_arguments,
+        lambda _: ExitStatus.DONE,
+        reads_flags_of_files=True,
+    )
     arguments: argparse.Namespace = cli.parser(program).parse_args(flags)
     return settings.load(arguments, Layout(root))
 
@@ -114,7 +120,7 @@ def test_shares_with_their_projects_and_texts(tmp_path: Path) -> None:
     ] == [
         ("ops", "p-ops", "", ("VO:ops",)),
         (
-            "/fedcloud.egi.eu",
+            "fedcloud.egi.eu",
             "p-fedcloud",
             "Far",
             ("VO:fedcloud.egi.eu", "VOMS:/fedcloud.egi.eu/x"),

@@ -19,7 +19,7 @@ from appliance.core.cloud.session import Cloud
 from appliance.core.run import cli, log
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.ca_directory import CADirectory
-from cloud_info_provider import issuer
+from cloud_info_provider import certificate
 from cloudkeeper.frontend.download import Downloader
 from ssm.transport.request import KeptConnection
 from tests.testbed.pki import Authority
@@ -171,7 +171,10 @@ def test_who_issued_a_certificate_is_asked_through_the_proxy(
     """A cloud that is reached by a proxy alone cannot be asked directly."""
     with answering(b"HTTP/1.1 403 Filtered\r\n\r\n") as port, caplog.at_level(logging.WARNING):
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
-        assert issuer.read(f"https://{SITE}/v3", verify=True, timeout=timedelta(seconds=5)) == ""
+        assert (
+            certificate.issuer(f"https://{SITE}/v3", verify=True, timeout=timedelta(seconds=5))
+            == ""
+        )
     assert "Tunnel connection failed: 403 Filtered" in caplog.text
 
 

@@ -60,6 +60,17 @@ def _listing(scope: Scope, path: str, **query: str) -> Iterator[pages.Item]:
     )
 
 
+def may_list_users(cloud: Cloud, scope: Scope) -> bool:
+    """Check whether the account may list the users of the cloud, and one is there: itself."""
+    try:
+        with understood(cloud.host, "Keystone", passing=_REFUSED):
+            # Many releases know no ``limit``, and ignore it.
+            return bool(scope.identity.get("/users?limit=1").json()["users"])
+    except _REFUSED as error:
+        logger.debug("users cannot be listed: %s", error)
+        return False
+
+
 class UserNames:
     """Names of users by id. Each is requested once, and none after the first refusal."""
 

@@ -11,7 +11,7 @@ import os
 import select
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -46,16 +46,21 @@ class Program:
     """Whether ``-h`` is a flag of the command; help is ``--help`` alone then."""
     has_rest: bool = False
     """Whether the words after ``--`` belong to another program; ``rest`` holds them then."""
+    reads_flags_of_files: bool = False
+    """Whether ``@FILE`` stands for the words in a file, one a line."""
 
 
 class _Parser(argparse.ArgumentParser):
     has_rest = False
+    reads_flags_of_files = False
     default: _Parser | None = None
     """The parser of the default verb."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the words before ``--``; argparse loses the words after it behind flags."""
         words = sys.argv[1:] if args is None else list(args)
+        if self.reads_flags_of_files:
+            words = [*self._expanded(words)]
         if self.default and words[:1] not in (["-h"], ["--help"]):
             words = self.default.with_verb_first(words)
         end = words.index("--") if self.has_rest and "--" in words else len(words)
@@ -63,6 +68,20 @@ class _Parser(argparse.ArgumentParser):
         if self.has_rest:
             found.rest = words[end + 1 :]
         return found, left
+
+    def _expanded(self, words: Iterable[str]) -> Iterator[str]:
+        """Yield the words of a command line, those of a file in place of ``@FILE``."""
+        from appliance.core.config import document  # noqa: PLC0415  it imports this package
+
+        for word in words:
+            if not word.startswith("@"):
+                yield word
+                continue
+            try:
+                text = document.read_text(Path(word[1:]))
+            except ConfigurationError as error:
+                self.error(str(error))
+            yield from filter(None, document.lines(text))
 
     def with_verb_first(self, words: Sequence[str]) -> list[str]:
         """Return the words of a command line with the verb before flags of this default verb."""
@@ -97,6 +116,7 @@ def parser(program: Program) -> argparse.ArgumentParser:
     made.add_argument(
         *program.version_flags, action="version", version=f"{program.name} {__version__}"
     )
+    made.reads_flags_of_files = program.reads_flags_of_files
     program.add_arguments(made)
     if program.verbs:
         _add_verbs(made, program.verbs, default=program.default_verb)
