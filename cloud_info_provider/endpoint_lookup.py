@@ -30,8 +30,6 @@ _FRESH = timedelta(days=1)
 _RETRY = timedelta(minutes=15)
 """After a failed look-up."""
 _TIMEOUT = timedelta(seconds=10)
-_PATIENCE, _FIRST_PATIENCE = 2.0, 12.0
-"""Seconds from the beginning that a run waits for an answer, if it has an older one, or none."""
 
 _Known = TypeVar("_Known", GocdbEntry, ServerCertificate)
 
@@ -63,6 +61,10 @@ class EndpointLookup:
 
     configuration: ProviderSettings
     path: Path
+    patience: float = 2.0
+    """Seconds from the beginning that a run waits for an answer if it has an older one."""
+    first_patience: float = 12.0
+    """The same for a run that has none."""
     _gocdb: _Kept[GocdbEntry] = field(init=False)
     _certificate: _Kept[ServerCertificate] = field(init=False)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -120,9 +122,8 @@ class EndpointLookup:
 
     def finish(self) -> tuple[GocdbEntry, ServerCertificate]:
         """Return what is known, and keep it for the next run."""
-        patience = (
-            _PATIENCE if self._gocdb.read or not self.configuration.gocdb_url else _FIRST_PATIENCE
-        )
+        has_answer = self._gocdb.read or not self.configuration.gocdb_url
+        patience = self.patience if has_answer else self.first_patience
         for thread in self._threads:
             thread.join(max(0.0, self._began + patience - time.monotonic()))
         if self._threads:
@@ -139,13 +140,14 @@ class EndpointLookup:
     def _read(self) -> dict[str, Any]:
         """Return what earlier runs learned of this endpoint."""
         try:
-            found = json_file.read(self.path, limit=_LARGEST)[self.configuration.endpoint]
+            kept = json_file.read(self.path, limit=_LARGEST)
+            found = dict(kept[self.configuration.endpoint])
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, LookupError, TypeError) as error:
             logger.debug("%s: %r", self.path, error)
             return {}
-        return {name: one for name, one in dict(found).items() if isinstance(one, dict)}
+        return {name: one for name, one in found.items() if isinstance(one, dict)}
 
     def _write(self) -> None:
         entry = {

@@ -154,6 +154,8 @@ def _needs(item: pytest.Item) -> Iterator[str]:
         yield "testbed"
     if "cloud" in markers or item.path.stem.endswith("_peer"):
         yield "peer"
+    if item.path.stem == "test_information_peer":
+        yield "peer-information"
     if "container" in markers:
         yield "container"
     if item.path.is_relative_to(_TESTS / "isolation"):

@@ -31,6 +31,8 @@ class Issuer:
     fault: Callable[[str], Answer | None] = lambda _: None
     requests: Counter[str] = field(default_factory=Counter)
     """Counts by path."""
+    refresh_tokens: frozenset[str] = frozenset()
+    """Those that it takes."""
     tokens: set[str] = field(default_factory=set)
     """Access tokens that still count."""
     url: str = ""
@@ -63,7 +65,10 @@ class Issuer:
         return self._give(form)
 
     def _give(self, form: dict[str, str]) -> Answer:
-        assert form["grant_type"] in ("client_credentials", "password")
+        assert form["grant_type"] in ("client_credentials", "password", "refresh_token")
+        refresh = form.get("refresh_token")
+        if form["grant_type"] == "refresh_token" and refresh not in self.refresh_tokens:
+            return Answer(400, {"error": "invalid_grant", "error_description": "Invalid token"})
         with self._lock:
             if self.allowed is not None and len(self.tokens) >= self.allowed:
                 return Answer(429, {"error": "slow_down"}, {"Retry-After": "1"})

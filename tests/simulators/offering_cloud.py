@@ -46,6 +46,12 @@ class Cloud:
     quotas: dict[str, Json] = field(default_factory=dict)
     projects: list[Json] = field(default_factory=list)
     """The account's projects, as Keystone lists them."""
+    credentials: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Application credentials by id: project and secret."""
+    access_tokens: set[str] = field(default_factory=set)
+    """Those of an issuer, which the federation takes."""
+    auditors: frozenset[str] = frozenset()
+    """Projects in which an account may list the users."""
     microversion: str = "2.104"
     page: int = 1000
     latency: float = 0.0
@@ -119,7 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_POST(self) -> None:
-        length = int(self.headers["Content-Length"])
+        length = int(self.headers.get("Content-Length") or 0)
+        if "/OS-FEDERATION/" in self.path:
+            if not self._begin(""):
+                self._federate()
+            return
         auth = json.loads(self.rfile.read(length))["auth"]
         project = (
             auth.get("scope", {}).get("project", {}).get("id", "")
@@ -128,13 +138,32 @@ class _Handler(BaseHTTPRequestHandler):
         )
         if self._begin(project):
             return
-        password = auth["identity"].get("password", {}).get("user", {}).get("password")
-        if password != PASSWORD and auth["identity"].get("token", {}).get("id") != "token-":
+        project, is_known = self._proven(auth["identity"], project)
+        if not is_known:
             self._answer(401, {"error": {"message": "no"}})
             return
         if project and project not in self.cloud.flavors:
             self._answer(401, {"error": {"message": "no role"}})
             return
+        self._give(project)
+
+    def _proven(self, identity: Json, project: str) -> tuple[str, bool]:
+        """Return the project of a token, and whether the account has proven itself."""
+        if credential := identity.get("application_credential"):
+            own, secret = self.cloud.credentials.get(credential["id"], ("", ""))
+            return own, bool(own) and credential["secret"] == secret
+        password = identity.get("password", {}).get("user", {}).get("password")
+        is_known = password == PASSWORD or identity.get("token", {}).get("id") == "token-"
+        return project, is_known
+
+    def _federate(self) -> None:
+        bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if bearer in self.cloud.access_tokens:
+            self._give("")
+        else:
+            self._answer(401, {"error": {"message": "no"}}, {"WWW-Authenticate": "Bearer x"})
+
+    def _give(self, project: str) -> None:
         endpoints = {
             "compute": f"{self.cloud.url}/compute/v2.1",
             "image": f"{self.cloud.url}/image",
@@ -184,18 +213,41 @@ class _Handler(BaseHTTPRequestHandler):
                 "links": [{"rel": "self", "href": f"{cloud.url}/compute/v2.1/"}],
             }
             self._answer(200, {"version": version})
-        elif path.endswith("/auth/tokens"):
-            self._answer(200, {"token": {}})
-        elif path.endswith("/auth/projects"):
-            self._answer(200, {"projects": cloud.projects, "links": {}})
+        elif path.startswith("/identity/"):
+            self._keystone(path, project)
         elif path.endswith("/flavors/detail"):
             self._page("flavors", cloud.flavors[project], "flavors_links")
         elif path.endswith("/servers/detail"):
             self._page("servers", cloud.servers.get(project, []), "servers_links")
         elif path.endswith("/v2/images"):
             self._page("images", cloud.images.get(project, []), "next")
-        elif "/os-quota-sets/" in path:
+        else:
+            self._rest(path, project)
+
+    def _rest(self, path: str, project: str) -> None:
+        """Answer what is no listing; the last two are requests of cloud-info-provider alone."""
+        cloud = self.cloud
+        if "/os-quota-sets/" in path:
             self._answer(200, {"quota_set": {"id": project, **cloud.quotas.get(project, {})}})
+        elif found := re.search(r"/flavors/([^/]+)/os-extra_specs$", path):
+            one = next(one for one in cloud.flavors[project] if one["id"] == found[1])
+            self._answer(200, {"extra_specs": one["extra_specs"]})
+        elif path.endswith("/v2/schemas/image"):
+            text = {"type": "string"}
+            self._answer(200, {"name": "image", "properties": {}, "additionalProperties": text})
+        else:
+            self._answer(404, {})
+
+    def _keystone(self, path: str, project: str) -> None:
+        if path.endswith("/auth/tokens"):
+            self._answer(200, {"token": {}})
+        elif path.endswith("/users"):
+            is_allowed = project in self.cloud.auditors
+            self._answer(200 if is_allowed else 403, {"users": [{"id": "u", "name": "ci"}]})
+        elif "/OS-FEDERATION/" in path:
+            self._federate()
+        elif path.endswith("/auth/projects"):
+            self._answer(200, {"projects": self.cloud.projects, "links": {}})
         else:
             self._answer(404, {})
 
