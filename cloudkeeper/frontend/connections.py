@@ -15,6 +15,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from appliance.core import proxy
+from appliance.core.proxied_session import ProxiedSession
 from appliance.core.run.errors import ApplianceError, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Untrusted
@@ -38,7 +39,7 @@ class Transient(Unavailable):
 
 def session(trust: CADirectory) -> requests.Session:
     """Return a session whose servers are verified and whose connections end at their deadline."""
-    made = requests.Session()
+    made = ProxiedSession()
     made.headers["User-Agent"] = f"egi-fedcloud-appliance/{__version__}"
     # Checksum and size of an image are those of the file, not of a compressed answer.
     made.headers["Accept-Encoding"] = "identity"

@@ -15,6 +15,7 @@ from keystoneauth1.session import TCPKeepAliveAdapter
 from urllib3 import exceptions as urllib3_errors
 
 from appliance.core import hosts
+from appliance.core.proxied_session import ProxiedSession
 from appliance.core.run.errors import CHECK_LOGS, Unavailable
 
 LONGEST = timedelta(minutes=10)
@@ -24,7 +25,7 @@ LARGEST = 256 * 2**20
 _BLOCK = 2**16
 
 
-class BoundedSession(requests.Session):
+class BoundedSession(ProxiedSession):
     """Reads each answer to its end, unless the caller asks for a stream.
 
     `Unavailable` is raised for an answer that takes longer than ``longest`` or has more than
