@@ -4,6 +4,9 @@ A server that sends a byte now and then never exceeds a timeout, be it in the TL
 header or in the body; a run would hang for ever, and hold its lock. Therefore the connection is
 shut down at the deadline, which ends the read that waits for it. It is shut down for reading only:
 ``ssl.SSLSocket`` leaks a socket that is no longer connected when the handshake starts.
+
+One thread watches all deadlines: a run asks some hundred small questions, and a thread for each
+would cost more than its answer.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ import os
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import timedelta
@@ -36,14 +38,8 @@ class Deadline:
         self._began = time.monotonic()
         self._ends = self._began + total.total_seconds()
         self._wait_ends = _NEVER
-        self._wakes = _NEVER
-        self._is_closed = False
-        self._changed = threading.Condition()
         self._sockets: list[socket.socket] = []
-        with _all_lock:
-            _all.add(self)
-        # A daemon thread: it must not keep the process alive after an interrupt.
-        threading.Thread(target=self._watch, daemon=True).start()
+        _watcher.add(self)
 
     @property
     def remaining(self) -> float:
@@ -67,15 +63,14 @@ class Deadline:
     @contextlib.contextmanager
     def waiting(self, longest: timedelta) -> Iterator[None]:
         """Shut the connections down when the block takes longer; `is_stalled` then says so."""
-        with self._changed:
+        with _watcher.changed:
             self.is_stalled = False
             self._wait_ends = time.monotonic() + longest.total_seconds()
-            if self._wait_ends < self._wakes:
-                self._changed.notify()
+            _watcher.expect(self._wait_ends)
         try:
             yield
         finally:
-            with self._changed:
+            with _watcher.changed:
                 self._wait_ends = _NEVER
 
     def add(self, connection: socket.socket) -> None:
@@ -85,44 +80,39 @@ class Deadline:
             TimeoutError: the time is over.
 
         """
-        with self._changed:
+        with _watcher.changed:
             if self.is_over or self.is_stalled:
                 raise TimeoutError("the time for the download is over")
             self._sockets.append(socket.socket(fileno=os.dup(connection.fileno())))
 
     def forget(self) -> None:
         """Close our descriptors of the connections, which others may use from now on."""
-        with self._changed:
+        with _watcher.changed:
             for connection in self._sockets:
                 connection.close()
             self._sockets.clear()
 
     def end(self) -> None:
         """End the download now, as if its time were over."""
-        with self._changed:
+        with _watcher.changed:
             self._ends = 0.0
-            self._changed.notify()
+            _watcher.expect(self._ends)
 
     def close(self) -> None:
         """Watch no longer."""
         self.forget()
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify()
+        _watcher.remove(self)
 
-    def _watch(self) -> None:
-        with self._changed:
-            while not self._is_closed:
-                now = time.monotonic()
-                if now >= self._ends:
-                    self.is_over = True
-                    self._shut()
-                    return
-                if now >= self._wait_ends:
-                    self.is_stalled, self._wait_ends = True, _NEVER
-                    self._shut()
-                self._wakes = min(self._ends, self._wait_ends)
-                self._changed.wait(min(self._wakes - now, threading.TIMEOUT_MAX))
+    def look(self, now: float) -> float:
+        """Shut the connections down if a time is over; return when to look again."""
+        if now >= self._ends:
+            self.is_over = True
+            self._shut()
+            return _NEVER
+        if now >= self._wait_ends:
+            self.is_stalled, self._wait_ends = True, _NEVER
+            self._shut()
+        return min(self._ends, self._wait_ends)
 
     def _shut(self) -> None:
         for connection in self._sockets:
@@ -130,15 +120,55 @@ class Deadline:
                 connection.shutdown(socket.SHUT_RD)
 
 
-_all: weakref.WeakSet[Deadline] = weakref.WeakSet()
-_all_lock = threading.Lock()
+class _Watcher:
+    """The thread that looks at all deadlines when the next one ends; ``changed`` guards them."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self._deadlines: set[Deadline] = set()
+        self._wakes = _NEVER
+        self._is_running = False
+
+    def add(self, deadline: Deadline) -> None:
+        """Look at a deadline from now on."""
+        with self.changed:
+            self._deadlines.add(deadline)
+            if not self._is_running:
+                # A daemon thread: it must not keep the process alive after an interrupt.
+                threading.Thread(target=self._watch, daemon=True).start()
+                self._is_running = True
+            self.expect(deadline.look(time.monotonic()))
+
+    def remove(self, deadline: Deadline) -> None:
+        """Look at a deadline no longer."""
+        with self.changed:
+            self._deadlines.discard(deadline)
+
+    def all(self) -> list[Deadline]:
+        """Return the deadlines of all threads."""
+        with self.changed:
+            return list(self._deadlines)
+
+    def expect(self, moment: float) -> None:
+        """Look at the deadlines at a moment, or earlier; the caller holds ``changed``."""
+        if moment < self._wakes:
+            self._wakes = moment
+            self.changed.notify()
+
+    def _watch(self) -> None:
+        with self.changed:
+            while True:
+                now = time.monotonic()
+                self._wakes = min((each.look(now) for each in self._deadlines), default=_NEVER)
+                self.changed.wait(min(self._wakes - now, threading.TIMEOUT_MAX))
+
+
+_watcher = _Watcher()
 
 
 def end_all() -> None:
     """End the downloads of all threads: the process is about to stop."""
-    with _all_lock:
-        found = list(_all)
-    for deadline in found:
+    for deadline in _watcher.all():
         deadline.end()
 
 

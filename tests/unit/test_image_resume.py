@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -432,6 +434,26 @@ def test_a_consumer_that_is_too_slow_is_not_the_server_s_fault(
         rate.exclude(since=began)
         clock.now += 100 - taken
         assert str(answers.over("disk", 7, limit, rate)) == words
+
+
+def test_one_thread_watches_all_deadlines() -> None:
+    """Each ends at its own time, and is left alone before."""
+    with contextlib.ExitStack() as stack, deadline.limit(timedelta(hours=1)) as patient:
+        before = threading.active_count()
+        limits = [stack.enter_context(deadline.limit(timedelta(hours=1))) for _ in range(50)]
+        assert threading.active_count() == before
+        short = stack.enter_context(deadline.limit(timedelta(milliseconds=20)))
+        with limits[7].waiting(timedelta(milliseconds=30)), limits[8].waiting(timedelta(hours=1)):
+            until(lambda: short.is_over and limits[7].is_stalled)
+        assert [each for each in limits if each.is_over or each.is_stalled] == [limits[7]]
+        deadline.end_all()
+        until(lambda: patient.is_over and all(each.is_over for each in limits))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so; the test's own time limit ends what never is."""
+    while not condition():
+        time.sleep(0.005)
 
 
 WINDOW = Timeouts(
