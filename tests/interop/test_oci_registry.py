@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -364,6 +365,46 @@ def test_transfers_of_one_registry_share_a_login(web: Downloader) -> None:
     assert login.authorization("egi/ubuntu") == ROBOT.basic
     with pytest.raises(AccessDenied, match="denies access to account"):
         login.answer('Basic realm="x"', scope="egi/ubuntu", sent=ROBOT.basic)
+
+
+NAMES = ("debian", "linux/alma", "ubuntu")
+
+
+def test_a_registry_asks_for_a_token_once_and_not_for_each_repository(
+    world: Harbor, web: Downloader
+) -> None:
+    """The first challenge shows where tokens are, so that the others are requested at once."""
+    reader = client(web, world.host)
+    named = tuple(f"{PROJECT}/{name}" for name in NAMES)
+    before = len(world.paths)
+    found = DistributionListing(reader, PROJECT, SHORT_TAGS, named).artefacts({})
+    assert {one.reference for one in found} == {f"{name}:24.04" for name in named}
+    asked = Counter(path.partition("?")[0] for path in world.paths[before:])
+    assert [asked[f"/v2/{name}/tags/list"] for name in named] == [2, 1, 1]
+    assert asked["/service/token"] == 3
+
+
+def test_a_token_that_is_not_given_before_it_is_asked_for_is_no_failure(
+    world: Harbor, web: Downloader
+) -> None:
+    """The registry then asks for it, as for the first one; an account that it denies is named."""
+    tokens: list[str] = []
+
+    def fault(path: str) -> Reply | None:
+        if "/service/token" not in path:
+            return None
+        tokens.append(path)
+        return Reply(403) if len(tokens) == 2 else None
+
+    world.faults.append(fault)
+    reader = client(web, world.host)
+    for name in NAMES[:2]:
+        assert listing.resolve(reader, f"{PROJECT}/{name}", "24.04") is not None
+    assert len(tokens) == 3  # the second one failed and was asked for again
+    login = reader.login
+    with pytest.raises(AccessDenied, match=r"vo\.example\.org: the registry denies anonymous"):
+        listing.resolve(reader, "vo.example.org/matlab", "9")
+    assert login.authorization("vo.example.org/matlab")  # which the registry has rejected
 
 
 def test_a_layer_that_vanishes_while_it_is_resumed_is_one_line(

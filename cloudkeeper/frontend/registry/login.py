@@ -5,7 +5,8 @@
 
 The challenge is the one of the distribution specification (``WWW-Authenticate``, RFC 9110).
 Harbor's API answers 401 without one and takes the account by Basic. A token counts for one scope
-until the registry rejects it; then one new token is requested.
+until the registry rejects it; then one new token is requested. Once a registry has asked for the
+token of one repository, that of the next repository is requested before it asks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from appliance.core.run import log
-from appliance.core.run.errors import AccessDenied, Unavailable
+from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
 from appliance.core.trust.errors import Malformed
 from cloudkeeper.frontend.download import Downloader, Question
 from cloudkeeper.frontend.registry.account import RegistryAccount
@@ -35,6 +36,11 @@ class Challenge:
 
     scheme: str
     parameters: dict[str, str]
+
+    def without_scope(self) -> Challenge:
+        """Return the challenge without what it is for."""
+        others = {name: value for name, value in self.parameters.items() if name != "scope"}
+        return Challenge(self.scheme, others)
 
 
 def read_challenge(header: str) -> Challenge:
@@ -55,9 +61,17 @@ class Login:
     host: str
     account: RegistryAccount | None = None
     _authorizations: dict[str, str] = field(default_factory=dict, repr=False)
+    _usual: Challenge | None = None
+    """The challenge for any repository, without its scope; None before the first one."""
 
     def authorization(self, scope: str) -> str:
-        """Return the latest header for a scope; empty before the first challenge."""
+        """Return the latest header for a scope; empty if the registry has to ask for it."""
+        usual = self._usual
+        if usual and scope not in self._authorizations:
+            try:
+                self._authorizations[scope] = f"Bearer {self._token(usual, scope)}"
+            except ApplianceError:  # perhaps this repository needs none; else the registry asks
+                self._usual = None
         return self._authorizations.get(scope, "")
 
     def can_prove(self, sent: str) -> bool:
@@ -75,11 +89,13 @@ class Login:
             Malformed: the challenge cannot be answered.
 
         """
-        if self.authorization(scope) not in ("", sent):
+        if self._authorizations.get(scope, "") not in ("", sent):
             return
         challenge = read_challenge(header)
         if challenge.scheme == "bearer":
             self._authorizations[scope] = f"Bearer {self._token(challenge, scope)}"
+            if challenge.parameters.get("scope") == _pull(scope):
+                self._usual = challenge.without_scope()
         elif self.account is None or sent == self.account.basic:
             raise self.denied(scope)
         else:
@@ -123,7 +139,7 @@ class Login:
     def _token(self, challenge: Challenge, scope: str) -> str:
         query = {
             "service": challenge.parameters.get("service", ""),
-            "scope": challenge.parameters.get("scope") or f"repository:{scope}:pull",
+            "scope": challenge.parameters.get("scope") or _pull(scope),
         }
         url = self._realm(challenge, {name: value for name, value in query.items() if value})
         question = Question(
@@ -162,3 +178,7 @@ class Login:
             raise Malformed(subject, f"{realm[:120]!r} is not an https URL")
         pairs = [*parse_qsl(parts.query), *query.items()]
         return urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(pairs), ""))
+
+
+def _pull(repository: str) -> str:
+    return f"repository:{repository}:pull"
