@@ -145,12 +145,11 @@ class Servicer:
                 for each in takeover.candidates(run, list_id, vo=vo, wanted=wanted):
                     yield messages.to_message(each)
                 return
-            read = properties.read_for_frontend if is_ours else properties.read
             images = run.images(vo) if vo else None  # raises for a VO without a project
             known: set[ApplianceId] = set()
             for record in run.offered(list_id):
                 known.add(record.key.identifier)
-                found = read(record)
+                found = properties.read_for_frontend(record) if is_ours else record.appliance
                 if run.is_read_only and not record.backend_id:
                     found = _unmarked(found)
                 yield messages.to_message(found)

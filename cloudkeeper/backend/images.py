@@ -124,7 +124,7 @@ class ProjectImages:
         try:
             record = properties.recognise(image, owner=self.project_id)
             if record:  # both raise for an image that later steps could not handle
-                messages.to_message(properties.read(record))
+                messages.to_message(record.appliance)
                 record.created  # noqa: B018
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             self.tally.fail(
@@ -299,7 +299,7 @@ class ProjectImages:
 
     def redescribe(self, record: ImageRecord, appliance: Appliance) -> None:
         """Replace the metadata of an image, whichever VO of those that use it asks for that."""
-        old = properties.read(record).attributes
+        old = record.appliance.attributes
         kept = second_numbering.inherit(appliance.attributes, old)
         vo, list_id = record.key.vo, record.key.list_id
         self._describe(record, replace(appliance, vo=vo, list_id=list_id, attributes=kept))

@@ -16,6 +16,7 @@ snapshot reveal a copy, and so does a second image of the same appliance.
 from __future__ import annotations
 
 import enum
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -110,9 +111,9 @@ class ApplianceKey(NamedTuple):
         return f"appliance {self.identifier} of list {self.list_id}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ImageRecord:
-    """An image of ours in Glance."""
+    """An image of ours in Glance; its properties are read once."""
 
     id: str
     key: ApplianceKey
@@ -121,10 +122,15 @@ class ImageRecord:
     backend_id: str
     """Id of the backend that made it; empty if that was 0.9.x."""
 
-    @property
+    @functools.cached_property
     def created(self) -> datetime:
         """Time at which Glance created the record."""
         return datetime.fromisoformat(self.image["created_at"])
+
+    @functools.cached_property
+    def appliance(self) -> Appliance:
+        """The appliance that the image has, without its data."""
+        return read(self)
 
     @property
     def is_hidden(self) -> bool:
@@ -261,7 +267,7 @@ def read(record: ImageRecord) -> Appliance:
 
 def read_for_frontend(record: ImageRecord) -> Appliance:
     """Return the appliance that a record describes, with the attributes of ours."""
-    found = read(record)
+    found = record.appliance
     added = {FORMAT_KEY: str(record.image.get("disk_format") or "")}
     if record.is_hidden:
         added[HIDDEN_KEY] = "yes"

@@ -16,7 +16,7 @@ from appliance.core.cloud.glance import Glance
 from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
 from appliance.core.run.record import recorded
-from cloudkeeper.backend import misplaced, projects, properties, sharing, unknown
+from cloudkeeper.backend import misplaced, projects, sharing, unknown
 from cloudkeeper.backend.errors import Failed
 from cloudkeeper.backend.images import ProjectImages
 from cloudkeeper.backend.misplaced import FormerProjects, ProjectMemory
@@ -199,7 +199,7 @@ class Run:
         """
         failures: list[ApplianceError] = []
         for record in list(self.offered()):
-            if properties.read(record).is_expired(at=at):
+            if record.appliance.is_expired(at=at):
                 try:
                     self.withdraw(record.key.list_id, record.key)
                 except ApplianceError as error:  # the others are removed nevertheless
@@ -306,8 +306,9 @@ class Run:
             self.shares.repair()
             self.shares.report()
             self._forget_layers()
+        stated = self.shares.stated()
         for images in self.projects():
-            self._removals.expect(one.use.list_id for one in self.shares.used(images))
+            self._removals.expect(one.use.list_id for one in self.shares.used(images, stated))
 
     def _forget_layers(self) -> None:
         """Forget the layers of images that are gone, if all projects have been listed."""
