@@ -313,3 +313,15 @@ def commands_in_pages() -> list[str]:
 def test_the_commands_of_the_pages_are_ones_that_cloudkeeper_has(line: str) -> None:
     words = {"N": "9"}  # for words in capitals whose values argparse checks
     cli.parser(frontend.PROGRAM).parse_args([words.get(word, word) for word in line.split()])
+
+
+def test_only_a_process_that_is_the_program_leaves_its_modules_to_its_end() -> None:
+    """They are not looked at again for garbage; in a process of others, ours touches nothing."""
+    text = (
+        "import gc, sys; from appliance.core.run import cli; sys.argv[1:] = []; "
+        "run = lambda _: print(gc.get_freeze_count() > 0) or 0; "
+        "program = cli.Program('x', 'x', lambda _: None, run); "
+        "cli.main(program, []); cli.main(program)"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -209,6 +210,8 @@ def configure_log(
 
 def main(program: Program, argv: Sequence[str] | None = None) -> int:
     """Run a program and return its exit status; no exception passes, no message shows a secret."""
+    if argv is None:  # the process is this program: its modules stay, so nobody looks at them again
+        gc.freeze()
     # Names may have characters that the terminal's encoding lacks.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
