@@ -5,8 +5,11 @@ Providers and other BDIIs choose these texts, and an administrator reads them in
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
 
 LONGEST_SHOWN = 300
 MOST_LINES = 5
@@ -30,3 +33,21 @@ def few(lines: Sequence[str]) -> list[str]:
     """Return the first `MOST_LINES` lines, and one that counts the others."""
     more = len(lines) - MOST_LINES
     return [*lines[:MOST_LINES], *([f"{more} more of this kind"] if more > 0 else [])]
+
+
+class ProblemLog:
+    """Logs each problem when it begins, not again in each cycle while it lasts."""
+
+    def __init__(self) -> None:
+        self._lasting: frozenset[str] = frozenset()
+
+    def report(self, problems: Sequence[str]) -> None:
+        """Log the problems of a cycle that the cycle before did not have."""
+        for problem in dict.fromkeys(problems):
+            if problem not in self._lasting:
+                logger.warning("%s", problem)
+        self._lasting = frozenset(problems)
+
+    def forget(self) -> None:
+        """Log all problems of the next cycle."""
+        self._lasting = frozenset()

@@ -20,6 +20,7 @@ from appliance.core.directory import NoAnswer
 from appliance.core.run import lock
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
 from appliance.core.run.record import RunRecord, recorded
+from bdii.messages import ProblemLog
 from bdii.service.cycle import Cycle, Updater
 from bdii.service.state import StateDirectory
 from bdii.settings import BdiiSettings
@@ -48,6 +49,7 @@ class BdiiService:
         self._stop = threading.Event()
         self._reload = threading.Event()
         self._wake = threading.Event()
+        self._problems = ProblemLog()
         self._bug: BaseException | None = None
         # Why slapd could not be restarted; empty while it runs.
         self._no_start = ""
@@ -141,6 +143,7 @@ class BdiiService:
                 "addresses, port and directories are read at start only; restart to apply them"
             )
         updater.reload(settings)
+        self._problems.forget()
         logger.info("configuration reloaded")
 
     def _cycle(self, updater: Updater) -> Cycle | None:
@@ -159,8 +162,8 @@ class BdiiService:
                 record.is_kept = False
                 return None
             if done is not None:
+                self._problems.report(done.problems)
                 for problem in done.problems:
-                    logger.warning("%s", problem)
                     record.fail(problem)
                 record.counts |= figures(done)
                 logger.info("%s", summary(done))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +24,7 @@ from bdii.site.settings import Site
 from bdii.slapd.process import Slapd
 from cloud_info_provider.facts import Facts
 from cloud_info_provider.formats import glue
-from tests.e2e.bdii_service import Bdii
+from tests.e2e.bdii_service import Bdii, cloud, image, running
 from tests.interop import egi_profile
 from tests.interop.test_glue_profile import WHOLE, published, text_of
 from tests.property.examples import examples
@@ -227,3 +228,18 @@ def test_bdii_update_without_a_schema_says_what_to_install(tmp_path: Path) -> No
         f"bdii-update: {tmp_path}/none/GLUE20.schema: No such file or directory; "
         "install glue-schema, or set BDII_SCHEMA_DIR\n"
     )
+
+
+def test_a_refused_entry_is_logged_once_while_it_stays_wrong(tmp_path: Path) -> None:
+    wrong = "dn: GLUE2ServiceID=bad,o=glue\nobjectClass: GLUE2Service\nGLUE2ServiceType: t\n\n"
+    bdii = Bdii(tmp_path)
+    bdii.provide(cloud(image(1, "ops"), wrong))
+    with running(bdii):
+        bdii.wait_for(lambda: bdii.cycles > 2, what="three cycles")
+        lines = [line for line in bdii.log.splitlines() if "=bad,o=glue: not published" in line]
+        assert len(lines) == 1
+        assert "requires attribute" in lines[0]
+        record = json.loads((tmp_path / "root/var/lib/fedcloud/runs/bdii-resource.json").read_text())
+        assert len(record["failures"]) == 1  # the record of each cycle lists what is left undone
+        bdii.kick()  # after a reload all problems are logged again
+        bdii.wait_for(lambda: bdii.log.count("=bad,o=glue: not published") == 2, what="the line")
