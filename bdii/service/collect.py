@@ -13,6 +13,7 @@ from bdii import tree
 from bdii.messages import few, printable
 from bdii.settings import BdiiSettings
 from bdii.site import entries, pull
+from bdii.site.settings import Site
 from bdii.sources import directories, last_good
 from bdii.sources.answers import ask
 from bdii.sources.last_good import LastGood, Waiting
@@ -108,7 +109,7 @@ def collect(
     usable = {answer.source: answer for answer in answers if answer.tree is not None}
     if settings.site is not None:
         for answer in answers:
-            problems += _of_other_sites(answer, settings.site.name)
+            problems += _of_other_sites(answer, settings.site)
     return Collected(
         last=kept,
         answers={name: before[name] for name in known.keys() & before.keys()} | usable,
@@ -120,21 +121,19 @@ def collect(
     )
 
 
-def _of_other_sites(answer: SourceAnswer, site: str) -> list[str]:
+def _of_other_sites(answer: SourceAnswer, site: Site) -> list[str]:
     """Return a line if the services of a source name another site."""
     services = (
         entry for dn, entry in (answer.tree or {}).items() if dn.startswith("glue2serviceid=")
     )
     named = {name for entry in services for name in entry.get("GLUE2ServiceAdminDomainForeignKey")}
-    others = sorted(named - {site})
+    others = sorted(named - {site.name})
     if not others:
         return []
-    listed = ", ".join(few(others))
-    return [
-        printable(
-            f"{answer.source}: its services name the site {listed}, not {site}: correct one of them"
-        )
-    ]
+    here = f"{site.named_in}: SITE_NAME is {site.name!r}"
+    there = f"the services of {answer.source} name the site {', '.join(few(others))}"
+    remedy = "write the name in GOCDB here and as site.name in openstack.yaml there"
+    return [printable(f"{here}, but {there}; {remedy}")]
 
 
 def _in_directories(

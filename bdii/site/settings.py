@@ -61,6 +61,7 @@ class Site:
         other_info: values of ``OTHERINFO``.
         pulls: the BDIIs to pull from.
         problems: wrong lines of site-urls.conf, named by their first word; the others are used.
+        named_in: the file and line of the name.
         timeout: for one BDII to answer.
 
     """
@@ -80,6 +81,7 @@ class Site:
     pulls: tuple[Pull, ...] = ()
     problems: tuple[Problem, ...] = ()
     timeout: timedelta = timedelta(seconds=30)
+    named_in: str = ""
 
 
 def read(
@@ -156,6 +158,7 @@ def _read_site(path: Path, name: str) -> tuple[Site, tuple[Problem, ...]]:
         latitude=_degrees(options, "SITE_LAT", 90),
         longitude=_degrees(options, "SITE_LONG", 180),
         other_info=tuple(entry.text for entry in other_info if entry.text),
+        named_in=_where(options, "SITE_NAME"),
     )
     options.accept(SECTION, IGNORED["site.cfg"])
     if site.name and not _NAME.fullmatch(site.name):
@@ -164,6 +167,11 @@ def _read_site(path: Path, name: str) -> tuple[Site, tuple[Problem, ...]]:
         words = f"{site.name!r} here, {name!r} in glite-info-site-defaults.conf"
         options.error(SECTION, "SITE_NAME", f"{words}; write the same name in both files")
     return site, options.finish()
+
+
+def _where(options: Settings, key: str) -> str:
+    entry = options.where(SECTION, key)
+    return f"{entry.path}:{entry.line}" if entry else ""
 
 
 def _degrees(options: Settings, key: str, most: int) -> str:

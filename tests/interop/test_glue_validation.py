@@ -239,7 +239,9 @@ def test_a_refused_entry_is_logged_once_while_it_stays_wrong(tmp_path: Path) -> 
         lines = [line for line in bdii.log.splitlines() if "=bad,o=glue: not published" in line]
         assert len(lines) == 1
         assert "requires attribute" in lines[0]
-        record = json.loads((tmp_path / "root/var/lib/fedcloud/runs/bdii-resource.json").read_text())
+        record = json.loads(
+            (tmp_path / "root/var/lib/fedcloud/runs/bdii-resource.json").read_text()
+        )
         assert len(record["failures"]) == 1  # the record of each cycle lists what is left undone
         bdii.kick()  # after a reload all problems are logged again
         bdii.wait_for(lambda: bdii.log.count("=bad,o=glue: not published") == 2, what="the line")

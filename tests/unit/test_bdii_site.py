@@ -6,6 +6,7 @@ from appliance.core.ldif import Entry
 from bdii import tree
 from bdii.service import collect
 from bdii.site import pull
+from bdii.site.settings import Site
 from bdii.sources.model import SourceAnswer
 
 SITE = "TEST-SITE"
@@ -47,9 +48,11 @@ def test_a_source_that_names_another_site_is_reported() -> None:
         Entry(f"GLUE2ServiceID={number},{DOMAIN}", {"objectClass": ("GLUE2Service",), key: (name,)})
         for number, name in enumerate((SITE, "OTHER", "OTHER"))
     ]
-    lines = collect._of_other_sites(SourceAnswer("site/CLOUD", tree.of(services)[0]), SITE)
-    assert lines == [
-        "site/CLOUD: its services name the site OTHER, not TEST-SITE: correct one of them"
-    ]
-    assert collect._of_other_sites(SourceAnswer("site/CLOUD", tree.of(services[:1])[0]), SITE) == []
-    assert collect._of_other_sites(SourceAnswer("site/CLOUD", None), SITE) == []
+    site = Site(SITE, "", "", "", "", named_in="/etc/sitebdii/site.cfg:3")
+    (line,) = collect._of_other_sites(SourceAnswer("site/CLOUD", tree.of(services)[0]), site)
+    assert line == (
+        "/etc/sitebdii/site.cfg:3: SITE_NAME is 'TEST-SITE', but the services of site/CLOUD name "
+        "the site OTHER; write the name in GOCDB here and as site.name in openstack.yaml there"
+    )
+    assert collect._of_other_sites(SourceAnswer("site/CLOUD", tree.of(services[:1])[0]), site) == []
+    assert collect._of_other_sites(SourceAnswer("site/CLOUD", None), site) == []
