@@ -9,14 +9,16 @@ answers SERVING until then, to the same callers as all other calls.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 _THREADS = 16 + 8
 # Calls, running ones included; gRPC refuses more, which bounds the memory.
 _QUEUE = 64
+# For the message of a call, which clients send with it.
+_MESSAGE = timedelta(seconds=20)
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 DRAIN = timedelta(seconds=15)
 """Time for running calls to end; the next run repairs an upload that is cut off.
@@ -73,11 +77,60 @@ def serve(servicer: Servicer, listening: Listening, numbering: Numbering) -> Non
         servicer.stopping.set()  # gRPC does not stop the threads of calls that it has given up
 
 
+class PromptCalls(grpc.ServerInterceptor):
+    """End calls whose only message does not come soon: each of them holds a thread.
+
+    The library waits for it without a limit before it calls a method. It is read here instead, as
+    the first message of a stream, which looks the same on the wire.
+    """
+
+    def intercept_service(
+        self,
+        continuation: Callable[[Any], Any],
+        handler_call_details: Any,
+    ) -> Any:
+        """Return the method of a call, which gets the message in time or not at all."""
+        found = continuation(handler_call_details)
+        if found is None or found.request_streaming:
+            return found
+        rest = (found.request_deserializer, found.response_serializer)
+        if found.response_streaming:
+            answers = functools.partial(_first_answers, found.unary_stream)
+            return grpc.stream_stream_rpc_method_handler(answers, *rest)
+        answer = functools.partial(_first_answer, found.unary_unary)
+        return grpc.stream_unary_rpc_method_handler(answer, *rest)
+
+
+def _first_answer(method: Callable[..., Any], messages: Iterator[Any], context: Any) -> Any:
+    return method(_first(messages, context), context)
+
+
+def _first_answers(
+    method: Callable[..., Iterable[Any]], messages: Iterator[Any], context: Any
+) -> Iterator[Any]:
+    yield from method(_first(messages, context), context)
+
+
+def _first(messages: Iterator[Any], context: Any) -> Any:
+    timer = threading.Timer(_MESSAGE.total_seconds(), context.cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        return next(messages)
+    except StopIteration:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call has no message")
+    finally:
+        timer.cancel()
+
+
 def _server(pool: ThreadPoolExecutor, listening: Listening) -> grpc.Server:
     tls = listening.port.tls if listening.port else None
     return grpc.server(
         pool,
-        interceptors=[mutual_tls.OnlyFrontend(tls.frontend_name)] if tls else None,
+        interceptors=[
+            PromptCalls(),
+            *([mutual_tls.OnlyFrontend(tls.frontend_name)] if tls else []),
+        ],
         # With SO_REUSEPORT, a second server would get half of the calls instead of an error.
         options=[("grpc.so_reuseport", 0)],
         maximum_concurrent_rpcs=_QUEUE,

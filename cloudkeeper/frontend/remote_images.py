@@ -39,7 +39,10 @@ _USER = "backend"
 # For the request, which a client sends at once, and for each block.
 _REQUEST, _BLOCK_WAIT = timedelta(seconds=20), timedelta(minutes=5)
 _SETTLED = timedelta(seconds=10)
-# Connections at a time; more are closed. A backend has one for each image.
+# For a client that asks again at once.
+_NEXT = timedelta(seconds=1)
+# Connections at a time that have not asked for an image yet; for a further one, the oldest is
+# closed. A backend asks at once, and strangers can hold none of its connections back.
 _MOST = 32
 # Requests of one image with the right password: a client goes on after a broken connection.
 _ATTEMPTS = 100
@@ -57,8 +60,7 @@ class OfferedFile:
         self.sent = threading.Event()
         """Set once it has been sent whole."""
         self._attempts = 0
-        self._is_busy = False
-        self._lock = threading.Lock()
+        self._turn = threading.Lock()
 
     def is_settled(self) -> bool:
         """Return whether it has been sent whole, or not been asked for at all.
@@ -75,17 +77,16 @@ class OfferedFile:
         if not hmac.compare_digest(authorization.encode(), f"Basic {secret}".encode()):
             yield HTTPStatus.UNAUTHORIZED
             return
-        with self._lock:
-            is_free = not self._is_busy
-            self._attempts += 1
-            is_over = self.sent.is_set() or self._attempts > _ATTEMPTS
-            self._is_busy = True
+        self._attempts += 1
+        # The one before may have been answered, and its thread not have gone on yet.
+        is_free = self._turn.acquire(timeout=_NEXT.total_seconds())
         try:
+            is_over = self.sent.is_set() or self._attempts > _ATTEMPTS
             free = HTTPStatus.OK if is_free else HTTPStatus.SERVICE_UNAVAILABLE
             yield HTTPStatus.GONE if is_over else free
         finally:
             if is_free:
-                self._is_busy = False
+                self._turn.release()
 
 
 class RemoteImages:
@@ -156,19 +157,32 @@ class _RemoteServer(socketserver.ThreadingTCPServer):
         found = socket.getaddrinfo(place.address, place.port, type=socket.SOCK_STREAM)
         self.address_family = found[0][0]
         self.files = files
-        self._free = threading.BoundedSemaphore(_MOST)
+        self._strangers: dict[Any, None] = {}
+        self._lock = threading.Lock()
         super().__init__(found[0][4][:2], _RemoteHandler)  # type: ignore[arg-type]
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Close a connection beyond the most."""
-        del request, client_address
-        return self._free.acquire(blocking=False)
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a client in a thread of its own, in place of the one that has waited longest."""
+        with self._lock:
+            is_full = len(self._strangers) >= _MOST
+            oldest = next(iter(self._strangers)) if is_full else None
+            self._strangers.pop(oldest, None)
+            self._strangers[request] = None
+        if oldest:
+            with contextlib.suppress(OSError):  # it has ended
+                oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def admit(self, request: Any) -> None:
+        """Note that a client is one that an image is offered to, or that it has ended."""
+        with self._lock:
+            self._strangers.pop(request, None)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self.admit(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log nothing: the client has left, and the backend reports that."""
@@ -188,6 +202,7 @@ class _RemoteHandler(http.server.BaseHTTPRequestHandler):
             if status is not HTTPStatus.OK:
                 self._refuse(status)
                 return
+            self.server.admit(self.connection)
             with offered.path.open("rb") as file:
                 self._send(file, offered)
 

@@ -216,16 +216,22 @@ def test_a_file_that_cannot_be_read(images: RemoteImages, local: ImageData) -> N
         pass
 
 
-def test_connections_are_limited(images: RemoteImages, local: ImageData) -> None:
-    """Beyond the most they are closed, and later ones are served."""
+def test_clients_that_ask_for_nothing_hold_no_other_back(
+    images: RemoteImages, local: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that has waited longest is closed for a new one; nothing else closes it here."""
+    monkeypatch.setattr(remote_images._RemoteHandler, "timeout", None)
     with images.offered(local) as data, contextlib.ExitStack() as stack:
         port = int(data.location.split(":")[2].split("/")[0])
-        for _ in range(remote_images._MOST):
-            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as beyond:
-            assert beyond.recv(1) == b""
-        stack.close()
-        while True:
-            with contextlib.suppress(requests.ConnectionError):
-                assert Offered(images, data).get().content == RAW
-                break
+        idle = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+            for _ in range(remote_images._MOST + 1)
+        ]
+        assert idle[0].recv(1) == b""
+        for _ in range(2):
+            assert Offered(images, data).get(password="wrong").status_code == 401
+        idle[-1].sendall(b"GET /")
+        idle[-1].settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            idle[-1].recv(1)
+        assert Offered(images, data).get().content == RAW
