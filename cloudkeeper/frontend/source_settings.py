@@ -187,6 +187,9 @@ class _SourcesReader:
         for repository in repositories:
             if not is_repository(repository):
                 found.error(name, "repositories", f"{repository!r} {_NO_REPOSITORY}")
+            elif repository.startswith(f"{project}/"):
+                words = f"{repository!r} begins with the project; write"
+                found.error(name, "repositories", f"{words} {repository.removeprefix(project)[1:]}")
         vos = self._vos(name)
         tags = self._tags(name)
         account = self._account_of(name, host)

@@ -133,6 +133,10 @@ site:
             "2: [egi] auth_user: is set without auth_password; set both or none",
         ),
         ("  tag_pattern: '['", "2: [egi] tag_pattern: '[' is not a regular expression: "),
+        (
+            "  repositories: [egi_vm_images/ubuntu]",
+            "2: [egi] repositories: 'egi_vm_images/ubuntu' begins with the project; write ubuntu",
+        ),
         ("  repositories: [A]", "2: [egi] repositories: 'A' is not a valid name of a repository"),
         (
             "  type: docker",
