@@ -14,7 +14,7 @@ from datetime import datetime
 from appliance.core.run.errors import ApplianceError
 from cloudkeeper.frontend import ended, plan
 from cloudkeeper.frontend.backend_client import BackendClient
-from cloudkeeper.frontend.ended import EndedList, EndedPolicy
+from cloudkeeper.frontend.ended import EndedList, EndedPolicy, Missing
 from cloudkeeper.frontend.plan import AcceptedFormats
 from cloudkeeper.frontend.reading import OfferSources
 from cloudkeeper.frontend.remedies import command
@@ -86,7 +86,8 @@ class Comparison:
     ) -> None:
         """Report a list that cannot be compared with the cloud."""
         report.fail(f"{source}: {words}; its images stay as they are")
-        self.sources.configured.incomplete[wanted.vo] = f"{source} was not compared with the cloud"
+        missing = Missing(f"{source} was not compared with the cloud")
+        self.sources.configured.incomplete[wanted.vo] = missing
 
     def _plan(
         self,
@@ -256,9 +257,10 @@ class Comparison:
         """
         if unread := self.sources.configured.unread:
             return f"{unread[0]} could not be read, and may replace them"
-        for vo, reason in self.sources.configured.incomplete.items():
+        for vo, missing in self.sources.configured.incomplete.items():
             if vo in vos:
-                return f"{reason}, and may replace one of them for VO {vo}"
+                words = f"{missing.reason}, and may replace one of them for VO {vo}"
+                return f"{words}; {missing.remedy}" if missing.remedy else words
         for outcome in report.outcomes:
             is_addition = isinstance(outcome.change, Create | Update)
             if outcome.failure and is_addition and outcome.vo in vos:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cloudkeeper.model import HIDDEN_KEY, Appliance, Hide, ListId, Plan, Remove
 
@@ -24,6 +25,13 @@ def project_of(list_id: ListId) -> tuple[str, str]:
     """Return host and project of a registry's list; the host is empty for a signed list."""
     host, slash, rest = list_id.partition("/")
     return (host, rest.rpartition("/")[0]) if slash else ("", "")
+
+
+class Missing(NamedTuple):
+    """Why images that a source offers to a VO are not in the cloud, and what to do about it."""
+
+    reason: str
+    remedy: str = ""
 
 
 class EndedPolicy(enum.StrEnum):
@@ -66,7 +74,7 @@ class ConfiguredLists:
     """Sources that have not been read, but for expired lists."""
     unknown: list[str] = field(default_factory=list)
     """Sources that have not been read, and whose lists are not known either."""
-    incomplete: dict[str, str] = field(default_factory=dict)
+    incomplete: dict[str, Missing] = field(default_factory=dict)
     """By VO, why images that a source offers to it are not in the cloud."""
 
     @property

@@ -11,15 +11,18 @@ from pathlib import Path
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.errors import Untrusted
 from cloudkeeper.frontend import accepted_log
-from cloudkeeper.frontend.ended import ConfiguredLists, project_of
+from cloudkeeper.frontend.ended import ConfiguredLists, Missing, project_of
 from cloudkeeper.frontend.imagelist import ListExpired
 from cloudkeeper.frontend.registry import accepted_lists
 from cloudkeeper.frontend.selection import WHOLE, RunFilter
 from cloudkeeper.frontend.sources import OfferSource
 from cloudkeeper.frontend.sync_report import BUG, SyncReport
-from cloudkeeper.model import ImageList, ListId
+from cloudkeeper.model import ImageList, ListId, Refusal
 
 logger = logging.getLogger(__name__)
+
+# Images that one line names.
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class OfferSources:
             good.append(str(source))
             for each in lists:
                 if each.refused:
-                    self.configured.incomplete[each.vo] = f"{source} has images that were refused"
+                    self.configured.incomplete[each.vo] = _refused(source, each.refused)
             for refusal in dict.fromkeys(each for found in lists for each in found.refused):
                 name = refusal.identifier or "?"
                 report.fail(f"{source}: image {name} refused: {refusal.reason}")
@@ -104,3 +107,14 @@ class OfferSources:
         for warning in warnings:
             logger.warning("%s: %s", source, warning)
         return lists
+
+
+def _refused(source: OfferSource, refused: Sequence[Refusal]) -> Missing:
+    """Return that a source has images that were refused, by name."""
+    names = [*dict.fromkeys(each.identifier for each in refused if each.identifier)]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    named = f" ({', '.join(names[:_SHOWN])}{more})" if names else ""
+    remedy = "ask its publisher to correct them"
+    if all(each.identifier for each in refused):
+        remedy += "; or, if they replace nothing here, add them to ignore-images"
+    return Missing(f"{source} has images that were refused{named}", remedy)

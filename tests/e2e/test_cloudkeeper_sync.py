@@ -971,7 +971,7 @@ def test_no_image_goes_unless_its_list_has_certainly_ended(world: World, what: s
     elif what == "refused":
         several = [world.image(1, "one.qcow2"), world.image(2, "two.qcow2")]
         world.publish([*several, world.image(3, "one.qcow2", hv__uri="file:/x")])
-        words = "has images that were refused, and may replace one of them for VO ops"
+        words = "), and may replace one of them for VO ops; ask its publisher to correct them"
     elif what == "unknown":
         world.cloud.misbehave("Appliances", LIST_ID, how="ERROR_RESOURCE_RETRIEVAL")
         words = "was not compared with the cloud, and may replace one of them for VO ops"

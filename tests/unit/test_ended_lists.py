@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Any
+
 import pytest
 
-from cloudkeeper.frontend.ended import ConfiguredLists, EndedPolicy, plan
-from cloudkeeper.model import Appliance, ApplianceId, Hide, ListId, Remove
+from cloudkeeper.frontend.ended import ConfiguredLists, EndedPolicy, Missing, plan
+from cloudkeeper.frontend.reading import OfferSources
+from cloudkeeper.frontend.sync_report import SyncReport
+from cloudkeeper.model import Appliance, ApplianceId, Hide, ImageList, ListId, Refusal, Remove
 
 SIGNED, REGISTRY = ListId("uuid-1"), ListId("registry.example.org/images/ops")
 
@@ -56,3 +61,59 @@ def test_a_hidden_image_is_removed_and_is_not_hidden_twice() -> None:
         EndedPolicy.REMOVE: (Remove(seen, why), Remove(hidden, why)),
     }
     assert [len(each[1]) for each in made.values()] == [2, 1, 0]
+
+
+IGNORE = (
+    "ask its publisher to correct them; or, if they replace nothing here, add them to ignore-images"
+)
+
+
+def refusals(*identifiers: str | None) -> list[Refusal]:
+    return [Refusal(ApplianceId(one) if one else None, "is wrong") for one in identifiers]
+
+
+@pytest.mark.parametrize(
+    ("refused", "reason", "remedy"),
+    [
+        (
+            refusals("a", "b", "a"),
+            "list has images that were refused (a, b)",
+            IGNORE,
+        ),
+        (
+            refusals(*"abcdefg"),
+            "list has images that were refused (a, b, c, d, e and 2 more)",
+            IGNORE,
+        ),
+        # One without identifier cannot be ignored.
+        (
+            refusals("a", None),
+            "list has images that were refused (a)",
+            "ask its publisher to correct them",
+        ),
+        (
+            refusals(None),
+            "list has images that were refused",
+            "ask its publisher to correct them",
+        ),
+    ],
+)
+def test_refused_images_that_hold_an_ended_list_are_named_with_a_remedy(
+    refused: list[Refusal], reason: str, remedy: str
+) -> None:
+    class Source:
+        def __str__(self) -> str:
+            return "list"
+
+        def list_ids(self) -> frozenset[ListId]:
+            return frozenset({SIGNED})
+
+        def fetch(self, **_: object) -> object:
+            one = ImageList(identifier=SIGNED, vo="ops", offers=(), refused=tuple(refused))
+            return [one], ()
+
+    sources: list[Any] = [Source()]
+    found = OfferSources(sources, keeps=False)
+    at = datetime(2026, 11, 30, tzinfo=UTC)
+    assert len(list(found.accepted(SyncReport(), at=at))) == 1
+    assert found.configured.incomplete == {"ops": Missing(reason, remedy)}
