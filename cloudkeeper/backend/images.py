@@ -532,6 +532,14 @@ class ProjectImages:
         if patch := sharing.handing_on(record, left):
             self.keep(record.id, self.glance.change(record.id, patch))
 
+    def revert_visibility(self, image_id: str, visibility: str) -> None:
+        """Give an image its visibility back that could not be shared; a failure is recorded."""
+        patch = [properties.operation("replace", "visibility", visibility)]
+        try:
+            self.keep(image_id, self.glance.change(image_id, patch))
+        except ApplianceError as error:
+            self.tally.fail(error)
+
     def _read_again(self, record: ImageRecord) -> ImageRecord | None:
         """Return the present record of an image; None if it is deleted, or no longer ours."""
         try:

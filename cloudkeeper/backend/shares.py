@@ -708,8 +708,29 @@ def _admit(holder: ProjectImages, record: ImageRecord, use: Use, guest: ProjectI
     admitted = holder.keep(record.id, holder.glance.change(record.id, patch)) if patch else record
     if is_other and admitted:
         try:
+            if not is_shared:
+                _end_earlier(holder, admitted)
             sharing.join(holder.glance, record.id, use.project, guest.glance)
         except ApplianceError:
             holder.replace(admitted, [use.identity])
+            if not is_shared:
+                holder.revert_visibility(record.id, str(image.get("visibility")))
             raise
         guest.shared[record.id] = admitted.image
+
+
+def _end_earlier(holder: ProjectImages, record: ImageRecord) -> None:
+    """Remove the members that an image had before it was private: Glance keeps them meanwhile.
+
+    Nobody could list them until it was shared again, and nobody wants them now.
+
+    Raises:
+        ApplianceError: Glance refuses that, or does not answer.
+
+    """
+    wanted = {use.project for use in sharing.stated(record.image)}
+    for project in holder.glance.members(record.id):
+        if project not in wanted:
+            holder.glance.remove_member(record.id, project)
+            words = "project %s: image %s was shared with project %s before; no longer"
+            logger.info(words, holder.name, record.id, project)

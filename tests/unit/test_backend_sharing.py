@@ -587,6 +587,42 @@ def test_a_member_that_is_a_vo_s_project_finds_the_next_version_at_once(site: Sh
     assert site.site.record()["failures"] == []
 
 
+def test_members_from_before_an_image_was_private_do_not_find_it_again(site: SharingSite) -> None:
+    """Glance keeps them, shows them to nobody, and lets them in when the image is shared again."""
+    with site.site.running() as client:
+        assert site.sync(client, {"ops": "1"}) == []
+        image = next(iter(site.glance.images.values()))
+        site.glance.members[image["id"]] = {ADMIN: "accepted", "three": "accepted"}
+        assert (image["visibility"], site.found(ADMIN)) == ("private", [])
+        assert site.sync(client, {"ops": "1", "biomed": "1"}) == []
+    assert site.finds() == {"ops": ["1"], "biomed": ["1"], "vo.example.org": []}
+    assert site.memberships() == {"1": {"two": "accepted"}}
+    assert site.found(ADMIN) == []
+    assert site.site.record()["failures"] == []
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_members_that_cannot_be_removed_keep_an_image_private(
+    site: SharingSite, method: str
+) -> None:
+    """Its VO gets a failure; a stranger gets nothing."""
+    with site.site.running() as client:
+        assert site.sync(client, {"ops": "1"}) == []
+        image = next(iter(site.glance.images.values()))
+        site.glance.members[image["id"]] = {ADMIN: "accepted"}
+
+        def fault(asked: str, path: str) -> Answer | None:
+            is_meant = "/members" in path and asked == method
+            return Answer(403, "403 Forbidden") if is_meant else None
+
+        site.glance.fault = fault
+        assert len(site.sync(client, {"ops": "1", "biomed": "1"})) == 1
+        assert (site.found(ADMIN), site.found("one")) == ([], ["1"])
+        site.glance.fault = lambda *_: None
+        assert site.sync(client, {"ops": "1", "biomed": "1"}) == []
+    assert (site.found(ADMIN), site.found("two")) == ([], ["1"])
+
+
 def test_a_membership_that_was_there_before_stays_when_its_vo_leaves(site: SharingSite) -> None:
     with site.site.running() as client:
         assert site.sync(client, {"ops": "1"}) == []
