@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -99,6 +100,14 @@ class TransferMode(enum.Enum):
     """``location`` is a URL, with user name and password."""
 
 
+@dataclass(slots=True)
+class ComputedChecksum:
+    """The SHA-512 of a file, once somebody has computed it, which others wait for."""
+
+    checksum: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 @dataclass(frozen=True, slots=True)
 class ImageData:
     """An image file that is ready for the backend.
@@ -121,6 +130,7 @@ class ImageData:
     """Bytes that were downloaded for the file; 0 if unknown."""
     conversion: str = ""
     """How the file was made from the downloaded one; empty if it is that one."""
+    computed: ComputedChecksum = field(default_factory=ComputedChecksum, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

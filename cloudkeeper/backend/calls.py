@@ -48,7 +48,9 @@ from cloudkeeper.wire.status import (
     METADATA_UPDATE,
     OWN_DIGEST,
     PARALLEL,
+    PARTIAL,
     PROPERTIES,
+    ROOM,
     SHARE,
     TAKE_OVER,
     UNKNOWN,
@@ -68,12 +70,12 @@ DIRECT_PEER = "direct:"
 """The peer of a call that a frontend in this process makes."""
 # Peers on this host, whose removals an administrator of it has confirmed.
 _LOCAL = ("unix:", DIRECT_PEER)
-# Of a number of images; Python refuses to read very many.
-_DIGITS = 9
+# Of a number of images or bytes; Python refuses to read very many.
+_DIGITS = 18
 
 _FEATURES = (
     *(METADATA_UPDATE, VO_CHECK, PROPERTIES, HIDING, TAKE_OVER),
-    *(IMAGE_STREAM, PARALLEL, OWN_DIGEST, UNKNOWN),
+    *(IMAGE_STREAM, PARALLEL, OWN_DIGEST, UNKNOWN, ROOM),
 )
 
 
@@ -187,6 +189,9 @@ class Servicer:
 
         def store(run: Run) -> Mapping[str, str]:
             appliance = messages.from_message(request)
+            if size := _number(context, ROOM):
+                run.shares.check_room(run.images(appliance.vo), appliance, size=size)
+                return {}
             if formats := _metadata(context, SHARE):
                 images, words = run.images(appliance.vo), frozenset(formats.split(","))
                 return run.shares.adopt(images, appliance, formats=words, is_wanted=is_wanted)
@@ -232,8 +237,11 @@ class Servicer:
         is_local = context.peer().startswith(_LOCAL)
         usual = RemovalPolicy.CONFIRMED if is_local else RemovalPolicy.LIMITED
         policy = RemovalPolicy(self._settings.removals or usual)
-        removals = RunRemovals(self._memory, policy=policy, allowance=_allowance(context))
-        return Run(self._settings, self._ownership, removals, is_read_only=is_read_only)
+        allowance = _number(context, ALLOW_REMOVE)
+        removals = RunRemovals(self._memory, policy=policy, allowance=allowance)
+        run = Run(self._settings, self._ownership, removals, is_read_only=is_read_only)
+        run.is_partial = bool(_metadata(context, PARTIAL))
+        return run
 
     def RemoveExpiredAppliances(self, request: Empty, context: grpc.ServicerContext) -> Empty:
         """Remove the appliances whose date has passed; only cloudkeeper 2.0 calls this."""
@@ -336,8 +344,8 @@ def _reported(
     )
 
 
-def _allowance(context: grpc.ServicerContext) -> int:
-    text = _metadata(context, ALLOW_REMOVE)
+def _number(context: grpc.ServicerContext, key: str) -> int:
+    text = _metadata(context, key)
     return int(text) if text.isdecimal() and len(text) <= _DIGITS else 0
 
 

@@ -55,6 +55,8 @@ class Run:
         self._settings = settings
         self._ownership = ownership
         self.is_read_only = is_read_only
+        self.is_partial = False
+        """Whether the run is about a part of the images; the others then stay as they are."""
         self._by_vo: dict[str, ProjectImages | ApplianceError] = {}
         self._doors: dict[str, Glance] = {}
         self._former: list[ProjectImages] = []
@@ -357,6 +359,8 @@ class Run:
         return found
 
     def _settle_misplaced(self) -> None:
+        if self.is_partial:
+            return
         for undone in self.shares.settle(self._removals):
             self.tally.fail(undone)
         for found in misplaced.find(list(self.projects()), self._by_vo, has=self.shares.has):

@@ -184,6 +184,22 @@ class SharedImages:
         algorithm, _, digits = appliance.attributes[LAYER_KEY].lower().partition(":")
         return {algorithm: digits}
 
+    def check_room(self, images: ProjectImages, appliance: Appliance, *, size: int) -> None:
+        """Check whether the project that would get an image has room for it.
+
+        Raises:
+            ApplianceError: neither it nor the VO's own project has.
+
+        """
+        key = properties.key_of(appliance)
+        base = self._newest(images, key) if self.is_on and name_of(key) else None
+        try:
+            images.quota.check(size)
+        except Failed:
+            if base is None or base[0] is images:
+                raise
+            base[0].quota.check(size)
+
     def describe(self, images: ProjectImages, appliance: Appliance) -> None:
         """Replace the metadata of an appliance, for all VOs that use the image; its data stay.
 

@@ -40,7 +40,9 @@ from cloudkeeper.wire.status import (
     METADATA_UPDATE,
     OWN_DIGEST,
     PARALLEL,
+    PARTIAL,
     PROPERTIES,
+    ROOM,
     SHARE,
     TAKE_OVER,
     UNKNOWN,
@@ -157,6 +159,8 @@ class BackendClient:
         """Whether a converted file needs no checksum; known after `begin`."""
         self.can_share = False
         """Whether VOs may share an image of a registry; known after `begin`."""
+        self.can_check_room = False
+        """Whether `check_room` checks anything; known after `begin`."""
 
     def __enter__(self) -> Self:
         return self
@@ -164,9 +168,13 @@ class BackendClient:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def begin(self, *, allowed: int = 0) -> None:
-        """Begin a run, in which ``allowed`` images of a list may be removed; read the features."""
+    def begin(self, *, allowed: int = 0, is_partial: bool = False) -> None:
+        """Begin a run, in which ``allowed`` images of a list may be removed; read the features.
+
+        One that ``is_partial`` changes nothing but what it calls for.
+        """
         metadata = [(ALLOW_REMOVE, str(allowed))] if allowed else []
+        metadata += [(PARTIAL, "yes")] if is_partial else []
         call = self._call("PreAction", Empty(), metadata=metadata)
         features = features_of(call.metadata)
         self.can_update_metadata = METADATA_UPDATE in features
@@ -178,6 +186,7 @@ class BackendClient:
         self.can_stream = IMAGE_STREAM in features and is_local
         self.can_digest = OWN_DIGEST in features and is_local
         self.can_share = SHARE in features
+        self.can_check_room = ROOM in features
         if not self.can_stream:
             # Over TCP it may be on another host, which has our image directory and not our sockets.
             words = "is reached over TCP" if IMAGE_STREAM in features else "reads no streams"
@@ -261,6 +270,17 @@ class BackendClient:
         answer = self._call("UpdateAppliance", message, deadline=_DATA, metadata=metadata)
         return bool(digests_of(answer.metadata))
 
+    def check_room(self, appliance: Appliance, *, size: int) -> None:
+        """Check whether the project of an appliance's VO has room for an image of ``size`` bytes.
+
+        Raises:
+            BackendFailure: it has none.
+
+        """
+        if self.can_check_room:
+            metadata = [(ROOM, str(size))]
+            self._call("UpdateAppliance", to_message(appliance), metadata=metadata)
+
     def _send(self, method: str, appliance: Appliance) -> None:
         data, deadline, metadata = appliance.data, _DATA, []
         # In remote mode the data are a file, too, with a checksum that the backend compares.
@@ -314,17 +334,21 @@ class BackendClient:
 
 
 def digested(data: ImageData) -> ImageData:
-    """Return a file with its checksum.
+    """Return a file with its checksum, which is computed once for all changes that send it.
 
     Raises:
         LocalFailure: it cannot be read.
 
     """
-    try:
-        with Path(data.location).open("rb") as file:
-            return replace(data, checksum=hashlib.file_digest(file, "sha512").hexdigest())
-    except OSError as error:
-        raise LocalFailure.from_os(error, subject=data.location) from error
+    known = data.computed
+    with known.lock:
+        if not known.checksum:
+            try:
+                with Path(data.location).open("rb") as file:
+                    known.checksum = hashlib.file_digest(file, "sha512").hexdigest()
+            except OSError as error:
+                raise LocalFailure.from_os(error, subject=data.location) from error
+    return replace(data, checksum=known.checksum)
 
 
 def _check_digest(stream: ImageData, found: Mapping[str, str]) -> None:

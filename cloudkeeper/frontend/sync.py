@@ -128,7 +128,7 @@ class Synchronisation:
             return
         for line in self.workshop.sweep():
             report.fail(str(line))
-        self.backend.begin(allowed=self.comparison.allowed)
+        self.backend.begin(allowed=self.comparison.allowed, is_partial=bool(self.comparison.chosen))
         is_urgent = False
         try:
             known = self.backend.list_ids()
@@ -331,6 +331,8 @@ class Synchronisation:
         self.backend.check()  # before the download, which may take hours
         if self._is_shared(offer):
             return 0
+        if size := self.workshop.stored_bytes(offer, may_stream=self.backend.can_stream):
+            self.backend.check_room(offer.appliance, size=size)
         if self.backend.can_stream:
             try:
                 return self._send(offer, source, is_new=is_new, may_stream=True)

@@ -87,7 +87,7 @@ def carry_out(found: Handovers, backend: BackendClient, *, wanted: Takeover) -> 
 
     """
     done = 0
-    backend.begin()
+    backend.begin(is_partial=True)
     try:
         for image in found.images:
             try:

@@ -53,6 +53,7 @@ from cloudkeeper.frontend.resume import CannotResume
 from cloudkeeper.frontend.shared_files import SharedFiles
 from cloudkeeper.frontend.sources import ImageOpener
 from cloudkeeper.frontend.stream import (
+    NeedsFile,
     OfferedStream,
     Received,
     WrongFile,
@@ -154,11 +155,24 @@ class Workshop:
         if not self.shared.is_wanted(offer):
             data = self._prepared(offer, source, may_stream=may_stream)
         elif may_stream and not is_made and not self._has_room(size):
-            data = self._prepared(offer, source, may_stream=True)
+            data = self._streamed_alone(offer, source)
         else:
             data = self.shared.file(offer, lambda: self._prepared(offer, source))
         with data as found:
             yield found
+
+    @contextlib.contextmanager
+    def _streamed_alone(self, offer: Offer, source: ImageOpener) -> Iterator[ImageData]:
+        """Stream an image whose file others may be waiting for; the last of them removes that."""
+        try:
+            with self._prepared(offer, source, may_stream=True) as data:
+                yield data
+        except NeedsFile:  # it is sent again, as a file
+            raise
+        except BaseException:
+            self.shared.forgo(offer)
+            raise
+        self.shared.forgo(offer)
 
     @contextlib.contextmanager
     def _prepared(
@@ -186,6 +200,16 @@ class Workshop:
         if is_stream and _declared(offer) & _STREAMED & set(self.accepted):
             return 0
         return self._needed(offer, size)
+
+    def stored_bytes(self, offer: Offer, *, may_stream: bool) -> int:
+        """Return the bytes that an image will have in Glance; 0 if they are unknown.
+
+        A conversion changes them. Of a stream the backend knows them before it takes any.
+        """
+        is_file = self.disk_bytes(offer, may_stream=may_stream) > 0
+        declared = _declared(offer) & set(Format)
+        is_plain = bool(declared) and declared <= set(self.accepted)
+        return (offer.source.size or 0) if is_file and is_plain else 0
 
     def _needed(self, offer: Offer, size: int) -> int:
         """Return the bytes of an image's file, and of its conversion if there will be one.

@@ -53,6 +53,12 @@ adds attributes of ours for the frontend that sends it, which 1.7.1 would take f
 """
 HIDE = "hide"
 """Key of the metadata of UpdateAppliance, ours: hide the image instead of updating it."""
+ROOM = "room"
+"""Feature; and key of the metadata of UpdateAppliance, ours: the bytes of an image.
+
+The call has no data and changes nothing; it fails if the VO's project has no room for the image, so
+that a file is not downloaded in vain.
+"""
 CONVERTED = "converted"
 """Key of the metadata of AddAppliance and UpdateAppliance, ours: the file has no checksum.
 
@@ -62,6 +68,11 @@ ALLOW_REMOVE = "allow-remove"
 """Key of the metadata of PreAction, ours: the number of a list's images that the run may remove.
 
 The frontend sends it when an administrator has confirmed the number.
+"""
+PARTIAL = "partial"
+"""Key of the metadata of PreAction, ours: the run is about a part of the images.
+
+What is left of images outside that part stays as it is, for a run without a filter.
 """
 TAKE_OVER = "take-over"
 """Feature; and key of the metadata of Appliances and UpdateAppliance, ours: a word of `Takeover`.

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from cloudkeeper.backend import calls
 from cloudkeeper.frontend.sync_report import SyncReport
-from cloudkeeper.model import ApplianceId, ImageList, ListId, Offer
+from cloudkeeper.model import ApplianceId, Format, ImageList, ListId, Offer
+from cloudkeeper.wire.status import ROOM
 from tests.simulators.openstack import Answer
 from tests.unit.test_image_stream import (  # noqa: F401
     LIST,
@@ -179,3 +181,55 @@ def test_a_refusal_concerns_neither_smaller_images_nor_other_projects(flow: Flow
     assert len(flow.run().failures) == 1
     assert uploads() == 3
     assert flow.site.glance.shown() == ["small", "two"]
+
+
+def downloads(flow: Flow) -> int:
+    return sum(method == "GET" for method, *_ in flow.web.requests)
+
+
+def test_a_file_without_room_is_not_downloaded(flow: Flow) -> None:
+    """Sent as a file, because the backend is on another host: the declared size is enough."""
+    offers(flow, one=RAW, two=LARGER)
+    declare(flow, "RAW")
+    limited(flow, usage(7))
+    (line,) = flow.run(over_tcp=True).failures
+    assert "MiB are left, and it has 7 MiB; nothing was sent; raise the quota" in line
+    assert flow.site.glance.shown() == ["one"]
+    assert downloads(flow) == 1
+
+
+@pytest.mark.parametrize("declared", ["QCOW2", "", "VMDK"])
+def test_the_size_of_a_file_that_may_be_converted_says_nothing(flow: Flow, declared: str) -> None:
+    """It may be smaller in Glance; only there it shows whether there is room."""
+    offers(flow, one=RAW)
+    declare(flow, declared)
+    flow.workshop = replace(flow.workshop, accepted=(Format.RAW,))
+    limited(flow, usage(5))
+    (line,) = flow.run(over_tcp=True).failures
+    assert "has no room for the image: 5 MiB are left, and it has 6 MiB" in line
+    assert downloads(flow) == 1
+
+
+def test_a_backend_that_knows_no_check_of_room_is_not_asked(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take the call for a change of the metadata."""
+    monkeypatch.setattr(calls, "_FEATURES", tuple(one for one in calls._FEATURES if one != ROOM))
+    offers(flow, one=RAW)
+    declare(flow, "RAW")
+    assert flow.run(over_tcp=True).failures == []
+    asked = [line for line in flow.site.glance.requests if "usage" in line]
+    assert len(asked) == 1  # by the upload
+
+
+def declare(flow: Flow, declared: str) -> None:
+    """Have the list state a format for all images."""
+    flow.source.offers = [
+        replace(
+            one,
+            appliance=replace(
+                one.appliance, attributes={**one.appliance.attributes, "hv:format": declared}
+            ),
+        )
+        for one in flow.source.offers
+    ]

@@ -762,6 +762,19 @@ def test_a_vo_that_leaves_the_mapping_loses_its_membership(site: SharingSite) ->
     assert site.site.record()["failures"] == []
 
 
+def test_a_run_of_a_part_of_the_images_ends_no_membership(site: SharingSite) -> None:
+    """`sync --vo`: what is outside its filter stays, until a run without one."""
+    with site.site.running() as client:
+        assert site.sync(client, everywhere("1")) == []
+    site.configure(mapping={vo: entry for vo, entry in MAPPING.items() if vo != "biomed"})
+    with site.site.running() as client:
+        for is_partial in (True, False):
+            metadata = [("partial", "yes")] if is_partial else []
+            assert client.call("PreAction", metadata=metadata)[0] == "SUCCESS"
+            assert client.call("PostAction")[0] == "SUCCESS"
+            assert site.found("two") == (["1"] if is_partial else [])
+
+
 def test_a_vo_with_a_new_project_keeps_the_old_one_until_the_new_one_has_the_image(
     site: SharingSite,
 ) -> None:

@@ -276,6 +276,21 @@ def test_an_image_passes_without_a_file(
     assert flow.site.record()["counts"]["uploaded_bytes"] == len(content)
 
 
+def test_an_image_that_is_streamed_for_lack_of_room_needs_no_file(flow: Flow) -> None:
+    """The file of the others stayed until the run ended: one change more was waited for."""
+    flow.put()
+    (offer,) = flow.source.offers
+    flow.workshop.shared.expect([offer] * 3)
+    workshop = flow.workshop
+    with replace(workshop, quota=1).prepare(offer, flow.source, may_stream=True) as data:
+        assert Path(data.location.removeprefix("unix:")).suffix == ".sock"
+    for left in (1, 0):
+        with workshop.prepare(offer, flow.source, may_stream=True) as data:
+            assert data.mode is TransferMode.LOCAL
+        assert workshop.shared.is_made(offer) is bool(left)
+    assert list(workshop.directory.iterdir()) == []
+
+
 @pytest.mark.programs("qemu-img")
 @pytest.mark.parametrize("backend", ["this release", "an older one", "another host"])
 def test_a_converted_image_is_hashed_once(

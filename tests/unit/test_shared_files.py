@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from appliance.core.trust.errors import Tampered
+from cloudkeeper.frontend.backend_client import digested
 from cloudkeeper.frontend.shared_files import SharedFiles, file_key
 from cloudkeeper.frontend.sync import in_groups
 from cloudkeeper.model import (
@@ -126,3 +130,35 @@ def test_the_transfers_of_one_file_follow_each_other() -> None:
         (id(again), id(source[1])),
         (id(second), id(source[0])),
     ]
+
+
+def test_a_checksum_is_computed_once_for_all_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a converted file: each VO of a backend on another host had it computed again."""
+    computed: list[str] = []
+    file_digest = hashlib.file_digest
+
+    def spy(file: Any, name: str) -> Any:
+        computed.append(name)
+        return file_digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", spy)
+    path = tmp_path / "file"
+
+    @contextlib.contextmanager
+    def make() -> Iterator[ImageData]:
+        path.write_bytes(b"12345")
+        yield ImageData(str(path), Format.RAW, "", 5, is_converted=True)
+
+    shared = SharedFiles()
+    shared.expect([offer()] * 8)
+    expected = hashlib.sha512(b"12345").hexdigest()
+
+    def use(_: int) -> str:
+        with shared.file(offer(), make) as data:
+            return digested(data).checksum
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(use, range(8))) == {expected}
+    assert computed == ["sha512"]

@@ -107,7 +107,7 @@ def _unknown(
         try:
             found = list(garbage.unknown_records(backend))
             if found and not is_dry:
-                backend.begin()
+                backend.begin(is_partial=True)
         except ApplianceError as error:
             failures.append(str(error))
             yield ()
