@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import NewType
 
 from appliance.core import ldif
 from appliance.core.ldif import Entry, LdifError
+from bdii.entry import CREATION_TIME, content_digest, traits, without_repeated
 from bdii.messages import shortened
 
 # A name in normal form (`ldif.normalise_dn`).
@@ -28,8 +27,6 @@ LONGEST_RELATIVE = 245
 LARGEST = 1_000_000
 # Missing containers, one below the other, that `complete` adds above an entry.
 MOST_CONTAINERS = 3
-CREATION_TIME = "GLUE2EntityCreationTime"
-OTHER_INFO = "GLUE2EntityOtherInfo"
 # A comma that no odd number of backslashes escapes.
 _SEPARATOR = re.compile(r"(?<!\\)(?:\\\\)*,")
 
@@ -48,32 +45,45 @@ def ancestors(dn: Dn) -> Iterator[Dn]:
 def of(entries: Iterable[Entry]) -> tuple[dict[Dn, Entry], list[str]]:
     """Return entries as a tree, and a line for each rejected entry.
 
-    A tree holds entries at or below o=glue whose attributes all have values. Of several entries
-    with the same name it holds the first; another one is a problem unless it is equal.
+    Of several entries with the same name it holds the first; another one is a problem unless it is
+    equal.
     """
     tree: dict[Dn, Entry] = {}
-    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
     problems = []
     for entry in entries:
         try:
-            dn = _checked(entry)
+            dn, accepted = checked(entry)
         except LdifError as error:
             problems.append(f"line {entry.line}: {error}, left out")
             continue
-        if dn != SUFFIX and not dn.endswith(f",{SUFFIX}"):
-            problems.append(f"line {entry.line}: {entry.dn}: not below {SUFFIX}, left out")
-        elif entry.get("objectClass"):
-            stored = _stored(entry, shared)
-            first = tree.setdefault(dn, stored)
-            if not is_same(first, stored):
-                words = f"differs from the entry of the same name in line {first.line}"
-                problems.append(f"line {entry.line}: {shortened(entry.dn)}: {words}, left out")
-        else:
-            problems.append(f"line {entry.line}: {entry.dn}: has no objectClass, left out")
+        first = tree.setdefault(dn, accepted)
+        if not is_same(first, accepted):
+            problems.append(differing(entry, first.line))
     return tree, problems
 
 
-def _checked(entry: Entry) -> Dn:
+def differing(entry: Entry, line: int) -> str:
+    """Return the line about an entry that differs from that of the same name in a ``line``."""
+    words = f"differs from the entry of the same name in line {line}"
+    return f"line {entry.line}: {shortened(entry.dn)}: {words}, left out"
+
+
+def checked(entry: Entry) -> tuple[Dn, Entry]:
+    """Return an entry that a tree can hold, with its name in normal form.
+
+    Raises:
+        LdifError: the entry is not at or below o=glue, has no class, or slapd cannot store it.
+
+    """
+    dn = _checked_name(entry)
+    if dn != SUFFIX and not dn.endswith(f",{SUFFIX}"):
+        raise LdifError(entry.dn, f"not below {SUFFIX}")
+    if not entry.get("objectClass"):
+        raise LdifError(entry.dn, "has no objectClass")
+    return dn, without_repeated(entry)
+
+
+def _checked_name(entry: Entry) -> Dn:
     """Return the normal form of an entry's name; raises `LdifError` if slapd cannot store it."""
     dn = entry.dn
     if len(dn) > LONGEST:
@@ -92,9 +102,14 @@ def _checked(entry: Entry) -> Dn:
     return name
 
 
-def sorted_by_depth(tree: Tree) -> list[Dn]:
+def depth(dn: Dn) -> int:
+    """Return the number of names above a name."""
+    return len(_SEPARATOR.findall(dn)) if "\\" in dn else dn.count(",")
+
+
+def sorted_by_depth(tree: Iterable[Dn]) -> list[Dn]:
     """Return the names, parents before their children."""
-    return sorted(tree, key=lambda dn: (len(_SEPARATOR.findall(dn)), dn))
+    return sorted(tree, key=lambda dn: (depth(dn), dn))
 
 
 def complete(tree: Mapping[Dn, Entry]) -> tuple[dict[Dn, Entry], list[Dn]]:
@@ -103,6 +118,8 @@ def complete(tree: Mapping[Dn, Entry]) -> tuple[dict[Dn, Entry], list[Dn]]:
     A missing parent is added if its name alone defines it (GLUE2GroupID=…), up to
     `MOST_CONTAINERS` in a row.
     """
+    if SUFFIX in tree and all(ldif.parent(dn) in tree for dn in tree if dn != SUFFIX):
+        return dict(tree), []  # the common case, without sorting
     whole: dict[Dn, Entry] = {SUFFIX: tree.get(SUFFIX) or _container(SUFFIX)}
     left_out = []
     for dn in sorted_by_depth(tree):
@@ -133,36 +150,17 @@ def _container(dn: Dn) -> Entry:
     return Entry(spelled, {"objectClass": ("GLUE2Group",), "GLUE2GroupID": (value,)})
 
 
-def _stored(entry: Entry, shared: dict[tuple[str, ...], tuple[str, ...]]) -> Entry:
-    """Return the entry without repeated values and without empty ones, which slapd rejects.
-
-    All entries of a tree use the same few names of attributes and lists of classes, so one copy of
-    each is kept in memory (``shared``).
-    """
-    attributes = {}
-    for name, values in entry.attributes.items():
-        kept = values if len(values) == 1 else tuple(dict.fromkeys(values))
-        if not all(kept):
-            kept = tuple(filter(None, kept))
-        if kept:
-            attributes[sys.intern(name)] = (
-                shared.setdefault(kept, kept) if name == "objectClass" else kept
-            )
-    return replace(entry, attributes=attributes)
-
-
 def is_same(one: Entry, other: Entry, *, ignoring: str = "") -> bool:
-    """Check whether two entries have the same attributes with the same values, in any order."""
-    return one is other or _content(one, ignoring) == _content(other, ignoring)
+    """Check whether two entries have the same attributes with the same values, in any order.
 
-
-def _content(entry: Entry, ignoring: str) -> dict[str, frozenset[str]]:
-    ignored = ignoring.lower()
-    return {
-        folded: frozenset(values)
-        for name, values in entry.attributes.items()
-        if (folded := name.lower()) != ignored
-    }
+    ``ignoring`` may be the creation time.
+    """
+    if one is other:
+        return True
+    is_equal = content_digest(one) == content_digest(other)
+    return is_equal and (
+        ignoring == CREATION_TIME or sorted(traits(one).created) == sorted(traits(other).created)
+    )
 
 
 def time_text(time: datetime) -> str:
@@ -174,7 +172,7 @@ def with_values(entry: Entry, name: str, values: Iterable[str]) -> Entry:
     """Return the entry with these values of one attribute; without it if there are none."""
     folded, wanted = name.lower(), tuple(values)
     attributes = {key: old for key, old in entry.attributes.items() if key.lower() != folded}
-    return replace(entry, attributes=attributes | ({name: wanted} if wanted else {}))
+    return Entry(entry.dn, attributes | ({name: wanted} if wanted else {}), entry.line)
 
 
 # Every BDII publishes these containers: clients have always found them.

@@ -18,6 +18,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import starmap
+from typing import BinaryIO, NamedTuple
 
 from appliance.core.run.errors import ApplianceError
 
@@ -28,6 +29,11 @@ _ATTRIBUTE = re.compile(
     r"(?P<name>[A-Za-z0-9][A-Za-z0-9.-]*(?:;[A-Za-z0-9-]+)*):(?P<kind>[:<]?) *(?P<value>.*)",
     re.DOTALL,
 )
+_EMPTY_LINES = re.compile(rb"(?:\r?\n)*")
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
+# Bytes that are read at a time, and those of an empty line that two reads may divide.
+_CHUNK = 1 << 20
+_OVERLAP = 2
 _SAFE = re.compile(r"(?![ :<])[\x20-\x7e]*(?<! )", re.DOTALL)
 
 _RDN_SPECIAL = re.compile(r'["+,;<>\\]|^[ #]| $|[\x00-\x1f\x7f]')
@@ -93,10 +99,11 @@ def write(records: Iterable[Entry | Comment]) -> Iterator[str]:
         ) + "\n"
 
 
-def format_entry(entry: Entry) -> str:
-    """Return an entry's lines, each with its line end."""
-    lines = [_line("dn", entry.dn)]
-    lines += [_line(name, value) for name, values in entry.attributes.items() for value in values]
+def format_entry(entry: Entry, *, width: int = WIDTH) -> str:
+    """Return an entry's lines, each with its line end; lines longer than ``width`` are folded."""
+    lines = [_line("dn", entry.dn, width)]
+    for name, values in entry.attributes.items():
+        lines += [_line(name, value, width) for value in values]
     return "".join(lines)
 
 
@@ -106,29 +113,30 @@ def format_comment(text: str) -> str:
     return f"# {words.encode('ascii', 'backslashreplace').decode()}\n"
 
 
-def _line(name: str, value: str) -> str:
+def _line(name: str, value: str, width: int) -> str:
     if _SAFE.fullmatch(value):
         line = f"{name}: {value}"
     else:
         line = f"{name}:: {base64.b64encode(value.encode('utf-8', 'surrogateescape')).decode()}"
-    if len(line) <= WIDTH:
+    if len(line) <= width:
         return line + "\n"
-    rest = range(WIDTH, len(line), WIDTH - 1)  # each further line begins with a blank
-    return "\n ".join([line[:WIDTH], *(line[start : start + WIDTH - 1] for start in rest)]) + "\n"
+    rest = range(width, len(line), width - 1)  # each further line begins with a blank
+    return "\n ".join([line[:width], *(line[start : start + width - 1] for start in rest)]) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------
 # reading
 
 
-def read(lines: Iterable[bytes]) -> Iterator[Entry | Comment | MalformedRecord]:
+def read(lines: Iterable[bytes], *, first: int = 1) -> Iterator[Entry | Comment | MalformedRecord]:
     """Yield the records of LDIF as they come; ``lines`` yields lines, such as a binary file.
 
-    Lines end in LF or CR LF. Values that are not ASCII are accepted as they are, although RFC 2849
-    requires base64 for them: information providers write them so.
+    ``first`` is the number of the first line. Lines end in LF or CR LF. Values that are not ASCII
+    are accepted as they are, although RFC 2849 requires base64 for them: information providers
+    write them so.
     """
     block: list[tuple[int, str]] = []
-    for number, line in _unfolded(lines):
+    for number, line in _unfolded(lines, first):
         if line.startswith("#"):
             yield Comment(line[1:].strip(), number)
         elif line:
@@ -138,6 +146,53 @@ def read(lines: Iterable[bytes]) -> Iterator[Entry | Comment | MalformedRecord]:
             block = []
     if block:
         yield from _record(block)
+
+
+class Block(NamedTuple):
+    """The bytes of a record, and where they begin: the offset from 0, the line from 1."""
+
+    offset: int
+    line: int
+    data: bytes
+
+    def read(self) -> Iterator[Entry | Comment | MalformedRecord]:
+        """Yield what `read` yields for these lines: at most one record, and comments."""
+        return read(self.data.split(b"\n"), first=self.line)
+
+
+def blocks(file: BinaryIO) -> Iterator[Block]:
+    """Yield what the empty lines of a file divide, without reading what it means.
+
+    Reading all blocks gives the same records as reading the file. Their bytes can be compared, so
+    that nobody has to read a record twice that has not changed.
+    """
+    offset, line = 0, 1
+    for data in _divided(file):
+        skipped = _EMPTY_LINES.match(data)[0]  # type: ignore[index]  # it matches nothing as well
+        text = data[len(skipped) :]
+        if text:
+            yield Block(offset + len(skipped), line + skipped.count(b"\n"), text)
+        offset += len(data)
+        line += data.count(b"\n")
+
+
+def _divided(file: BinaryIO) -> Iterator[bytes]:
+    """Yield a file in parts, each of which ends with an empty line, but for the last."""
+    rest: list[bytes] = []
+    while chunk := file.read(_CHUNK):
+        # the end of the part before, where an empty line may begin
+        tail = rest.pop() if rest else b""
+        if len(tail) > _OVERLAP:
+            rest.append(tail[:-_OVERLAP])
+            tail = tail[-_OVERLAP:]
+        data = tail + chunk
+        start = 0
+        for found in _EMPTY_LINE.finditer(data):
+            yield b"".join([*rest, data[start : found.end()]])
+            rest, start = [], found.end()
+        rest.append(data[start:])
+    if any(rest):
+        yield b"".join(rest)
 
 
 def parse(data: bytes) -> list[Entry]:
@@ -156,11 +211,11 @@ def parse(data: bytes) -> list[Entry]:
     return entries
 
 
-def _unfolded(lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+def _unfolded(lines: Iterable[bytes], first: int) -> Iterator[tuple[int, str]]:
     """Yield unfolded lines, each with the number of its first physical line."""
     parts: list[bytes] = []
     start = 0
-    for number, raw in enumerate(lines, start=1):
+    for number, raw in enumerate(lines, start=first):
         line = raw.removesuffix(b"\n").removesuffix(b"\r")
         # A folded line continues the one before, but not an empty one, which ends a record.
         if line.startswith(b" ") and parts and parts != [b""]:

@@ -23,7 +23,6 @@ from bdii import settings as configuration
 from bdii.settings import BdiiSettings
 
 if TYPE_CHECKING:
-    from bdii.service.collect import Collected
     from bdii.tree import Tree
 
 logger = logging.getLogger(__name__)
@@ -122,49 +121,52 @@ def _read(path: Path, layout: Layout, listen: tuple[str, int] | None) -> BdiiSet
     return settings
 
 
-def _ask_once(settings: BdiiSettings) -> tuple[Collected, Tree]:
-    """Return what all sources give now, beside their last good data, and the published tree."""
+def _ask_once(settings: BdiiSettings) -> tuple[Tree, Tree, bool]:
+    """Ask all sources; return the published and the wanted tree, and whether there are problems."""
     from bdii.service.collect import collect  # noqa: PLC0415  start-up is a cost
     from bdii.service.state import StateDirectory  # noqa: PLC0415
+    from bdii.sources.last_good import merge  # noqa: PLC0415
 
     state = StateDirectory(settings.state)
+    last = state.load()
     published = state.published()
     collected = collect(
         settings,
-        state.load(),
+        last,
         size=len(published),
         elapsed=timedelta(),
         before={},
         scratch=None,
         stop=threading.Event(),
     )
-    for problem in collected.problems:
+    wanted, _, problems = merge(collected.last, settings.expiry)
+    problems = [*collected.problems, *problems]
+    for problem in problems:
         logger.warning("%s", problem)
-    return collected, published
+    return published, wanted, bool(problems)
 
 
 def _validate(settings: BdiiSettings) -> ExitStatus:
     from bdii.validation import validate  # noqa: PLC0415  start-up is a cost
 
-    collected, _ = _ask_once(settings)
-    validation = validate(collected.wanted, schemas=settings.schemas, now=clock.now())
+    _, wanted, has_problems = _ask_once(settings)
+    validation = validate(wanted, schemas=settings.schemas, now=clock.now())
     for line in validation.lines:
         print(line)
-    is_good = not (collected.problems or validation.has_errors)
+    is_good = not (has_problems or validation.has_errors)
     return ExitStatus.DONE if is_good else ExitStatus.PARTLY
 
 
 def _show(settings: BdiiSettings, *, with_differences: bool) -> ExitStatus:
     from bdii import plan, tree  # noqa: PLC0415  start-up is a cost
 
-    collected, published = _ask_once(settings)
-    wanted = collected.wanted
+    published, wanted, has_problems = _ask_once(settings)
     if with_differences:
         for line in plan.describe(plan.make(published, wanted)):
             print(line)
     else:
         sys.stdout.writelines(ldif.write(wanted[dn] for dn in tree.sorted_by_depth(wanted)))
-    return ExitStatus.PARTLY if collected.problems else ExitStatus.DONE
+    return ExitStatus.PARTLY if has_problems else ExitStatus.DONE
 
 
 PROGRAM = Program(

@@ -1,4 +1,4 @@
-"""From the sources to the wanted tree: ask them, keep their last good data, merge."""
+"""From the sources to their last good data: ask them, and let go what is proven to be gone."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from bdii.settings import BdiiSettings
 from bdii.site import entries, pull
 from bdii.site.settings import Site
 from bdii.sources import directories, last_good
-from bdii.sources.answers import ask
+from bdii.sources.answers import Earlier, ask
 from bdii.sources.last_good import LastGood, Waiting
 from bdii.sources.model import LdifSource, SourceAnswer
-from bdii.tree import Tree
 
 # Name of the source that a site is itself.
 _SITE = "site"
@@ -26,13 +25,11 @@ _SITE = "site"
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The data of all sources, and the tree that follows from them.
+    """The data of all sources.
 
     Attributes:
         last: the last good data, by source.
         answers: the latest usable answers, by source.
-        wanted: the tree to publish.
-        stale: number of stale entries in it.
         unheard: number of sources that have never given a usable answer.
         waiting: the removals that wait.
         problems: lines for the administrator.
@@ -41,8 +38,6 @@ class Collected:
 
     last: Mapping[str, LastGood]
     answers: Mapping[str, SourceAnswer]
-    wanted: Tree
-    stale: int
     unheard: int
     waiting: Waiting
     problems: tuple[str, ...]
@@ -74,7 +69,13 @@ def collect(
     if settings.site is not None:
         asked += pull.sources(settings.site, limit=settings.source_limit)
         answers += pull.skipped(settings.site)
-    answers += ask(asked, before=before, scratch=scratch, stop=stop)
+    earlier = {
+        source.name: Earlier(before.get(source.name), last[source.name].tree)
+        if source.name in last
+        else Earlier()
+        for source in asked
+    }
+    answers += ask(asked, earlier=earlier, scratch=scratch, stop=stop)
     now = clock.now().replace(microsecond=0)  # GLUE's times have no fractions
     answers = [_checked(last.get(answer.source), answer) for answer in answers]
     if settings.site is not None:
@@ -105,19 +106,17 @@ def collect(
         expiry=settings.expiry,
     )
     kept = {name: data for name, data in left.items() if name in known or data.tree}
-    wanted, stale, problems = last_good.merge(kept, settings.expiry)
     usable = {answer.source: answer for answer in answers if answer.tree is not None}
+    problems = [line for answer in answers for line in answer.problems]
     if settings.site is not None:
         for answer in answers:
             problems += _of_other_sites(answer, settings.site)
     return Collected(
         last=kept,
         answers={name: before[name] for name in known.keys() & before.keys()} | usable,
-        wanted=wanted,
-        stale=stale,
         unheard=sum(1 for data in known.values() if data is None),
         waiting=waiting,
-        problems=(*(line for answer in answers for line in answer.problems), *problems),
+        problems=tuple(problems),
     )
 
 

@@ -1,7 +1,8 @@
 """One cycle: ask all sources, decide what to publish, change the directory, remember.
 
-    sources ──ask──> answers ──advance, release──> last good data ──merge──> wanted tree
+    sources ──ask──> answers ──advance, release──> last good data
     last good data ──save──> disk, before anything is published
+    last good data ──merge──> wanted tree
     published and wanted tree ──make──> plan ──apply──> slapd
     published tree ──write──> disk, after slapd has it
 
@@ -100,12 +101,13 @@ class Updater:
         if stop.is_set():
             return done
         all_answered = time.monotonic()
-        # slapd may have been restarted meanwhile: the plan is for the tree that it serves now
-        self._publisher.synchronise()
-        changes = plan.make(self.published, collected.wanted)
-        self.planned = len(changes)
         self._last, self._answers, self._asked = collected.last, collected.answers, started
         _store(done, lambda: self._state.save(self._last))
+        wanted = self._merge(done)
+        # slapd may have been restarted meanwhile: the plan is for the tree that it serves now
+        self._publisher.synchronise()
+        changes = plan.make(self.published, wanted)
+        self.planned = len(changes)
         applied = self._publisher.apply(changes, stop)
         _store(done, lambda: self._state.write_published(self.published))
         done.problems += applied.problems()
@@ -120,11 +122,16 @@ class Updater:
             done.problems.append(str(error))
         return done
 
+    def _merge(self, done: Cycle) -> Tree:
+        """Return the wanted tree."""
+        wanted, done.stale, problems = merge(self._last, self.settings.expiry)
+        done.problems += problems
+        return wanted
+
     def _result(self, collected: Collected) -> Cycle:
         """Return the result of a cycle as far as it is known before anything is published."""
         done = Cycle(
             sources=len(collected.last),
-            stale=collected.stale,
             unheard=collected.unheard,
             waiting=collected.waiting.count,
             problems=[*collected.problems],

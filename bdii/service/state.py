@@ -19,8 +19,18 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from appliance.core import clock, files, json_file, ldif
-from appliance.core.ldif import MalformedRecord
+from appliance.core.ldif import Block, Entry, LdifError, MalformedRecord
 from bdii import tree as trees
+from bdii.entry import (
+    EntryFile,
+    EntryStore,
+    Place,
+    StoredEntry,
+    block_digest,
+    content_digest,
+    formatted,
+    is_plain,
+)
 from bdii.messages import printable
 from bdii.sources.last_good import Absence, LastGood, StaleAge
 from bdii.tree import Dn, Tree
@@ -45,16 +55,31 @@ class StateDirectory:
         self._memory_file = directory / "memory.json"
         # The tree that each file holds, as far as this process has written or read it.
         self._written: dict[Path, Tree] = {}
+        # The files of these trees, open.
+        self._files: dict[Path, EntryFile] = {}
+        # Stored entries by the digest of their bytes, while all files are read: a file that has an
+        # entry of another file needs no second copy of it.
+        self._by_digest: dict[bytes, tuple[Dn, StoredEntry]] = {}
         # Files of sources that must not be removed as unknown: their data are only unreadable.
         self._unreadable: set[Path] = set()
 
     def published(self) -> Tree:
-        """Return the tree that was published last."""
-        return self._read(self.directory / "published.ldif")
+        """Return the tree that was published last; call `load` first."""
+        tree = self._read(self.directory / "published.ldif")
+        self._by_digest = {}
+        return tree
 
     def write_published(self, tree: Tree) -> None:
         """Store a tree as the one published."""
-        self._write(self.directory / "published.ldif", tree)
+        path = self.directory / "published.ldif"
+        if self._written.get(path) is not tree:
+            places = self._write(path, tree)
+            # entries that no source has any more would keep the file of that source on the disk
+            of_sources = {file for other, file in self._files.items() if other != path}
+            for dn, place in places.items():
+                entry = tree[dn]
+                if isinstance(entry, StoredEntry) and entry.place[0] not in of_sources:
+                    entry.place = place
 
     def load(self) -> Mapping[str, LastGood]:
         """Return the last good data of all sources."""
@@ -78,12 +103,15 @@ class StateDirectory:
         }
 
     def save(self, sources: Mapping[str, LastGood]) -> None:
-        """Store the last good data of all sources; remove other sources."""
+        """Store the last good data of all sources; remove other sources.
+
+        In the trees, entries that were only in memory are replaced by the stored ones.
+        """
         files.make_directory(self.directory / "sources")
         failures: list[OSError] = []
         for name, last in sources.items():
             try:
-                self._write(self._source(name), last.tree)
+                self._write_source(name, last.tree)
             except OSError as error:  # the other sources and memory.json are written all the same
                 failures.append(error)
         memory = {"sources": {name: _as_json(last) for name, last in sources.items()}}
@@ -95,6 +123,7 @@ class StateDirectory:
             except OSError as error:
                 failures.append(error)
             self._written.pop(path, None)
+            self._files.pop(path, None)
         if failures:
             raise failures[0]
 
@@ -142,10 +171,15 @@ class StateDirectory:
             return None
         return found if isinstance(found, dict) else None
 
-    def _read(self, path: Path) -> dict[Dn, ldif.Entry]:
+    def _read(self, path: Path) -> dict[Dn, Entry]:
+        tree: dict[Dn, Entry] = {}
         try:
             with files.open_regular(path) as file:
-                tree, problems = trees.of(_entries(path, file))
+                store = EntryStore(EntryFile(file))
+                others = EntryFile(file, is_plain=False)
+                for block in ldif.blocks(file):
+                    for dn, entry in self._stored(path, store, others, block):
+                        tree.setdefault(dn, entry)
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -154,28 +188,83 @@ class StateDirectory:
             if path.is_file():
                 self._unreadable.add(path)
             return {}
-        for problem in problems:
-            logger.warning("%s: %s", path, printable(problem))
-        self._written[path] = tree
+        self._written[path], self._files[path] = tree, store.file
         return tree
 
-    def _write(self, path: Path, tree: Tree) -> None:
-        """Write a tree, unless this process has written it there or read it from there."""
+    def _stored(
+        self, path: Path, store: EntryStore, others: EntryFile, block: Block
+    ) -> Iterator[tuple[Dn, Entry]]:
+        """Yield the entry of a block of a file: that of another file if its bytes are the same."""
+        data = block.data.rstrip(b"\r\n") + b"\n"
+        raw = block_digest(data)
+        if (known := self._by_digest.get(raw)) is not None:
+            yield known
+            return
+        for record in block.read():
+            if isinstance(record, MalformedRecord):
+                cause = printable(record.cause)
+                logger.warning("%s:%d: left out: %s", path, record.line, cause)
+            elif isinstance(record, Entry):
+                try:
+                    dn, entry = trees.checked(record)
+                except LdifError as error:
+                    logger.warning("%s:%d: left out: %s", path, record.line, printable(str(error)))
+                    continue
+                place = (
+                    (store.file, block.offset, len(data))
+                    if is_plain(data, entry)
+                    else (others, block.offset, len(block.data))
+                )
+                stored = store.at(place, entry, digest=content_digest(entry), raw=raw)
+                self._by_digest[raw] = dn, stored
+                yield dn, stored
+
+    def _write(self, path: Path, tree: Tree) -> dict[Dn, Place]:
+        """Write a tree, and return the places of its entries.
+
+        Nothing is written, and no place returned, if the file holds this tree already.
+        """
         before = self._written.get(path)
         # unchanged entries are the same objects: comparing identities is exact enough, and fast
-        if (
+        if before is tree or (
             before is not None
             and len(before) == len(tree)
-            and all(before.get(dn) is tree[dn] for dn in tree)
+            and all(before.get(dn) is entry for dn, entry in tree.items())
         ):
-            return
-        blocks = (f"{ldif.format_entry(tree[dn])}\n".encode() for dn in trees.sorted_by_depth(tree))
-        files.write_atomic(path, blocks)
-        self._written[path] = tree
+            return {}
+        extents: dict[Dn, tuple[int, int]] = {}
+
+        def blocks() -> Iterator[bytes]:
+            offset = 0
+            for dn, entry in tree.items():
+                block = formatted(entry)
+                extents[dn] = offset, len(block)
+                offset += len(block) + 1
+                yield block
+                yield b"\n"
+
+        files.write_atomic(path, blocks())
+        with files.open_regular(path) as file:
+            written = EntryFile(file)
+        self._written[path], self._files[path] = tree, written
         self._unreadable.discard(path)
+        return {dn: (written, *extent) for dn, extent in extents.items()}
+
+    def _write_source(self, name: str, tree: dict[Dn, Entry]) -> None:
+        """Write the tree of a source, and let its entries be those of the new file."""
+        places = self._write(self._source(name), tree)
+        store: EntryStore | None = None
+        for dn, place in places.items():
+            entry = tree[dn]
+            if isinstance(entry, StoredEntry):
+                entry.place = place
+                continue
+            store = store or EntryStore(place[0])
+            digest, raw = content_digest(entry), block_digest(formatted(entry))
+            tree[dn] = store.at(place, entry, digest=digest, raw=raw)
 
 
-def _from_json(entry: Mapping[str, Any], tree: Tree) -> LastGood:
+def _from_json(entry: Mapping[str, Any], tree: dict[Dn, Entry]) -> LastGood:
     waited = entry.get("waited", {})
     silence = _seconds(entry.get("silence", 0)) if entry["silent"] else None
     failed = {
@@ -236,11 +325,3 @@ def _as_json(last: LastGood) -> dict[str, object]:
             for seen, names in groups.items()
         ],
     }
-
-
-def _entries(path: Path, lines: Iterable[bytes]) -> Iterator[ldif.Entry]:
-    for record in ldif.read(lines):
-        if isinstance(record, ldif.Entry):
-            yield record
-        elif isinstance(record, MalformedRecord):
-            logger.warning("%s:%d: left out: %s", path, record.line, printable(record.cause))

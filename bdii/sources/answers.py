@@ -8,18 +8,29 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
-from appliance.core import files, ldif
-from appliance.core.ldif import Comment, Entry, MalformedRecord
+from appliance.core import clock, files, ldif
+from appliance.core.ldif import Comment, Entry, LdifError, MalformedRecord
 from bdii import tree
+from bdii.entry import (
+    CREATION_TIME,
+    EntryFile,
+    EntryStore,
+    StoredEntry,
+    block_digest,
+    content_digest,
+)
 from bdii.messages import few, printable
 from bdii.sources import programs
+from bdii.sources.last_good import dated
 from bdii.sources.model import LdifSource, SourceAnswer
+from bdii.tree import NO_TREE, Dn, Tree
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +39,21 @@ AT_ONCE = 10
 # (docs/adr/0010).
 _PARTLY = 1
 _FAILED = "failed:"
+_FAILED_BYTES = _FAILED.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What is known of a source: its latest usable answer, and its last good entries."""
+
+    answer: SourceAnswer | None = None
+    tree: Tree = field(default_factory=dict)
 
 
 def ask(
     sources: Sequence[LdifSource],
     *,
-    before: Mapping[str, SourceAnswer],
+    earlier: Mapping[str, Earlier],
     scratch: Path | None,
     stop: threading.Event,
 ) -> list[SourceAnswer]:
@@ -41,7 +61,7 @@ def ask(
 
     Args:
         sources: the sources to ask.
-        before: the previous answers; identical output is not parsed again.
+        earlier: what is known of them; what has not changed is not parsed again.
         scratch: directory for outputs, by default the system's.
         stop: ends the programs when it is set; the answers are unusable then.
 
@@ -50,17 +70,20 @@ def ask(
         return []
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         return list(
-            pool.map(lambda source: _ask(source, before.get(source.name), scratch, stop), sources)
+            pool.map(
+                lambda source: _ask(source, earlier.get(source.name, Earlier()), scratch, stop),
+                sources,
+            )
         )
 
 
 def _ask(
-    source: LdifSource, before: SourceAnswer | None, scratch: Path | None, stop: threading.Event
+    source: LdifSource, earlier: Earlier, scratch: Path | None, stop: threading.Event
 ) -> SourceAnswer:
     try:
         if not source.is_program:
             with files.open_regular(Path(source.command[0]), follow=True) as file:
-                return _read(source, file, before)
+                return _read(source, file, earlier, scratch)
         with (
             tempfile.TemporaryFile(dir=scratch) as output,
             tempfile.TemporaryFile(dir=scratch) as errors,
@@ -70,7 +93,7 @@ def _ask(
             printed = programs.last_lines(errors)
             # ldapsearch prints "Matched DN" after the line that names the cause
             words = [line for line in printed if not line.startswith("Matched DN:")][-1:]
-            answer = _read(source, output, before, status=status, words=words)
+            answer = _read(source, output, earlier, scratch, status=status, words=words)
     except programs.ProgramFailure as error:
         return _unusable(source, str(error))
     except OSError as error:
@@ -89,38 +112,96 @@ def _unusable(source: LdifSource, *causes: str) -> SourceAnswer:
 
 
 @dataclass(slots=True)
-class _RecordSorter:
-    """Yields the entries of an output; collects the failed VOs and the malformed records.
+class _OutputReader:
+    """Reads an output block by block; what has not changed is not parsed.
 
-    ``is_cut`` says whether the latest record is one that a cut output would end with.
+    Attributes:
+        source: whose output it is.
+        store: where new entries are stored.
+        known: names of the entries of the answer before, by the digest of their blocks.
+        before: the entries of the answer before.
+        kept: the last good entries.
+        now: creation time of new entries.
+        tree: the entries of the output.
+        lines: where each of them begins.
+        failed: the VOs that the source could not read.
+        malformed: a line for each record that cannot be read.
+        left_out: a line for each entry that a tree cannot hold.
+        is_complete: whether all records could be read.
+        is_cut: whether the latest record is one that a cut output would end with.
+
     """
 
+    source: LdifSource
+    store: EntryStore
+    known: Mapping[bytes, Dn]
+    before: Tree
+    kept: Tree
+    now: datetime
+    tree: dict[Dn, Entry] = field(default_factory=dict)
+    lines: dict[Dn, int] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
     malformed: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     is_complete: bool = True
     is_cut: bool = False
 
-    def entries(self, file: Iterable[bytes]) -> Iterator[Entry]:
-        for record in ldif.read(file):
-            match record:
-                case Entry():
-                    self._note(is_whole=bool(record.get("objectClass")))
-                    yield record
-                case Comment(text) if text.startswith(_FAILED):
-                    self.failed |= {text.removeprefix(_FAILED).strip()} - {""}
-                case MalformedRecord(line, cause):
-                    self._note(is_whole=False)
-                    self.malformed.append(f"line {line}: {cause}")
+    def read(self, file: BinaryIO) -> None:
+        """Read a whole output."""
+        for block in ldif.blocks(file):
+            raw = block_digest(block.data)
+            dn = self.known.get(raw)
+            if dn is not None and _FAILED_BYTES not in block.data:
+                self.is_cut = False
+                if dn not in self.tree:
+                    self._add(dn, self.before[dn], block.line)
+                    continue
+            for record in block.read():
+                match record:
+                    case Entry():
+                        self._take(record, raw)
+                    case Comment(text) if text.startswith(_FAILED):
+                        self.failed |= {text.removeprefix(_FAILED).strip()} - {""}
+                    case MalformedRecord(line, cause):
+                        self._note(is_whole=False)
+                        self.malformed.append(f"line {line}: {cause}")
 
     def _note(self, *, is_whole: bool) -> None:
         self.is_cut = not is_whole
         self.is_complete &= is_whole
 
+    def _take(self, record: Entry, raw: bytes) -> None:
+        self._note(is_whole=bool(record.get("objectClass")))
+        for entry in self.source.translate([record]):
+            try:
+                dn, accepted = tree.checked(entry)
+            except LdifError as error:
+                self.left_out.append(f"line {entry.line}: {error}, left out")
+                continue
+            if dn not in self.tree:
+                self._add(dn, self._stored(dn, accepted, raw), entry.line)
+            elif not tree.is_same(self.tree[dn], accepted, ignoring=CREATION_TIME):
+                self.left_out.append(tree.differing(entry, self.lines[dn]))
+
+    def _add(self, dn: Dn, entry: Entry, line: int) -> None:
+        self.tree[dn] = entry
+        self.lines[dn] = line
+
+    def _stored(self, dn: Dn, entry: Entry, raw: bytes) -> Entry:
+        """Return the last good entry if it says the same, else this one, stored."""
+        digest = content_digest(entry)
+        old = self.kept.get(dn)
+        if isinstance(old, StoredEntry) and old.content_digest == digest:
+            old.raw = raw
+            return old
+        return self.store.add(dated(entry, self.now), digest=digest, raw=raw)
+
 
 def _read(
     source: LdifSource,
-    file: IO[bytes],
-    before: SourceAnswer | None,
+    file: BinaryIO,
+    earlier: Earlier,
+    scratch: Path | None,
     *,
     status: int = 0,
     words: Sequence[str] = (),
@@ -136,35 +217,48 @@ def _read(
     digest = hashlib.sha256(b"%d " % status)
     for block in iter(lambda: file.read(1 << 20), b""):
         digest.update(block)
+    before = earlier.answer
     if before is not None and before.digest == digest.digest():
         return before
     file.seek(0)
-    sorter = _RecordSorter()
-    entries, left_out = tree.of(source.translate(sorter.entries(file)))
-    lines = few(sorter.malformed + left_out)
+    reader = _read_entries(source, file, earlier, scratch)
+    lines = few(reader.malformed + reader.left_out)
     meaning = [source.meanings[status]] if status in source.meanings else []
-    if status and not (status == _PARTLY and sorter.failed):
+    if status and not (status == _PARTLY and reader.failed):
         how = f"status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
         causes = [f"failed with {how}", *words, *meaning]
         return _unusable(source, ": ".join(causes), *lines)
-    if sorter.is_cut:
-        words = "its last record is incomplete, so the output is cut off or still being written"
-        return _unusable(source, f"{words}; correct or remove that record", *lines)
-    if not entries:
+    if reader.is_cut:
+        cause = "its last record is incomplete, so the output is cut off or still being written"
+        return _unusable(source, f"{cause}; correct or remove that record", *lines)
+    if not reader.tree:
         return _unusable(source, "gave no entry", *lines)
-    lines += [f"VO {vo} could not be read" for vo in sorted(sorter.failed)]
+    lines += [f"VO {vo} could not be read" for vo in sorted(reader.failed)]
     problems = tuple(printable(f"{source.name}: {line}") for line in lines)
     return SourceAnswer(
         source.name,
-        entries,
-        frozenset(sorter.failed),
+        reader.tree,
+        frozenset(reader.failed),
         problems,
         digest.digest(),
-        is_complete=sorter.is_complete,
+        is_complete=reader.is_complete,
         is_terminated=_is_terminated(file),
     )
 
 
-def _is_terminated(file: IO[bytes]) -> bool:
+def _read_entries(
+    source: LdifSource, file: BinaryIO, earlier: Earlier, scratch: Path | None
+) -> _OutputReader:
+    before = (earlier.answer.tree if earlier.answer is not None else None) or NO_TREE
+    known = {entry.raw: dn for dn, entry in before.items() if isinstance(entry, StoredEntry)}
+    with tempfile.TemporaryFile(dir=scratch) as room:
+        store = EntryStore(EntryFile(room))
+        reader = _OutputReader(source, store, known, before, earlier.tree, clock.now())
+        reader.read(file)
+        store.file.flush()
+    return reader
+
+
+def _is_terminated(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"

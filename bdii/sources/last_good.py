@@ -22,12 +22,22 @@ from datetime import datetime, timedelta
 
 from appliance.core import ldif, shrink
 from appliance.core.ldif import Entry
+from bdii.entry import (
+    CREATION_TIME,
+    OTHER_INFO,
+    STALE,
+    VO_MARKS,
+    LazyEntry,
+    StoredEntry,
+    Traits,
+    block_digest,
+    content_digest,
+    traits,
+)
 from bdii.messages import few, printable, shortened
 from bdii.tree import (
     BASE,
-    CREATION_TIME,
     NO_TREE,
-    OTHER_INFO,
     Dn,
     Tree,
     ancestors,
@@ -38,12 +48,8 @@ from bdii.tree import (
     with_values,
 )
 
-# The two attributes that name the VOs of an entry, with the prefix of such a value.
-_MARKS = {OTHER_INFO: "VO=", "GLUE2PolicyRule": "VO:"}
 _HEALTH = "GLUE2EndpointHealthState"
 _HEALTH_INFO = "GLUE2EndpointHealthStateInfo"
-# Classes of GLUE 2.0 that do not derive from Entity, so that they cannot be marked.
-_NOT_ENTITIES = frozenset({"glue2group", "glue2extension"})
 # Complete answers without an entry that prove its removal.
 _PROOF = 2
 _NO_TIME = timedelta()
@@ -105,7 +111,7 @@ class LastGood:
 
     """
 
-    tree: Tree
+    tree: dict[Dn, Entry]
     collected: datetime
     failed: Mapping[str, StaleAge] = field(default_factory=dict)
     absent: Mapping[Dn, Absence] = field(default_factory=dict)
@@ -144,7 +150,7 @@ def advance(
     """
     before = last.tree if last is not None else NO_TREE
     tree = {
-        dn: _older_if_same(before.get(dn), entry) or _dated(entry, now) for dn, entry in new.items()
+        dn: _older_if_same(before.get(dn), entry) or dated(entry, now) for dn, entry in new.items()
     }
     if last is None:  # VOs that were never read have nothing to keep; their age begins now
         return LastGood(tree, now, {vo: StaleAge(now) for vo in failed})
@@ -327,36 +333,23 @@ def _older_if_same(old: Entry | None, new: Entry) -> Entry | None:
     return old if old is not None and is_same(old, new, ignoring=CREATION_TIME) else None
 
 
-def _dated(entry: Entry, now: datetime) -> Entry:
-    if entry.get(CREATION_TIME) or not _is_entity(entry):
+def dated(entry: Entry, now: datetime) -> Entry:
+    """Return the entry with a creation time if its class has one."""
+    found = traits(entry)
+    if found.created or not found.is_entity:
         return entry
     return with_values(entry, CREATION_TIME, [time_text(now)])
-
-
-def _is_entity(entry: Entry) -> bool:
-    """Check whether an entry's class derives from GLUE 2.0's Entity and has its attributes."""
-    classes = {name.lower() for name in entry.get("objectClass")}
-    return any(name.startswith("glue2") and name not in _NOT_ENTITIES for name in classes)
 
 
 # --------------------------------------------------------------------------------------------------
 # owners
 
 
-def _own_marks(entry: Entry) -> frozenset[str]:
-    return frozenset(
-        value.removeprefix(mark)
-        for name, mark in _MARKS.items()
-        for value in entry.get(name)
-        if value.startswith(mark)
-    )
-
-
 def _owners(tree: Tree) -> dict[Dn, frozenset[str]]:
     """Return the VOs of each entry: those of its own marks, else those of its parent."""
     owners: dict[Dn, frozenset[str]] = {}
     for dn in sorted_by_depth(tree):  # parents first
-        owners[dn] = _own_marks(tree[dn]) or owners.get(Dn(ldif.parent(dn)), frozenset())
+        owners[dn] = traits(tree[dn]).vos or owners.get(Dn(ldif.parent(dn)), frozenset())
     return owners
 
 
@@ -370,6 +363,9 @@ def _kept(old: Tree, new: dict[Dn, Entry], failed: frozenset[str]) -> dict[Dn, E
             continue
         if dn in new:
             tree[dn] = _with_marks_of(new[dn], entry, failed)
+        elif traits(entry).vos <= failed:
+            tree[dn] = entry
+            missing.append(dn)
         else:
             # VOs that answered no longer list this entry: only the failed VOs' marks stay
             tree[dn] = _with_marks_of(_without_marks(entry), entry, failed)
@@ -380,7 +376,9 @@ def _kept(old: Tree, new: dict[Dn, Entry], failed: frozenset[str]) -> dict[Dn, E
 
 def _with_marks_of(entry: Entry, old: Entry, failed: frozenset[str]) -> Entry:
     """Return the entry with the marks of failed VOs that the old entry has."""
-    for name, mark in _MARKS.items():
+    if traits(old).vos & failed <= traits(entry).vos:
+        return entry
+    for name, mark in VO_MARKS.items():
         values = entry.get(name)
         lost = [
             value
@@ -393,7 +391,7 @@ def _with_marks_of(entry: Entry, old: Entry, failed: frozenset[str]) -> Entry:
 
 
 def _without_marks(entry: Entry) -> Entry:
-    for name, mark in _MARKS.items():
+    for name, mark in VO_MARKS.items():
         if any(value.startswith(mark) for value in entry.get(name)):
             entry = with_values(entry, name, [v for v in entry.get(name) if not v.startswith(mark)])
     return entry
@@ -421,15 +419,45 @@ def _add_dependencies(tree: dict[Dn, Entry], old: Tree, names: list[Dn]) -> None
 # marks
 
 
+class MarkedEntry(LazyEntry):
+    """A stored entry marked as stale."""
+
+    __slots__ = ("_base", "_collected", "_digest")
+
+    def __init__(self, base: StoredEntry, collected: datetime) -> None:
+        self._base = base
+        self._collected = collected
+        self._digest = block_digest(content_digest(base) + time_text(collected).encode())
+
+    @property
+    def content_digest(self) -> bytes:
+        """A digest of the stored entry's digest and the mark."""
+        return self._digest
+
+    @property
+    def traits(self) -> Traits:
+        """The traits of the stored entry."""
+        return self._base.traits
+
+    def load(self) -> Entry:
+        """Return the whole entry with the mark."""
+        return _with_mark(self._base.load(), self._collected)
+
+
 def _marked(entry: Entry, collected: datetime) -> Entry:
     """Return the entry marked as stale; a mark from a lower BDII, which is older, is kept."""
-    if not _is_entity(entry):
+    found = traits(entry)
+    if found.is_stale or not found.is_entity:
         return entry
-    info = entry.get(OTHER_INFO)
-    if "Stale=TRUE" in info:
-        return entry
+    if isinstance(entry, StoredEntry):
+        return MarkedEntry(entry, collected)
+    return _with_mark(entry, collected)
+
+
+def _with_mark(entry: Entry, collected: datetime) -> Entry:
     time = time_text(collected)
-    entry = with_values(entry, OTHER_INFO, (*info, "Stale=TRUE", f"CollectedAt={time}"))
+    info = (*entry.get(OTHER_INFO), STALE, f"CollectedAt={time}")
+    entry = with_values(entry, OTHER_INFO, info)
     if entry.get(_HEALTH):
         entry = with_values(entry, _HEALTH, ["unknown"])
         entry = with_values(

@@ -19,6 +19,7 @@ from appliance.core.ldif import Entry, parse
 from appliance.core.run.layout import Layout
 from bdii import settings as bdii_settings
 from bdii import tree
+from bdii.entry import CREATION_TIME
 from bdii.site import entries as site_entries
 from bdii.site.settings import Site
 from bdii.slapd.process import Slapd
@@ -111,7 +112,7 @@ def test_a_site_s_own_entries_have_one_info() -> None:
         longitude="-3.8",
     )
     made = [
-        tree.with_values(entry, tree.CREATION_TIME, ["2026-11-22T07:00:00Z"])
+        tree.with_values(entry, CREATION_TIME, ["2026-11-22T07:00:00Z"])
         for entry in tree.of(site_entries.entries(site, port=2170))[0].values()
     ]
     found = profile.findings([*made, *trees()], now=NOW)

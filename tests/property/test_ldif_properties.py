@@ -164,3 +164,52 @@ def _spelled(dn: list[list[tuple[str, str]]], style: int) -> str:
 
 def _octets(value: str) -> str:
     return "".join(f"\\{octet:02x}" for octet in value.encode())
+
+
+LINES = st.sampled_from(
+    [
+        b"dn: o=glue",
+        b"dn:: bz1nbHVl",
+        b"o: glue",
+        b"O:: gg==",
+        b"o: a b ",
+        b" folded",
+        b" ",
+        b"\r",
+        b"\rdn: o=x",
+        b"# failed: ops",
+        b"version: 1",
+        b"changetype: delete",
+        b"o:< file:///etc/passwd",
+        b"nonsense",
+        b"o: \xff\0",
+        b"",
+        b"",
+        b"",
+    ]
+)
+ENDS = st.sampled_from([b"\n", b"\n", b"\r\n", b"\n\r\n", b""])
+
+
+class _Slow(io.BytesIO):
+    """A file of which a read returns a few bytes, as one larger than a block does."""
+
+    step = 1
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(min(size or self.step, self.step))
+
+
+@given(st.lists(st.tuples(LINES, ENDS), max_size=20), st.integers(1, 9))
+def test_the_blocks_of_a_file_have_its_records(lines: list[tuple[bytes, bytes]], step: int) -> None:
+    data = b"".join(line + end for line, end in lines)
+    file = _Slow(data)
+    file.step = step
+    blocks = list(ldif.blocks(file))
+    found = [record for block in blocks for record in block.read()]
+    wanted = list(ldif.read(io.BytesIO(data)))
+    assert found == wanted
+    assert [record.line for record in found] == [record.line for record in wanted]
+    assert all(data[block.offset :].startswith(block.data) for block in blocks)
+    counts = [sum(isinstance(one, ldif.Entry) for one in block.read()) for block in blocks]
+    assert all(count <= 1 for count in counts)

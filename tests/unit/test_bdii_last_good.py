@@ -48,7 +48,7 @@ def info(found: tree.Tree, name: str) -> set[str]:
     return set(entry.get("GLUE2EntityOtherInfo"))
 
 
-def after(old: tree.Tree, new: tree.Tree, *failed: str) -> LastGood:
+def after(old: dict[tree.Dn, ldif.Entry], new: tree.Tree, *failed: str) -> LastGood:
     return advance(LastGood(old, EARLIER), new, failed=failed, now=NOW)
 
 

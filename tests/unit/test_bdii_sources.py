@@ -4,6 +4,7 @@ import os
 import resource
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from appliance.core.run.layout import Layout
 from bdii import settings, tree
 from bdii.service import collect
 from bdii.service.state import StateDirectory
-from bdii.sources import answers, directories
+from bdii.sources import answers, directories, last_good
 from bdii.sources.last_good import LastGood
 from bdii.sources.model import SourceAnswer
 from tests import foreign
@@ -37,7 +38,7 @@ def ask(
     )
     return answers.ask(
         found,
-        before={a.source: a for a in before},
+        earlier={a.source: answers.Earlier(a, a.tree or {}) for a in before},
         scratch=tmp_path,
         stop=threading.Event(),
     )
@@ -167,7 +168,7 @@ def test_stopping_ends_the_programs(tmp_path: Path) -> None:
     threading.Timer(0.3, stop.set).start()
     found, _ = directories.find(tmp_path, is_program=True, timeout=timedelta(seconds=300), limit=1)
     started = time.monotonic()
-    (answer,) = answers.ask(found, before={}, scratch=None, stop=stop)
+    (answer,) = answers.ask(found, earlier={}, scratch=None, stop=stop)
     assert time.monotonic() - started < 60
     assert answer.tree is None
 
@@ -185,7 +186,7 @@ def test_an_output_cut_short_by_a_full_disk_is_rejected(tmp_path: Path) -> None:
     assert answer.problems[0].startswith("provider/p0: its output does not fit")
 
 
-def gathered(bdii: Bdii, last: dict[str, LastGood]) -> collect.Collected:
+def gathered(bdii: Bdii, last: Mapping[str, LastGood]) -> collect.Collected:
     read, _ = settings.read(bdii.configuration, layout=Layout(bdii.directory))
     return collect.collect(
         read,
@@ -198,6 +199,11 @@ def gathered(bdii: Bdii, last: dict[str, LastGood]) -> collect.Collected:
     )
 
 
+def wanted(found: collect.Collected) -> tree.Tree:
+    day = timedelta(days=1)
+    return last_good.merge(found.last, last_good.Expiry(day, day))[0]
+
+
 def test_foreign_names_among_the_sources_stop_no_other(tmp_path: Path) -> None:
     """F-H1: a pipe named like an LDIF file blocked all cycles; a looping link ended each one."""
     bdii = Bdii(tmp_path)
@@ -208,7 +214,7 @@ def test_foreign_names_among_the_sources_stop_no_other(tmp_path: Path) -> None:
     kept = LastGood(tree.of([])[0], datetime.now(UTC))
     last = {f"ldif/{path.name}": kept for path in made[0]}
     found = gathered(bdii, last)
-    assert {"glue2groupid=x,o=glue", "glue2groupid=y,o=glue"} < found.wanted.keys()
+    assert {"glue2groupid=x,o=glue", "glue2groupid=y,o=glue"} < wanted(found).keys()
     assert found.last.keys() == {*last, "ldif/good.ldif", "provider/cloud"}  # kept
     assert len(found.problems) == len(made[0]) + len(made[1])
     assert all("skipped: is a" in line or " (a link); if" in line for line in found.problems)
@@ -229,7 +235,7 @@ def test_an_unreadable_directory_removes_no_entry(tmp_path: Path, kind: str) -> 
         [Entry("GLUE2GroupID=z,o=glue", {"objectClass": ("GLUE2Group",), "GLUE2GroupID": ("z",)})]
     )[0]
     found = gathered(bdii, {f"{kind}/old": LastGood(entries, datetime.now(UTC))})
-    assert {"glue2groupid=x,o=glue", "glue2groupid=z,o=glue"} < found.wanted.keys()
+    assert {"glue2groupid=x,o=glue", "glue2groupid=z,o=glue"} < wanted(found).keys()
     assert found.problems == (
         f"{kind}/old: directory {tmp_path}/gip/{kind}: too many levels of symbolic links",
     )
@@ -292,12 +298,12 @@ def test_an_output_that_ends_within_a_line_is_cut_if_earlier_ones_were_not(
     (tmp_path / "gip/ldif/a.ldif").write_text(ENTRY.rstrip())
     last = LastGood(tree.of([])[0], datetime.now(UTC), is_terminated=has_ended)
     found = gathered(bdii, {"ldif/a.ldif": last})
-    assert ("glue2groupid=x,o=glue" in found.wanted) is not has_ended
+    assert ("glue2groupid=x,o=glue" in wanted(found)) is not has_ended
     assert (found.last["ldif/a.ldif"].silence is not None) is has_ended
     words = "its last line has no line end, so the output is cut off; end it with a line end"
     assert found.problems == ((f"ldif/a.ldif: {words}",) if has_ended else ())
     (tmp_path / "gip/ldif/a.ldif").write_text(ENTRY)
-    assert gathered(bdii, dict(found.last)).last["ldif/a.ldif"].is_terminated
+    assert gathered(bdii, found.last).last["ldif/a.ldif"].is_terminated
 
 
 def test_a_source_that_is_removed_goes_as_if_it_had_said_that_it_has_nothing(
@@ -306,8 +312,8 @@ def test_a_source_that_is_removed_goes_as_if_it_had_said_that_it_has_nothing(
     bdii = Bdii(tmp_path)
     entries = tree.of(ldif.parse(ENTRY.encode()))[0]
     first = gathered(bdii, {"ldif/gone.ldif": LastGood(entries, datetime.now(UTC))})
-    assert entries.keys() <= first.wanted.keys()
+    assert entries.keys() <= wanted(first).keys()
     assert first.waiting.count == 1
     second = gathered(bdii, {**first.last, "provider/other": LastGood({}, datetime.now(UTC))})
     assert second.last == {}
-    assert not entries.keys() & second.wanted.keys()
+    assert not entries.keys() & wanted(second).keys()
