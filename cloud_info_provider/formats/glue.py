@@ -86,7 +86,7 @@ def entries(
     """
     tree = _CloudTree(facts, site, {share.vo: share for share in shares}, auth_url)
     unique: dict[str, Entry] = {}
-    problems = []
+    problems = tree.unnamed()
     for entry in tree.entries():
         # a directory takes ids that differ in blanks only for the same
         first = unique.setdefault(normalise_dn(entry.dn), entry)
@@ -157,16 +157,26 @@ class _CloudTree:
         flavors = (
             (share.vo, self.flavor_id(flavor, share.endpoint), flavor)
             for share in shares
-            for flavor in share.flavors
+            for flavor in _named(share.flavors)
         )
         for identifier, flavor, vos in _by_vo(flavors):
             yield self.flavor(identifier, flavor, vos)
-        images = ((share.vo, image.id, image) for share in shares for image in share.images)
+        images = ((share.vo, image.id, image) for share in shares for image in _named(share.images))
         for _, image, vos in _by_vo(images):
             yield self.image(image, vos)
         for share in shares:
             yield self.share(share)
             yield self.mapping_policy(share)
+
+    def unnamed(self) -> list[str]:
+        """Return a line for each flavor and image that is left out because it has no id."""
+        return [
+            f"VO {share.vo}: {kind} without an id is left out: {thing.name!r}"
+            for share in self.facts.shares
+            for kind, things in (("a flavor", share.flavors), ("an image", share.images))
+            for thing in things
+            if not _clean(thing.id)
+        ]
 
     def service(self, servers: Sequence[ServerCounts]) -> Entry:
         is_whole = not self.facts.failed
@@ -381,7 +391,7 @@ class _CloudTree:
         return f"{self.service_id}_share_{share.vo}_{share.project_id}"
 
     def share(self, share: Share) -> Entry:
-        flavors = {self.flavor_id(flavor, share.endpoint) for flavor in share.flavors}
+        flavors = {self.flavor_id(flavor, share.endpoint) for flavor in _named(share.flavors)}
         quotas = {f"quota_{name}": quota for name, quota in sorted(share.quotas.items())}
         return _entry(
             child(self.service_dn, "GLUE2ShareID", self.share_id(share)),
@@ -443,6 +453,10 @@ def _policy(
             **links,
         },
     )
+
+
+def _named(things: Iterable[_Thing]) -> Iterator[_Thing]:
+    return (thing for thing in things if _clean(thing.id))
 
 
 def _by_vo(

@@ -402,3 +402,20 @@ def test_an_endpoint_shows_its_authorities_or_that_they_are_unknown() -> None:
     (endpoint,) = of_class(tree(Facts((plain,), {})), "Endpoint")
     assert endpoint.get("GLUE2EndpointIssuerCA") == ("UNKNOWN",)
     assert endpoint.get("GLUE2EndpointTrustedCA") == ()
+
+
+def test_a_flavor_or_image_without_an_id_is_reported() -> None:
+    bare = (replace(SMALL, id=" ", name="x"), SMALL)
+    share = replace(OPS, flavors=bare, images=(replace(UBUNTU, id="", name="y"), BARE))
+    listed, problems = glue.entries(
+        Facts((share,), {}), SITE, shares=configured("ops"), auth_url=KEYSTONE
+    )
+    found = {entry.dn: entry for entry in listed}
+    assert problems == [
+        "VO ops: a flavor without an id is left out: 'x'",
+        "VO ops: an image without an id is left out: 'y'",
+    ]
+    assert len(of_class(found, "ApplicationEnvironment")) == 1
+    (environment,) = of_class(found, "ExecutionEnvironment")
+    links = single(found, "Share").get("GLUE2ShareResourceForeignKey")
+    assert links == environment.get("GLUE2ResourceID")
