@@ -86,7 +86,7 @@ def entries(
     """
     tree = _CloudTree(facts, site, {share.vo: share for share in shares}, auth_url)
     unique: dict[str, Entry] = {}
-    problems = tree.unnamed()
+    problems = tree.problems()
     for entry in tree.entries():
         # a directory takes ids that differ in blanks only for the same
         first = unique.setdefault(normalise_dn(entry.dn), entry)
@@ -168,15 +168,20 @@ class _CloudTree:
             yield self.share(share)
             yield self.mapping_policy(share)
 
-    def unnamed(self) -> list[str]:
-        """Return a line for each flavor and image that is left out because it has no id."""
-        return [
+    def problems(self) -> list[str]:
+        """Return a line for each flavor and image without an id, and one if there is no flavor."""
+        shares = self.facts.shares
+        lines = [
             f"VO {share.vo}: {kind} without an id is left out: {thing.name!r}"
-            for share in self.facts.shares
+            for share in shares
             for kind, things in (("a flavor", share.flavors), ("an image", share.images))
             for thing in things
             if not _clean(thing.id)
         ]
+        if not any(share.flavors for share in shares):
+            words = "make flavors public, or give the VOs' projects access to some"
+            lines.append(f"no VO may use any flavor, so no server can be started; {words}")
+        return lines
 
     def service(self, servers: Sequence[ServerCounts]) -> Entry:
         is_whole = not self.facts.failed

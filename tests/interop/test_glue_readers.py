@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from appliance.core import clock, ldif
+from appliance.core.glue import profile
 from cloud_info_provider.facts import Facts
 from cloud_info_provider.formats import glue
 from tests.e2e.bdii_service import Bdii, free_port, parse, running
@@ -298,3 +299,24 @@ def test_appdb_finds_endpoint_images_and_templates(levels: Levels) -> None:
         (f"{FLAVOR}1", "2048", "1", "1", f"{service}_manager"),
         (f"{FLAVOR}2", "65536", "16", "2", f"{service}_manager"),
     ]
+
+
+def served(port: int) -> list[ldif.Entry]:
+    text = ldapsearch(port, "-o", "ldif-wrap=no", "-b", "o=glue")
+    return [
+        ldif.Entry(dn, {name: tuple(values) for name, values in attributes.items()})
+        for dn, attributes in parse(text).items()
+    ]
+
+
+def test_the_validator_finds_gaps_of_its_vocabulary_only_on_both_levels(levels: Levels) -> None:
+    """F-I7: 0 errors, two warnings, no info but the one of docs/adr/0053."""
+    vocabulary = [
+        ("W037", "GLUE2EndpointInterfaceName"),
+        ("W037", "GLUE2ServiceType"),
+    ]
+    large = ("I063", "GLUE2ExecutionEnvironmentTotalInstances")  # six large servers fill the cloud
+    everybody = ("I095", "GLUE2PolicyUserDomainForeignKey")
+    for port, infos in ((levels.resource, [large]), (levels.site, [large, everybody])):
+        found = profile.findings(served(port), now=clock.now())
+        assert sorted((each.code, each.attribute) for each in found) == infos + vocabulary

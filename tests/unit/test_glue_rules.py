@@ -168,7 +168,12 @@ def test_a_site_s_name_and_place() -> None:
 def test_classes_that_need_others() -> None:
     """F-I7: a cloud without any flavor."""
     empty = Facts((replace(OPS, flavors=()),), {})
-    listed, _ = glue.entries(empty, SITE, shares=configured("ops"), auth_url=KEYSTONE)
+    listed, problems = glue.entries(empty, SITE, shares=configured("ops"), auth_url=KEYSTONE)
+    (line,) = problems
+    assert line == (
+        "no VO may use any flavor, so no server can be started; make flavors public, or give the "
+        "VOs' projects access to some"
+    )
     found = findings.errors(profile.findings(listed, now=NOW))
     assert [(each.code, each.attribute) for each in found] == [("E025", "GLUE2ComputingManager")]
     assert str(found[0]) == (
