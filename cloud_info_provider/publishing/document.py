@@ -1,8 +1,8 @@
-"""A site's JSON document: lists of objects by class of GLUE 2.1, as EGI's service reads them.
+"""The document of a run beside the last good one, and the name of its object in a store.
 
     (last good, new, failed VOs) ──with_kept──> document to publish
 
-The names of classes and fields are those of cloud-info-provider 1.x. All functions here are pure.
+All functions here are pure.
 """
 
 from __future__ import annotations
@@ -10,41 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Collection, Iterator
+from datetime import datetime
 
-from appliance.core import clock
 from appliance.core.run.errors import Unavailable
+from appliance.core.site_document import POLICY, SHARE, Document, Object, related, site, url
+from appliance.core.site_document import valid_until as end_of
 
-Object = dict[str, Any]
-Document = Mapping[str, list[Object]]
-
-SERVICE, ENDPOINT, POLICY = "CloudComputingService", "CloudComputingEndpoint", "MappingPolicy"
 _ACCELERATOR = "CloudComputingVirtualAccelerator"
 _GOCDB_ID = re.compile(rb'"gocdb_id"\s*:\s*"([^"\\]{1,100})"')
-UNKNOWN = "UNKNOWN"
-
-
-def load(content: bytes) -> Document:
-    """Return the document in a text.
-
-    Raises:
-        ValueError: the text is not such a document.
-
-    """
-    try:
-        found = json.loads(content)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    lists = found.values() if isinstance(found, dict) else [None]
-    if not all(isinstance(one, list) and all(map(_is_object, one)) for one in lists):
-        raise ValueError("it is not a JSON object of lists of GLUE objects")
-    return dict(found)
-
-
-def _is_object(item: object) -> bool:
-    return isinstance(item, dict) and isinstance(item.get("Associations", {}), dict)
 
 
 def dump(document: Document) -> bytes:
@@ -52,59 +26,10 @@ def dump(document: Document) -> bytes:
     return (json.dumps(document, ensure_ascii=True) + "\n").encode()
 
 
-def first(document: Document, kind: str) -> Object:
-    """Return the first object of a class; an empty one if there is none."""
-    return next(iter(document.get(kind, ())), {})
-
-
-def related(one: Object, kind: str) -> list[str]:
-    """Return the ids of a class that an object is associated with."""
-    found = (one.get("Associations") or {}).get(kind) or []
-    return [found] if isinstance(found, str) else [str(item) for item in found]
-
-
-def site(document: Document) -> str:
-    """Return the site's name in GOCDB."""
-    return next(iter(related(first(document, SERVICE), "AdminDomain")), "")
-
-
-def url(document: Document) -> str:
-    """Return the URL of the cloud's Keystone."""
-    return str(first(document, ENDPOINT).get("URL") or "")
-
-
-def gocdb_id(document: Document) -> str:
-    """Return the id of the service in GOCDB; empty if it is unknown."""
-    info = first(document, SERVICE).get("OtherInfo")
-    found = str((info.get("gocdb_id") if isinstance(info, dict) else "") or "")
-    return "" if found == UNKNOWN else found
-
-
 def gocdb_id_at_beginning(content: bytes) -> str:
     """Return the id in the first bytes of a document; empty if it is not in them."""
     found = _GOCDB_ID.search(content)
     return found[1].decode(errors="replace") if found else ""
-
-
-def created(document: Document) -> datetime | None:
-    """Return when the cloud was read; None if the document does not say."""
-    return _time(first(document, SERVICE))
-
-
-def valid_until(one: Object) -> datetime | None:
-    """Return when an object expires; None if it does not say."""
-    moment = _time(one)
-    try:
-        return moment and moment + timedelta(seconds=int(one["Validity"]))
-    except (LookupError, ValueError, TypeError, OverflowError):
-        return None
-
-
-def _time(one: Object) -> datetime | None:
-    try:
-        return clock.parse(str(one["CreationTime"]))
-    except (LookupError, ValueError):
-        return None
 
 
 def object_name(document: Document) -> str:
@@ -132,7 +57,7 @@ def shares_of(document: Document, vos: Collection[str]) -> frozenset[str]:
         share
         for policy in document.get(POLICY, ())
         if any(vo in vos for vo in related(policy, "PolicyUserDomain"))
-        for share in related(policy, "Share")
+        for share in related(policy, SHARE)
     )
 
 
@@ -144,15 +69,15 @@ def with_kept(last: Document, new: Document, *, failed: Collection[str], now: da
     lost = shares_of(last, failed) - shares_of(new, failed)
     merged = {kind: [dict(one) for one in objects] for kind, objects in new.items()}
     for kind, objects in last.items():
-        present = {_id(one): one for one in merged.get(kind, ()) if related(one, "Share")}
+        present = {_id(one): one for one in merged.get(kind, ()) if related(one, SHARE)}
         for one in objects:
-            own = [_id(one)] if kind == "Share" else related(one, "Share")
+            own = [_id(one)] if kind == SHARE else related(one, SHARE)
             kept = [share for share in own if share in lost]
             if not kept or _expired(one, now):
                 continue
             if len(kept) < len(own) and (other := present.get(_id(one))):
                 other["Associations"] = _with_shares(other, kept)
-            elif kind == "Share":
+            elif kind == SHARE:
                 merged.setdefault(kind, []).append(one)
             else:
                 changed = one | {"Associations": {**one["Associations"], "Share": kept}}
@@ -162,7 +87,7 @@ def with_kept(last: Document, new: Document, *, failed: Collection[str], now: da
 
 
 def _with_shares(one: Object, more: list[str]) -> Object:
-    shares = dict.fromkeys([*related(one, "Share"), *more])
+    shares = dict.fromkeys([*related(one, SHARE), *more])
     return {**one["Associations"], "Share": list(shares)}
 
 
@@ -184,7 +109,7 @@ def _accelerators(one: Object) -> list[str]:
 
 
 def _expired(one: Object, now: datetime) -> bool:
-    end = valid_until(one)
+    end = end_of(one)
     return end is not None and end < now
 
 
@@ -198,5 +123,5 @@ def _identities(document: Document) -> Iterator[tuple[str, str, str]]:
     """Yield an identity for each object and share: CIP lists an image once for each share."""
     for kind, objects in document.items():
         for one in objects:
-            for share in related(one, "Share") or [""]:
+            for share in related(one, SHARE) or [""]:
                 yield kind, _id(one), share

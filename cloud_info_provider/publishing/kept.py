@@ -19,11 +19,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from appliance.core import clock, files, json_file, shrink
+from appliance.core import clock, files, json_file, shrink, site_document
 from appliance.core.run import lock
 from appliance.core.run.errors import LocalFailure, UsageError
+from appliance.core.site_document import Document
 from cloud_info_provider.publishing import document, store
-from cloud_info_provider.publishing.document import Document
 from cloud_info_provider.publishing.store import LARGEST, ObjectStore, StoreMemory
 
 logger = logging.getLogger(__name__)
@@ -74,10 +74,10 @@ class DocumentMemory:
 
     def write(self, path: Path, published: Document) -> None:
         """Replace the file; raises `LocalFailure`."""
-        created = document.created(published)
-        until = document.valid_until(document.first(published, document.SERVICE))
+        created = site_document.created(published)
+        until = site_document.valid_until(site_document.first(published, site_document.SERVICE))
         entry = {
-            "site": document.site(published),
+            "site": site_document.site(published),
             "created": created and created.isoformat(),
             "valid_until": until and until.isoformat(),
             "held_since": self.held_since and self.held_since.isoformat(),
@@ -145,15 +145,15 @@ class KeptDocument:
 
     def _last(self) -> Document:
         try:
-            return document.load(self._content) if self._content else {}
+            return site_document.load(self._content) if self._content else {}
         except ValueError as error:
             logger.warning("%s: is replaced, because its content is damaged: %s", self.path, error)
             return {}
 
     def _require_same_site(self, last: Document, new: Document) -> None:
         """Refuse to replace the document of another site, which had to be in a file of its own."""
-        ids = document.gocdb_id(last), document.gocdb_id(new)
-        names = document.site(last), document.site(new)
+        ids = site_document.gocdb_id(last), site_document.gocdb_id(new)
+        names = site_document.site(last), site_document.site(new)
         if not last or ids[0] == ids[1] != "" or names[0] == names[1]:
             return
         raise UsageError(

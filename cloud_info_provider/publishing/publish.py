@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-from appliance.core import clock
+from appliance.core import clock, site_document
 from appliance.core.run.errors import ApplianceError
 from appliance.core.run.record import RunRecord
-from cloud_info_provider.publishing import document
 from cloud_info_provider.publishing.kept import KeptDocument
 from cloud_info_provider.publishing.s3 import S3Bucket
 from cloud_info_provider.publishing.settings import (
@@ -39,7 +38,7 @@ def publish(
     """
     kept = KeptDocument(chosen.output, shrink_hold=chosen.shrink_hold)
     with kept.opened():
-        kept.update(document.load(text.encode()), failed=failed, now=clock.now())
+        kept.update(site_document.load(text.encode()), failed=failed, now=clock.now())
         for line in kept.problems:
             record.fail(line)
             logger.warning("%s", line)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from appliance.core.run import place
+from appliance.core import site_document
 from appliance.core.run.errors import CHECK_LOGS, Unavailable
 from cloud_info_provider.publishing import document
 
@@ -123,10 +124,8 @@ def upload(
         raise Unavailable(
             f"{store.place}: {refused[0]}",
             f"has the GOCDB id {key} and was written by somebody else, so nothing was uploaded",
-            "EGI shows two objects of one id as two sites: delete that object, or replace it with "
-            + place.command(
-                "cloud-info", "cloud-info-provider-service", "--replace-object", refused[0]
-            ),
+            "EGI shows two objects of one id as two sites: delete that object, or run this once"
+            f" more with --replace-object {shlex.quote(refused[0])}",
         )
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
     memory.note(name, key, digest)
@@ -146,8 +145,8 @@ def upload(
 
 
 def _identity(content: bytes) -> tuple[str, str]:
-    read = document.load(content)
-    key = document.gocdb_id(read)
+    read = site_document.load(content)
+    key = site_document.gocdb_id(read)
     if not key:
         raise Unavailable(
             "the document",

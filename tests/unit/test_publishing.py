@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from appliance.core import site_document
 from appliance.core.run.errors import Busy, LocalFailure, UsageError
 from cloud_info_provider.publishing import document as documents
 from cloud_info_provider.publishing import kept as kept_module
@@ -105,7 +106,7 @@ class Site:
 
     def update(self, text: str, *failed: str, at: datetime = NOW) -> None:
         with self.opened() as kept:
-            kept.update(documents.load(text.encode()), failed=failed, now=at)
+            kept.update(site_document.load(text.encode()), failed=failed, now=at)
 
     def read(self) -> egi_information.ReadSite:
         return egi_information.read(self.path.read_text())
@@ -256,10 +257,11 @@ def test_power_cut_finds_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     """Write, fsync, rename, fsync the directory, in this order."""
     script = (
         "import sys, datetime as d, pathlib as p\n"
-        "from cloud_info_provider.publishing import document, kept\n"
+        "from appliance.core import site_document\n"
+        "from cloud_info_provider.publishing import kept\n"
         "k = kept.KeptDocument(p.Path(sys.argv[1]), shrink_hold=d.timedelta(0))\n"
         "with k.opened():\n"
-        "    new = document.load(p.Path(sys.argv[2]).read_bytes())\n"
+        "    new = site_document.load(p.Path(sys.argv[2]).read_bytes())\n"
         "    k.update(new, failed=(), now=d.datetime.now(d.UTC))\n"
     )
     source = tmp_path / "source"
@@ -301,6 +303,6 @@ def test_two_runs_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_object_name() -> None:
     """Take GOCDB's name with dots as dashes, and `printf %s ENDPOINT | md5sum`."""
-    read = documents.load(document(url="https://keystone.example.org:5000/v3").encode())
+    read = site_document.load(document(url="https://keystone.example.org:5000/v3").encode())
     digest = "3f0a11a3047c190a276f0a0e89979a40"
     assert documents.object_name(read) == f"EXAMPLE-SITE-{digest}.json"
