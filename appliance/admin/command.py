@@ -9,6 +9,7 @@ from appliance.admin.bdii import search as bdii
 from appliance.admin.certificates import renew as certificates
 from appliance.admin.check import offline as check
 from appliance.admin.configure import configure
+from appliance.admin.diff import information as diff
 from appliance.admin.firewall import control as firewall
 from appliance.admin.flows import flows
 from appliance.admin.images import images
@@ -36,6 +37,7 @@ PROGRAM = cli.Program(
         restart.VERB,
         status.VERB,
         logs.VERB,
+        diff.VERB,
         schedule.VERB,
         flows.VERB,
         mounts.VERB,

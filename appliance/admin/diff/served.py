@@ -1,0 +1,180 @@
+"""What EGI's information service serves of a site, or what an object in a store says of it.
+
+The service has listings of its own: ``/sites/``, ``/site/NAME/projects``, ``/site/NAME/images``. It
+shows neither flavors nor times. A URL that ends in ``.json`` is that of an object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+from appliance.admin.diff import view
+from appliance.admin.diff.view import SiteView
+from appliance.core import hosts, proxy, site_document
+from appliance.core.run.errors import CHECK_LOGS, Unavailable
+from appliance.core.version import __version__
+
+_LARGEST = 64 * 2**20
+_MOST_REDIRECTS = 3
+_OK = 200
+_REDIRECTS = (301, 302, 307, 308)
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How to reach the service: authorities that verify it, proxies of the host, patience."""
+
+    authorities: Path | None
+    proxies: Mapping[str, str]
+    timeout: timedelta
+
+    def get(self, url: str) -> Any:
+        """Return the JSON at a URL; a redirect is followed on the same host alone.
+
+        Raises:
+            Unavailable: there is none.
+
+        """
+        for _ in range(_MOST_REDIRECTS):
+            with self._environment():
+                answer = self._ask(url)
+            if answer.status not in _REDIRECTS:
+                break
+            target = urljoin(url, answer.location)
+            if urlsplit(target).netloc != urlsplit(url).netloc:
+                words = f"redirects {urlsplit(url).path or '/'} to {hosts.of_url(target)}"
+                raise Unavailable(hosts.of_url(url), words, "write that URL with --url")
+            url = target
+        where, path = hosts.of_url(url), urlsplit(url).path or "/"
+        if answer.status != _OK:
+            words = f"answers {answer.status} {answer.reason} to GET {path}".rstrip()
+            raise Unavailable(where, words, "check --url, or try again later")
+        try:
+            return json.loads(answer.body)
+        except (ValueError, RecursionError) as error:
+            words = f"the answer to GET {path} is not JSON"
+            raise Unavailable(where, words, "check --url, and a proxy before it") from error
+
+    def _ask(self, url: str) -> _Answer:
+        parts, where = urlsplit(url), hosts.of_url(url)
+        try:
+            with contextlib.closing(self._connection(url)) as connection:
+                target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+                headers = {"Accept": "application/json", "User-Agent": f"appliance/{__version__}"}
+                connection.request("GET", target, headers=headers)
+                answer = connection.getresponse()
+                body = answer.read(_LARGEST + 1)
+                location = answer.getheader("Location") or ""
+        except ssl.SSLCertVerificationError as error:
+            words = f"its TLS certificate is not trusted: {error.verify_message}"
+            remedy = "name a file that holds its authority as FEDCLOUD_CA_BUNDLE"
+            raise Unavailable(where, words, remedy) from error
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if proxy.is_refusal(error):
+                raise Unavailable(where, *proxy.explain(url, error, cause)) from error
+            words = f"cannot be reached: {cause}"
+            raise Unavailable(where, words, "check --url, the network and the proxy") from error
+        if len(body) > _LARGEST:
+            raise Unavailable(where, f"its answer has more than {_LARGEST >> 20} MiB", CHECK_LOGS)
+        return _Answer(answer.status, answer.reason, location, body)
+
+    def _connection(self, url: str) -> http.client.HTTPConnection:
+        parts, seconds = urlsplit(url), self.timeout.total_seconds()
+        host = parts.hostname or ""
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(host, parts.port or 80, timeout=seconds)
+        file = str(self.authorities) if self.authorities else None
+        tls = ssl.create_default_context(cafile=file)
+        return proxy.https_connection(host, parts.port or 443, timeout=seconds, tls=tls)
+
+    @contextlib.contextmanager
+    def _environment(self) -> Iterator[None]:
+        """Use the proxies of appliance.env, as jobs do."""
+        named = {name.lower(): text for name, text in self.proxies.items()}
+        before = {name: os.environ.get(name) for name in named}
+        os.environ.update(named)
+        try:
+            yield
+        finally:
+            for name, text in before.items():
+                if text is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = text
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer, read to its end."""
+
+    status: int
+    reason: str
+    location: str
+    body: bytes
+
+
+def read(reader: Reader, url: str, *, name: str, gocdb_id: str) -> SiteView | None:
+    """Return what is served of a site; None if the service does not list it.
+
+    Raises:
+        Unavailable: the service cannot be reached, or answers something else.
+
+    """
+    if urlsplit(url).path.endswith(".json"):
+        return _object(reader, url)
+    base = url.rstrip("/")
+    try:
+        sites = [_known(one, "id", "name", "url") for one in reader.get(f"{base}/sites/")]
+        ours = [one for one in sites if _is_ours(one, name, gocdb_id)]
+        if not ours:
+            return None
+        # The service lists a second object of one GOCDB id under NAME-ID.
+        ours.sort(key=lambda one: one["name"] != name)
+        place = f"{base}/site/{quote(ours[0]['name'], safe='')}"
+        projects = [_known(one, "id", "name") for one in reader.get(f"{place}/projects")]
+        images = reader.get(f"{place}/images")
+        return SiteView(
+            name=ours[0]["name"],
+            url=ours[0]["url"],
+            projects={one["name"]: one["id"] for one in projects},
+            images=_images(images),
+            others=tuple(one["name"] for one in ours[1:]),
+        )
+    except (TypeError, LookupError, AttributeError) as error:
+        words = "its answers are not those of EGI's information service"
+        raise Unavailable(hosts.of_url(url), words, "check --url") from error
+
+
+def _object(reader: Reader, url: str) -> SiteView:
+    try:
+        return view.of_document(site_document.load(json.dumps(reader.get(url)).encode()))
+    except ValueError as error:
+        raise Unavailable(url, str(error), "check --url") from error
+
+
+def _is_ours(one: Mapping[str, str], name: str, gocdb_id: str) -> bool:
+    return one["name"] == name or bool(gocdb_id and one["id"] == gocdb_id)
+
+
+def _known(one: Mapping[str, object], *names: str) -> dict[str, str]:
+    return {name: str(one[name]) for name in names}
+
+
+def _images(found: list[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    images: dict[str, dict[str, str]] = {}
+    for one in found:
+        identifier = str(one.get("egi_id") or one.get("appdb_id") or "")
+        name, rest = view.image_row(identifier, str(one.get("version") or ""), str(one["id"]))
+        images.setdefault(str(one.get("vo") or ""), {})[name] = rest
+    return images
