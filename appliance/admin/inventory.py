@@ -48,6 +48,10 @@ class Job:
     """The program that has these verbs; empty if it is the command's own."""
     base: str = ""
     """The job whose verb this is; empty for a job of the schedule."""
+    profile: str = ""
+    """The federation whose new hosts schedule it at first, though not every site needs it."""
+    is_spread: bool = False
+    """Whether its minutes follow from the site's name, so that sites do not start it together."""
 
     def called(self, arguments: Sequence[str]) -> tuple[Job, Sequence[str]]:
         """Return the job that the arguments call for, and those that are left for its program.
@@ -60,7 +64,8 @@ class Job:
             program = (self.verb_program or self.command[0], verb)
             name = f"{self.name}-{verb}"
             return replace(self, name=name, command=program, base=self.name), rest
-        return self, rest if verb and verb in self.command[1:] else arguments
+        is_repeated = verb in self.command[1:] and not verb.startswith("-")
+        return self, rest if is_repeated else arguments
 
 
 SERVICES = {"cloudbdii": "bdii", "sitebdii": "bdii", "cloudkeeper-os": "cloudkeeper-os"}
@@ -126,6 +131,18 @@ JOBS = {
             is_scheduled=False,
         ),
         Job(
+            "cloud-info-json",
+            Flow.INFORMATION,
+            "cloud-info",
+            ("cloud-info-provider-service", "--format", "glue21json", "--publisher", "file"),
+            "cloud-info-json.log",
+            "cloud-info-json",
+            timedelta(minutes=30),
+            is_scheduled=False,
+            profile="egi",
+            is_spread=True,
+        ),
+        Job(
             "fetch-crl",
             None,
             "",
@@ -181,7 +198,7 @@ def find(name: str) -> Job:
         return JOBS[name]
     known = {
         **{job.name: job for job in JOBS.values()},
-        **{job.command[0]: job for job in JOBS.values()},
+        **{job.command[0]: job for job in reversed(JOBS.values())},
     }
     near = closest(name, known)
     hint = f"did you mean {known[near].name}?" if near else f"write one of {', '.join(JOBS)}"

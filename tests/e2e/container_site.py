@@ -27,7 +27,7 @@ SERVICES = ("cloudbdii", "sitebdii", "cloudkeeper-os")
 _STATE = (
     *(
         "var/lib/fedcloud/" + name
-        for name in ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii/resource")
+        for name in ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "cloud-info", "bdii/resource")
     ),
     *("var/lib/fedcloud/bdii/site", "var/spool/caso", "var/spool/apel/outgoing/openstack"),
     *("var/lib/fedcloud/runs/" + name for name in contents.IMAGES),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.admin.inventory import JOBS
 from deploy.dockerd import DockerDaemon
 from tests.e2e import container_cloud
 from tests.e2e.container_site import ACCOUNT, ContainerSite
@@ -83,3 +85,30 @@ def test_usage_of_a_real_cloud_arrives_over_a_real_broker(
     assert not [path for path in spool.rglob("*") if path.is_file()], said
     assert peer.run("ssmreceive", "--count", str(len(wanted))).returncode == 0
     assert sorted(element["body"] for element in peer.elements()) == wanted
+
+
+def test_information_of_a_real_cloud_becomes_a_file(site: ContainerSite, testbed: Testbed) -> None:
+    """The job as shipped: for others to read, with each VO, its time renewed by each run."""
+    container_cloud.name_site(site)
+    container_cloud.offer_test_bed(site, testbed)
+    job = JOBS["cloud-info-json"]
+    times = []
+    for _ in range(2):
+        said = site.job(job.service, *job.command)
+        path = site.root / "var/lib/fedcloud/cloud-info/information.json"
+        assert path.exists(), said
+        status = path.stat()
+        assert (status.st_uid, status.st_mode & 0o777) == (ACCOUNT, 0o644)
+        written = json.loads(path.read_text())
+        times.append(written["CloudComputingService"][0]["CreationTime"])
+        published = {
+            vo
+            for policy in written["MappingPolicy"]
+            for vo in policy["Associations"]["PolicyUserDomain"]
+        }
+        wanted = {project.vo for project in testbed.seed().projects.values() if project.vo}
+        assert published == wanted
+        assert written["CloudComputingEndpoint"][0]["URL"].startswith(
+            testbed.keystone_url.removesuffix("/v3")
+        )
+    assert times[1] > times[0]

@@ -161,6 +161,14 @@ def test_timers_start_jobs(site: Appliance) -> None:
     assert site.waiting() == [], machine.run("cat", "/var/log/ssm.log").stdout
     machine.run("systemctl", "start", "fedcloud-job@cloud-info")
     assert "GLUE2" in site.path("/var/log/cloud-info.log").read_text()
+    machine.run("systemctl", "start", "fedcloud-job@cloud-info-json")
+    written = site.path("/var/lib/fedcloud/cloud-info/information.json")
+    assert written.stat().st_mode & 0o777 == 0o644
+    assert "CloudComputingService" in written.read_text()
+    assert (
+        "fedcloud-job@cloud-info-json.timer"
+        in machine.run("systemctl", "list-timers", "--all", "--no-legend", "--plain").stdout
+    )
 
 
 def test_images_come_to_the_backend(site: Appliance) -> None:

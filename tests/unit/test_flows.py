@@ -277,7 +277,7 @@ def test_the_flows_are_listed(
     assert appliance(tmp_path, "flows") == 0
     assert capsys.readouterr().out.splitlines() == [
         "accounting   off  caso, ssmsend",
-        "information  on   cloud-info, cloudbdii, sitebdii",
+        "information  on   cloud-info, cloud-info-json, cloudbdii, sitebdii",
         "images       on   cloudkeeper, cloudkeeper-os",
         f"They are set in {tmp_path}/etc/fedcloud/appliance.yaml.",
     ]

@@ -54,7 +54,14 @@ UNITS = [
     "fedcloud-job@.service",
     "fedcloud-upkeep.service",
 ]
-LOGS = ["caso.log", "ssm.log", "cloudkeeper.log", "cloud-info.log", "fetch-crl.log"]
+LOGS = [
+    "caso.log",
+    "ssm.log",
+    "cloudkeeper.log",
+    "cloud-info.log",
+    "cloud-info-json.log",
+    "fetch-crl.log",
+]
 
 
 def run(

@@ -235,6 +235,7 @@ def test_a_start_runs_both_jobs_of_accounting_in_one_process(site: Site) -> None
     settings.write_text(off)
     tables = site.root / "etc/fedcloud/cron.d"
     shutil.copytree(TOP / "cron.d", tables)
+    shutil.copy(TOP / "etc/fedcloud/cron.d/cloud-info-json", tables)
     for path in tables.iterdir():
         path.chmod(0o644)
     site.behave("case $* in *caso-extract*) exit 1;; esac")
@@ -804,7 +805,8 @@ def test_an_unknown_job_is_one_line_with_the_nearest(site: Site) -> None:
             f"appliance: {word}: there is no such job; did you mean {job}?\n",
         )
     assert (
-        "write one of caso, ssmsend, cloudkeeper, cloud-info, fetch-crl" in site.run("zzz").stderr
+        "write one of caso, ssmsend, cloudkeeper, cloud-info, cloud-info-json, fetch-crl"
+        in site.run("zzz").stderr
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from appliance.admin.command import main
+from appliance.admin.schedule import tables as tables_module
 
 pytestmark = pytest.mark.root
 
@@ -51,6 +53,7 @@ def test_tables_are_the_default(root: Path, capsys: pytest.CaptureFixture[str]) 
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[1][:3] == ["caso", "cron", "14"]
     assert rows[4] == ["cloud-info", "cloudbdii"]
+    assert rows[5] == ["cloud-info-json", "nobody"]
 
 
 def test_there_and_back_leaves_everything_as_it_was(
@@ -80,6 +83,96 @@ def test_a_job_that_not_every_site_needs(root: Path) -> None:
     assert schedule(root, "systemd") == 0
     assert timers(root) == sorted([*TIMERS, "fedcloud-job@cloud-info.timer"])
     assert schedule(root, "cron", "--with", "cloud-inf") == 2
+
+
+def name_site(root: Path, text: str) -> None:
+    path = root / "etc/cloud-info-provider/openstack.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def nothing_starts(root: Path) -> None:
+    for name in TABLES:
+        (root / "etc/cron.d" / name).rename(root / "etc/fedcloud/cron.d" / name)
+
+
+def minutes(root: Path) -> str:
+    (line,) = [
+        line
+        for line in (root / "etc/cron.d/cloud-info-json").read_text().splitlines()
+        if "root /usr/local/bin/appliance run cloud-info-json" in line
+    ]
+    assert line.split()[1:5] == ["*"] * 4
+    return line.split()[0]
+
+
+def test_a_schedule_that_exists_gains_no_job(root: Path) -> None:
+    """An upgrade adds nothing to a host that did not ask for it."""
+    assert schedule(root, "cron") == 0
+    assert schedule(root, "systemd") == 0
+    assert timers(root) == TIMERS
+    assert schedule(root, "systemd", "--with", "cloud-info-json") == 0
+    assert timers(root) == sorted([*TIMERS, "fedcloud-job@cloud-info-json.timer"])
+    assert schedule(root, "cron") == 0
+    assert tables(root) == sorted([*TABLES, "cloud-info-json"])
+
+
+@pytest.mark.parametrize("profile", ["2017", "private"])
+def test_other_federations_do_not_write_json(root: Path, profile: str) -> None:
+    nothing_starts(root)
+    (root / "etc/fedcloud/appliance.yaml").write_text(f"profile: {profile}\n")
+    assert schedule(root, "cron") == 0
+    assert tables(root) == TABLES
+
+
+def test_minutes_follow_from_the_name_of_the_site(root: Path) -> None:
+    found = set()
+    for number in range(8):
+        name_site(root, f"site: {{name: SITE-{number}}}\n")
+        assert schedule(root, "cron", "--with", "cloud-info-json") == 0
+        first, second = map(int, minutes(root).split(","))
+        assert (second - first, 0 <= first < 30) == (30, True)
+        found.add(first)
+        assert not list(tables_module.problems(root / "etc/cron.d/cloud-info-json"))
+        shutil.copy(TOP / "etc/fedcloud/cron.d/cloud-info-json", root / "etc/fedcloud/cron.d")
+        (root / "etc/cron.d/cloud-info-json").unlink()
+    assert len(found) > 4
+
+
+@pytest.mark.parametrize("text", ["gocdb: SITE-3\nendpoint: x\n", "site: {name: SITE-3}\n"])
+def test_minutes_of_both_forms_and_both_starters(root: Path, text: str) -> None:
+    name_site(root, text)
+    assert schedule(root, "cron", "--with", "cloud-info-json") == 0
+    first, second = map(int, minutes(root).split(","))
+    assert schedule(root, "systemd") == 0
+    unit = "fedcloud-job@cloud-info-json.timer"
+    beside = root / f"etc/systemd/system/{unit}.d/minutes.conf"
+    assert f"OnCalendar=*-*-* *:{first:02},{second:02}:00\n" in beside.read_text()
+    shown = subprocess.run(
+        ["systemd-analyze", "calendar", f"*-*-* *:{first:02},{second:02}:00"],
+        capture_output=True,
+        check=False,
+    )
+    assert shown.returncode == 0
+    beside.write_text("edited")
+    assert schedule(root, "cron") == 0
+    assert schedule(root, "systemd") == 0
+    assert beside.read_text() == "edited"
+
+
+@pytest.mark.parametrize("text", ["site: {name: SITE-NAME}\n", "site: [\n", ""])
+def test_minutes_stay_without_a_name(root: Path, text: str) -> None:
+    name_site(root, text)
+    assert schedule(root, "cron", "--with", "cloud-info-json") == 0
+    assert minutes(root) == "4,34"
+
+
+def test_minutes_of_the_administrator_stay(root: Path) -> None:
+    name_site(root, "site: {name: SITE-3}\n")
+    table = root / "etc/fedcloud/cron.d/cloud-info-json"
+    table.write_text(table.read_text().replace("4,34", "7,37"))
+    assert schedule(root, "cron", "--with", "cloud-info-json") == 0
+    assert minutes(root) == "7,37"
 
 
 def test_both_at_once_are_found_and_undone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -393,4 +486,4 @@ def test_a_first_installation_starts_nothing(
         "! no job is started yet: run appliance start, or appliance schedule cron|systemd"
     ]
     assert schedule(root, "cron") == 0
-    assert tables(root) == TABLES
+    assert tables(root) == sorted([*TABLES, "cloud-info-json"])

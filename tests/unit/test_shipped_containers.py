@@ -70,7 +70,7 @@ def test_what_can_be_written_is_state_spools_and_images() -> None:
         },
         "caso": {"/var/lib/fedcloud/caso", "/var/spool/caso", "/var/spool/apel", runs},
         "ssm": {"/var/lib/fedcloud/ssm", "/var/spool/apel", runs},
-        "cloud-info": {runs},
+        "cloud-info": {"/var/lib/fedcloud/cloud-info", runs},
     }
     assert "hostkey" not in (TOP / "docker-compose.yml").read_text()
 

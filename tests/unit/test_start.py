@@ -87,7 +87,13 @@ def test_all_that_is_on_starts_and_each_command_is_printed(
 ) -> None:
     assert host.start() == 0
     assert host.units() == ["start bdii", "start cloudkeeper-os"]
-    assert host.tables() == ["caso", "cloudkeeper", "fedcloud-crl", "ssmsend"]
+    assert host.tables() == [
+        "caso",
+        "cloud-info-json",
+        "cloudkeeper",
+        "fedcloud-crl",
+        "ssmsend",
+    ]
     assert host.jobs == ["caso", "ssmsend"]
     said = capsys.readouterr().out.splitlines()
     assert [line for line in said if line.startswith("$ ")] == [

@@ -320,3 +320,54 @@ def test_a_lock_that_does_not_say_its_day_is_no_cause_to_complain(
         lock.write_text(f"{line}\n")
         assert main(["status", "--root", str(tmp_path)]) == 0
         assert "ebian" not in capsys.readouterr().out
+
+
+def published(root: Path, *, age: timedelta, **more: object) -> Path:
+    path = root / "var/lib/fedcloud/cloud-info/information.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    created = datetime.now(UTC) - age
+    until = created + timedelta(hours=12)
+    state = {"created": created.isoformat(), "valid_until": until.isoformat(), **more}
+    path.with_suffix(".state").write_text(json.dumps(state))
+    return path
+
+
+def test_the_age_of_the_information_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran(tmp_path, "caso-extract", ExitStatus.DONE)
+    path = published(tmp_path, age=timedelta(minutes=25))
+    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert f"Information: {path}, read from the cloud 25 minutes ago\n" in capsys.readouterr().out
+    assert main(["status", "--json", "--root", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["information"]["held"] == 0
+
+
+@pytest.mark.parametrize(
+    ("age", "more", "words"),
+    [
+        (15, {}, "expired 3 hours ago, so readers ignore it; see appliance logs cloud-info-json"),
+        (1, {"held": 98}, "stays, because 98 objects would vanish at once"),
+        (1, {"created": "x"}, "information.state is damaged; rm "),
+        (1, {"created": [1]}, "information.state is damaged; rm "),
+    ],
+)
+def test_information_that_needs_somebody(
+    tmp_path: Path,
+    age: int,
+    more: dict[str, object],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ran(tmp_path, "caso-extract", ExitStatus.DONE)
+    path = published(tmp_path, age=timedelta(hours=age), **more)
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
+    assert words in line
+    path.unlink()
+    if "damaged" not in words:
+        assert main(["status", "--root", str(tmp_path)]) == 1
+    (tmp_path / "etc/fedcloud").mkdir(parents=True)
+    (tmp_path / "etc/fedcloud/appliance.yaml").write_text("flows: {information: off}\n")
+    assert main(["status", "--root", str(tmp_path)]) == 0

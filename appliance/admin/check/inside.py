@@ -37,7 +37,7 @@ PROGRAMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "caso": (("caso-extract",),),
     "ssm": (("ssmsend",),),
     "cloudkeeper": (("cloudkeeper", "sync"),),
-    "cloud-info": (_PROVIDER,),
+    "cloud-info": ((*_PROVIDER, "--format", "glue21json", "--publisher", "file"),),
 }
 """By service of the compose file, the programs that read its configuration."""
 _LIMIT = 120

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from appliance.admin import inventory, settings
 from appliance.admin.inventory import JOBS, Job
-from appliance.admin.schedule import horizon, state
+from appliance.admin.schedule import horizon, minutes, state
 from appliance.core import clock, files
 from appliance.core.run import cli
 from appliance.core.run.errors import ConfigurationError, ExitStatus, Unavailable, UsageError
@@ -76,7 +76,8 @@ def _date(text: str) -> datetime:
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Change the starter of the jobs, or print it."""
     layout = cli.layout(arguments)
-    wanted = _wanted([inventory.find(name) for name in arguments.also], layout)
+    host = settings.load(layout)
+    wanted = _wanted([inventory.find(name) for name in arguments.also], host, layout)
     if arguments.by and not (arguments.show or arguments.check_config):
         _change(arguments.by, wanted, layout)
         horizon.keep(arguments.since or horizon.since(layout), layout)
@@ -88,15 +89,24 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     return _show(layout)
 
 
-def _wanted(also: Sequence[Job], layout: Layout) -> list[Job]:
-    """Return the jobs to schedule: the usual ones, those of --with, and those already scheduled."""
+def _wanted(also: Sequence[Job], host: settings.Host, layout: Layout) -> list[Job]:
+    """Return the jobs to schedule: the usual ones, those of --with, and those already scheduled.
+
+    A host whose jobs nothing starts yet schedules those of its profile, too. On any other host an
+    administrator has decided before, so that an upgrade adds none.
+    """
+    present = [
+        job
+        for job in JOBS.values()
+        if state.is_enabled(job, layout) or state.active_table(job, layout).exists()
+    ]
     return [
         job
         for job in JOBS.values()
         if job.is_scheduled
         or job in also
-        or state.is_enabled(job, layout)
-        or state.active_table(job, layout).exists()
+        or job in present
+        or (not present and job.profile == host.profile)
     ]
 
 
@@ -104,25 +114,27 @@ def _change(by: str, wanted: Sequence[Job], layout: Layout) -> None:
     # A foreign starter would start jobs beside the new one, so nothing is changed.
     if found := list(state.foreign(layout)):
         raise ConfigurationError(found)
-    if by == "cron":
+    change = _change_to_cron if by == "cron" else _change_to_systemd
+    change(wanted, layout)
+
+
+def _change_to_cron(wanted: Sequence[Job], layout: Layout) -> None:
+    for job in wanted:
+        active, idle = state.active_table(job, layout), state.idle_table(job, layout)
+        if not (active.exists() or idle.exists()):
+            raise Unavailable(active, "does not exist", "run the bundle's install again")
+    with _undone_if_it_fails(layout):
+        _systemctl(
+            "disable", [job for job in JOBS.values() if state.is_enabled(job, layout)], layout
+        )
         for job in wanted:
-            if not (
-                state.active_table(job, layout).exists() or state.idle_table(job, layout).exists()
-            ):
-                raise Unavailable(
-                    state.active_table(job, layout),
-                    "does not exist",
-                    "run the bundle's install again",
-                )
-        with _undone_if_it_fails(layout):
-            _systemctl(
-                "disable", [job for job in JOBS.values() if state.is_enabled(job, layout)], layout
-            )
-            for job in wanted:
-                # An active table stays as it is; the administrator may have changed it.
-                if not (table := state.active_table(job, layout)).exists():
-                    _move(state.idle_table(job, layout), table)
-        return
+            # An active table stays as it is; the administrator may have changed it.
+            if not (table := state.active_table(job, layout)).exists():
+                _move(state.idle_table(job, layout), table)
+                minutes.write_table(job, table, layout)
+
+
+def _change_to_systemd(wanted: Sequence[Job], layout: Layout) -> None:
     missing = [
         job
         for job in wanted
@@ -136,7 +148,10 @@ def _change(by: str, wanted: Sequence[Job], layout: Layout) -> None:
         for job in JOBS.values():
             if (table := state.active_table(job, layout)).exists():
                 _move(table, state.idle_table(job, layout))
-        _systemctl("enable", [job for job in wanted if not state.is_enabled(job, layout)], layout)
+        added = [job for job in wanted if not state.is_enabled(job, layout)]
+        for job in added:
+            minutes.write_timer(job, layout)
+        _systemctl("enable", added, layout)
 
 
 @contextlib.contextmanager
@@ -212,7 +227,7 @@ def _show(layout: Layout) -> ExitStatus:
         # `appliance run` starts no job of such a flow, so the starter does not matter.
         if not host.is_wanted(one.job.name):
             by, when = ["off"], f"flow {one.job.flow}"
-        otherwise = "nobody" if one.job.is_scheduled else "cloudbdii"
+        otherwise = "nobody" if one.job.is_scheduled or one.job.profile else "cloudbdii"
         rows.append((one.job.name, " and ".join(by) or otherwise, when))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

@@ -32,7 +32,8 @@ _PROGRAMS = {
     "ssmsend": "ssmsend",
     "cloud-info-provider-service": "cloud-info",
 } | _WRAPPERS
-_SERVICES = {job.service: job.name for job in JOBS.values() if job.service}
+# Of two jobs of one service, the first: what a foreign line has in mind is not known.
+_SERVICES = {job.service: job.name for job in reversed(JOBS.values()) if job.service}
 _OURS = "/usr/local/bin/"
 _IMAGE = re.compile(r"(?:^|/)egifedcloud/([a-z-]+)(?:[:@]|$)")
 _JOB_UNIT = re.compile(r"fedcloud-job@([a-z-]+)(?:\.service)?$")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from appliance.admin import inventory, settings
 from appliance.admin.schedule import state
-from appliance.admin.status import age, one_each, reach, services
+from appliance.admin.status import age, information, one_each, reach, services
 from appliance.admin.status.services import Services
 from appliance.core import clock, files
 from appliance.core.run import cli, log, record
@@ -86,12 +86,14 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         for program, record_ in sorted(one_each.one_a_job(found).items())
     ]
     reached = reach.of_bdii(host, found_services)
+    published = information.of_file(layout, host, now=clock.now())
     complaints = [
         *(schedule or ()),
         *unusable,
         *([images.complaint] if images and images.complaint else []),
     ]
     complaints += reached.complaints if reached else []
+    complaints += [published.complaint] if published and published.complaint else []
     if arguments.json:
         beside = {
             "services": found_services and found_services.as_json(),
@@ -102,6 +104,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             "off": [flow for flow, is_on in host.flows.items() if not is_on] or None,
             "unusable": unusable or None,
             "reach": reached and reached.as_json(),
+            "information": published and published.as_json(),
         }
         known = {name: value for name, value in beside.items() if value is not None}
         print(json.dumps(found | known, indent=1, ensure_ascii=False))
@@ -112,6 +115,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             print(images)
         if reached is not None:
             print(reached)
+        if published is not None and not published.complaint:
+            print(published)
         for line in complaints:
             print(f"! {log.one_line(line)}")
         print(
