@@ -136,7 +136,8 @@ class Facts:
     """A cloud: the shares that were read, and the reason for each VO that failed.
 
     ``answered`` is the time of the cloud's last successful answer. ``auditor_role`` is None if
-    nobody asked for it.
+    nobody asked for it. ``endpoints`` are those that no share names. The only share of a cloud
+    without known VOs has an empty name.
     """
 
     shares: tuple[Share, ...]
@@ -145,3 +146,4 @@ class Facts:
     gocdb: GocdbEntry = GocdbEntry()
     certificate: ServerCertificate = ServerCertificate()
     auditor_role: bool | None = None
+    endpoints: tuple[Endpoint, ...] = ()

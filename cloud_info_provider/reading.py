@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from appliance.core.run.errors import Unavailable
@@ -9,9 +10,10 @@ from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord
 from cloud_info_provider import auditor, gather
 from cloud_info_provider.endpoint_lookup import STATE, EndpointLookup
+from cloud_info_provider.facts import Facts
 from cloud_info_provider.formats.published_cloud import PublishedCloud
 from cloud_info_provider.provider_account import ProviderAccount
-from cloud_info_provider.settings import ProviderSettings
+from cloud_info_provider.settings import ProviderSettings, ShareSettings
 
 
 def read(configuration: ProviderSettings, layout: Layout, record: RunRecord) -> PublishedCloud:
@@ -21,21 +23,11 @@ def read(configuration: ProviderSettings, layout: Layout, record: RunRecord) -> 
         Unavailable: no VO could be read, or not each of them if all are needed.
 
     """
-    account = ProviderAccount(configuration)
-    # the figures of a run that fails before the first VO is read
-    record.counts |= {"vos": 0, "vos_failed": max(len(configuration.shares), 1)}
     lookup = None
     if configuration.has_endpoint_facts:
         lookup = EndpointLookup(configuration, layout.path(STATE))
         lookup.start()
-    try:
-        shares = configuration.shares or (gather.own_share(account),)
-        facts = gather.gather(account, shares)
-    finally:
-        record.add("requests", account.requests)
-    if facts.failed and configuration.needs_all_vos:
-        listed = "; ".join(f"{vo}: {reason}" for vo, reason in sorted(facts.failed.items()))
-        raise Unavailable("--exit-on-share-errors", listed)
+    facts, shares = _offer(configuration, record)
     if configuration.auditor:
         facts = replace(facts, auditor_role=auditor.has_role(configuration.auditor))
     if lookup:
@@ -53,3 +45,23 @@ def read(configuration: ProviderSettings, layout: Layout, record: RunRecord) -> 
         access.auth_url,
         access.auth_type,
     )
+
+
+def _offer(
+    configuration: ProviderSettings, record: RunRecord
+) -> tuple[Facts, Sequence[ShareSettings]]:
+    """Return the facts, and the shares that were asked for."""
+    if configuration.offer:
+        return configuration.offer.facts, configuration.shares
+    account = ProviderAccount(configuration)
+    # the figures of a run that fails before the first VO is read
+    record.counts |= {"vos": 0, "vos_failed": max(len(configuration.shares), 1)}
+    try:
+        shares = configuration.shares or (gather.own_share(account),)
+        facts = gather.gather(account, shares)
+    finally:
+        record.add("requests", account.requests)
+    if facts.failed and configuration.needs_all_vos:
+        listed = "; ".join(f"{vo}: {reason}" for vo, reason in sorted(facts.failed.items()))
+        raise Unavailable("--exit-on-share-errors", listed)
+    return facts, shares

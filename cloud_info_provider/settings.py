@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,16 @@ from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
-from cloud_info_provider import account, clouds_file, ignored
+from cloud_info_provider import account, clouds_file, ignored, static_offer
 from cloud_info_provider.account import ACCOUNT, AccountFiles, LoginSettings
 from cloud_info_provider.conversion import PropertyNames
 from cloud_info_provider.publishing.selection import STDOUT
 from cloud_info_provider.site_file import JSON, DescribedShare, Generation, SiteFile, SiteSettings
+from cloud_info_provider.static_offer import StaticOffer
 
 __all__ = ["SiteSettings", "ShareSettings", "ProviderSettings", "load"]
 
+_NO_SHARES = "must be set: the VOs, each with auth.project_id; or set OS_PROJECT_ID for one VO"
 YAML_FILES = ("/etc/cloud-info-provider/openstack.yaml", "/etc/cloud-info-provider/static.yaml")
 
 
@@ -72,6 +74,7 @@ class ProviderSettings:
         site: its description.
         shares: of the VOs; empty if the account's own project is the only one.
         endpoint: Keystone's URL as GOCDB has it.
+        offer: of a cloud that the file alone describes; None for OpenStack.
         project: id or name of the account's own project, if it is configured.
         format: name of the output's format.
         select_flavors: ``all``, ``public`` or ``private`` ones are published.
@@ -90,6 +93,7 @@ class ProviderSettings:
     site: SiteSettings
     shares: tuple[ShareSettings, ...]
     endpoint: str
+    offer: StaticOffer | None
     project: str
     format: str
     select_flavors: str
@@ -131,7 +135,10 @@ class _Loader:
         path = self.yaml_path({})
         tree = self.tree(path)
         described = SiteFile(Settings(tree), tree).account() if tree else {}
-        files = account.read(self.arguments, self.layout, described)
+        if self.is_static:
+            files = AccountFiles(Document({ACCOUNT: {}}, [path]), {}, [])
+        else:
+            files = account.read(self.arguments, self.layout, described)
         named = self.yaml_path(files.variables)
         if named != path:  # openstack.rc names another file
             path, self.problems = named, []
@@ -152,6 +159,11 @@ class _Loader:
             raise ConfigurationError(_renamed(self.problems, file))
         warnings = tuple(_renamed(self.warnings, file))
         return ProviderSettings(**values, yaml_file=path, warnings=warnings)
+
+    @property
+    def is_static(self) -> bool:
+        """Check whether the YAML file alone describes the cloud."""
+        return bool(self.arguments.middleware == "static")
 
     def yaml_path(self, variables: Mapping[str, Setting]) -> Path:
         named = variables.get("CLOUD_INFO_CONFIG")
@@ -177,26 +189,25 @@ class _Loader:
     ) -> dict[str, Any]:
         endpoint = file.endpoint()
         project, name = (keystone.text(ACCOUNT, f"project_{kind}") for kind in ("id", "name"))
-        own_project = project or name
         site = file.site(self.layout, self.arguments.glite_site_info_static)
-        described = file.shares()
+        described = file.shares(needs_project=not self.is_static)
         region = keystone.text(ACCOUNT, "region_name", aliases=[(ACCOUNT, "region")])
         shares = tuple(self.share(share, files, region) for share in described)
-        common = None
-        if not shares or not all(share.account for share in shares):
-            common = account.login(keystone, files.options, ACCOUNT, self.arguments)
-        if not (described or file.has_shares or own_project):
-            text = (
-                "must be set: the VOs, each with auth.project_id; or set OS_PROJECT_ID for one VO"
-            )
-            settings.error("compute", "shares", text)
-        used = common or shares[0].account
+        offer = None
+        if self.is_static:
+            offer = static_offer.read(settings, file.tree, described, region)
+            used = LoginSettings(Access(site.authentication, offer.name, {}))
+        else:
+            if not (described or file.has_shares or project or name):
+                settings.error("compute", "shares", _NO_SHARES)
+            used = self.common_account(shares, files, keystone)
         return {
             "account": used,
             "site": site,
             "shares": shares,
-            "endpoint": endpoint or (used.access.auth_url if used else ""),
-            "project": own_project,
+            "endpoint": endpoint or used.access.auth_url,
+            "offer": offer,
+            "project": project or name,
             "format": self.format(file.generation),
             "select_flavors": self.arguments.select_flavors,
             "properties": PropertyNames(
@@ -208,6 +219,15 @@ class _Loader:
             "all_images": self.all_images(file),
             "generation": file.generation,
         }
+
+    def common_account(
+        self, shares: Sequence[ShareSettings], files: AccountFiles, keystone: Settings
+    ) -> LoginSettings:
+        """Return the common account; if each VO has its own, the first one's."""
+        own = [share.account for share in shares if share.account]
+        if shares and len(own) == len(shares):
+            return own[0]
+        return account.login(keystone, files.options, ACCOUNT, self.arguments)
 
     def format(self, generation: Generation) -> str:
         usual = generation.format if self.arguments.publisher == STDOUT else JSON
@@ -232,6 +252,8 @@ class _Loader:
 
     def own_account(self, described: DescribedShare, files: AccountFiles) -> LoginSettings | None:
         """Return the account that a VO has for itself; None if it has the common one."""
+        if self.is_static:
+            return None
         try:
             own = account.own_options(described.vo, described.auth, self.arguments)
         except ConfigurationError as error:

@@ -104,6 +104,8 @@ class DescribedShare:
     membership: tuple[str, ...]
     information: Mapping[str, str] = field(hash=False)
     auth: Mapping[str, Setting] = field(hash=False)
+    project: str
+    """The project's name, of a cloud that the file alone describes."""
     entry: Setting
     """Where the VO begins in the file."""
 
@@ -129,13 +131,13 @@ class SiteFile:
 
     def __init__(self, settings: Settings, tree: Tree) -> None:
         self._settings = settings
-        self._tree = tree
+        self.tree = tree
         self.generation = generation(tree)
 
     @property
     def path(self) -> Path:
         """Return the path of the file."""
-        return self._tree.paths[0]
+        return self.tree.paths[0]
 
     @property
     def is_of_catch_all(self) -> bool:
@@ -145,7 +147,7 @@ class SiteFile:
     @property
     def has_shares(self) -> bool:
         """Check whether the file lists VOs, even if all of them are wrong."""
-        return self.is_of_catch_all or bool(self._tree.sections.get(_SHARES))
+        return self.is_of_catch_all or bool(self.tree.sections.get(_SHARES))
 
     def needs_marketplace(self) -> bool:
         """Return whether images without an entry in the marketplace are left out."""
@@ -165,7 +167,7 @@ class SiteFile:
             "region_name": "region",
             "protocol": "protocol",
         }
-        top = self._tree.sections.get(OUTERMOST, {})
+        top = self.tree.sections.get(OUTERMOST, {})
         found = {name: top[key] for name, key in names.items() if key in top}
         if "auth_type" in top:
             found["auth_type"] = top["auth_type"]
@@ -295,19 +297,19 @@ class SiteFile:
 
     def _listed_vos(self) -> Iterator[DescribedShare]:
         settings = self._settings
-        names = [name for name in self._tree.children.get("", {}) if name.startswith("vos[")]
+        names = [name for name in self.tree.children.get("", {}) if name.startswith("vos[")]
         if not names:
             settings.accept(OUTERMOST, ["vos"])
             settings.error(OUTERMOST, "vos", "must be set: the VOs, each with name and auth")
         for section in names:
-            entry = self._tree.children[""][section]
-            settings.accept(section, self._tree.sections.get(section, {}))  # more keys are allowed
+            entry = self.tree.children[""][section]
+            settings.accept(section, self.tree.sections.get(section, {}))  # more keys are allowed
             vo = settings.text(section, "name", required="the VO's name")
             yield self._share(vo, section, entry, needs_project=True)
 
     def _named_vos(self, *, needs_project: bool) -> Iterator[DescribedShare]:
-        names = self._tree.children.get(_SHARES, {})
-        bare = self._tree.sections.get(_SHARES, {})
+        names = self.tree.children.get(_SHARES, {})
+        bare = self.tree.sections.get(_SHARES, {})
         self._settings.accept(_SHARES, [*names, *bare])
         for vo, entry in bare.items():
             if needs_project:
@@ -341,7 +343,7 @@ class SiteFile:
             settings.error(above, last, words, entry=entry)
         settings.choice(section, "default_network_type", default="", allowed=_NETWORKS)
         texts = {option: settings.text(section, option) for option in vocabulary.SHARE_TEXTS}
-        auth = self._tree.sections.get(f"{section}.auth", {})
+        auth = self.tree.sections.get(f"{section}.auth", {})
         settings.accept(f"{section}.auth", auth)  # the account reads them
         return DescribedShare(
             vo=vo,
@@ -353,6 +355,7 @@ class SiteFile:
             membership=settings.words(section, "membership", default=(f"VO:{vo}",)),
             information={option: text for option, text in texts.items() if text},
             auth=auth,
+            project=settings.text(section, "project"),
             entry=entry,
         )
 

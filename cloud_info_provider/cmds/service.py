@@ -47,8 +47,8 @@ _LDIF, _JSON = "glue", "glue21json"
 _CHOICES: Mapping[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
     "format": (selection.FORMATS, ("glue21", "cmdb")),
     "middleware": (
-        {"openstack": "a cloud of OpenStack"},
-        ("static", "ooi", "opennebula", "opennebularocci", "indigoon", "aws", "mesos", "onedata"),
+        {"openstack": "a cloud of OpenStack", "static": "what the description alone says"},
+        ("ooi", "opennebula", "opennebularocci", "indigoon", "aws", "mesos", "onedata"),
     ),
     "publisher": (PUBLISHERS, ("ams", "json_stdout")),
 }

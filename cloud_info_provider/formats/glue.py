@@ -146,14 +146,16 @@ class _CloudTree:
     def entries(self) -> Iterator[Entry]:
         shares = sorted(self.facts.shares, key=lambda share: (share.vo, share.project_id))
         servers = [share.servers for share in shares]
-        endpoints = sorted({share.endpoint for share in shares}, key=lambda endpoint: endpoint.url)
+        found = {*(share.endpoint for share in shares), *self.facts.endpoints}
+        endpoints = sorted(found, key=lambda endpoint: endpoint.url)
         yield _entry(ROOT, ["organization"], {"o": "glue"})
         yield _entry(self.group_dn, ["GLUE2Group"], {"GLUE2GroupID": GROUP})
         yield self.service(servers)
         yield self.manager(servers)
         for endpoint in endpoints:
             yield self.endpoint(endpoint)
-            yield self.access_policy(endpoint)
+            if self.configured:
+                yield self.access_policy(endpoint)
         flavors = (
             (share.vo, self.flavor_id(flavor, share.endpoint), flavor)
             for share in shares
@@ -165,8 +167,9 @@ class _CloudTree:
         for _, image, vos in _by_vo(images):
             yield self.image(image, vos)
         for share in shares:
-            yield self.share(share)
-            yield self.mapping_policy(share)
+            if share.vo:
+                yield self.share(share)
+                yield self.mapping_policy(share)
 
     def problems(self) -> list[str]:
         """Return a line for each flavor and image without an id, and one if there is no flavor."""

@@ -69,8 +69,8 @@ class _CloudObjects:
                 for flavor, _ in flavors
                 if flavor.accelerators
             ],
-            "Share": [self.share(share) for share in self.shares],
-            "MappingPolicy": [self.mapping_policy(share) for share in self.shares],
+            "Share": [self.share(share) for share in self.shares if share.vo],
+            "MappingPolicy": [self.mapping_policy(share) for share in self.shares if share.vo],
             "AccessPolicy": [self.access_policy()],
         }
 

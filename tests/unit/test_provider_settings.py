@@ -298,8 +298,8 @@ def test_one_fault_is_one_line(
         ),
         (["--format", "x"], "--format: 'x' is unknown; write glue or glue21json or json"),
         (
-            ["--middleware", "static"],
-            "--middleware: 'static' is not in this version; write openstack",
+            ["--middleware", "ooi"],
+            "--middleware: 'ooi' is not in this version; write openstack or static",
         ),
         (
             ["--publisher", "ams"],

@@ -1,0 +1,133 @@
+"""A cloud that the description alone describes: ``--middleware static``, without any account.
+
+    compute:
+      service_name: NAME                       names the cloud; default: the first endpoint
+      endpoints: {URL: {api_version: …}}
+      templates: {ID: {cpu: 1, memory: 1024}}  flavors; memory in MiB, disk in GB
+      images: {ID: {name: …, version: …, marketplace_id: …, os_name: …, os_version: …}}
+      shares: {VO: {project: …}}               optional: the VOs, each with the whole offer
+
+Each list has ``defaults`` for its entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from appliance.core import hosts
+from appliance.core.config.settings import Settings
+from appliance.core.config.yaml_file import Tree
+from cloud_info_provider.facts import (
+    Endpoint,
+    Facts,
+    Flavor,
+    OfferedImage,
+    ServerCounts,
+    Share,
+)
+from cloud_info_provider.site_file import DescribedShare
+
+_COMPUTE, _QUOTAS = "compute", "compute.quotas.defaults"
+_DEFAULTS = "defaults"
+
+
+@dataclass(frozen=True, slots=True)
+class StaticOffer:
+    """What the description offers to each VO, and the name of the cloud."""
+
+    name: str
+    facts: Facts
+
+
+def read(
+    settings: Settings, tree: Tree, shares: Sequence[DescribedShare], region: str
+) -> StaticOffer:
+    """Return the offer; errors are left in ``settings``."""
+    reader = _StaticReader(settings, tree)
+    endpoints = tuple(reader.endpoints(region))
+    flavors, images = tuple(reader.flavors()), tuple(reader.images())
+    name = settings.text(_COMPUTE, "service_name") or (endpoints[0].url if endpoints else "")
+    if not name:
+        words = "must be set: the URLs of the cloud, or service_name"
+        settings.error(_COMPUTE, "endpoints", words)
+    first = endpoints[0] if endpoints else Endpoint(name, "", "", region, "")
+    quotas = reader.quotas()
+    # Without VOs the offer is one to nobody in particular.
+    whom = [(share.vo, share.project_id, share.project) for share in shares] or [("", "", "")]
+    offered = (
+        Share(vo, key, project, "", first, flavors, images, ServerCounts(), quotas)
+        for vo, key, project in whom
+    )
+    return StaticOffer(name, Facts(tuple(offered), {}, endpoints=endpoints))
+
+
+class _StaticReader:
+    def __init__(self, settings: Settings, tree: Tree) -> None:
+        self._settings = settings
+        self._tree = tree
+
+    def _names(self, kind: str) -> list[str]:
+        """Return the names of a list; those without any option are empty settings."""
+        section = f"{_COMPUTE}.{kind}"
+        names = (*self._tree.children.get(section, {}), *self._tree.sections.get(section, {}))
+        self._settings.accept(section, names)
+        return [name for name in dict.fromkeys(names) if name != _DEFAULTS]
+
+    def _text(self, kind: str, name: str, option: str, default: str = "") -> str:
+        own, usual = f"{_COMPUTE}.{kind}.{name}", f"{_COMPUTE}.{kind}.{_DEFAULTS}"
+        default = self._settings.text(usual, option, default=default)
+        return self._settings.text(own, option, default=default)
+
+    def _number(self, kind: str, name: str, option: str, default: int) -> int:
+        own, usual = f"{_COMPUTE}.{kind}.{name}", f"{_COMPUTE}.{kind}.{_DEFAULTS}"
+        default = self._settings.integer(usual, option, default=default)
+        return self._settings.integer(own, option, default=default)
+
+    def endpoints(self, region: str) -> Iterator[Endpoint]:
+        for name in self._names("endpoints"):
+            url = self._text("endpoints", name, "endpoint_url") or name
+            if fault := hosts.url_fault(url):
+                section = f"{_COMPUTE}.endpoints"
+                named = self._settings.where(f"{section}.{name}", "endpoint_url")
+                entry = named or self._tree.children.get(section, {}).get(name)
+                words = f"{fault}; write https://HOST"
+                self._settings.error(section, name, words, entry=entry)
+            version = self._text("endpoints", name, "api_version")
+            yield Endpoint(url.rstrip("/"), version, version, region, "")
+
+    def flavors(self) -> Iterator[Flavor]:
+        for name in self._names("templates"):
+            cpu, memory, disk, ephemeral = (
+                self._number("templates", name, option, default)
+                for option, default in (("cpu", 1), ("memory", 0), ("disk", 0), ("ephemeral", 0))
+            )
+            yield Flavor(name, name, cpu, memory, disk, ephemeral, {})
+
+    def images(self) -> Iterator[OfferedImage]:
+        for name in self._names("images"):
+            texts = {
+                option: self._text("images", name, option)
+                for option in (
+                    *("id", "name", "version", "marketplace_id", "platform", "description"),
+                    *("os_family", "os_name", "os_version", "os_type"),
+                )
+            }
+            yield OfferedImage(
+                id=texts["id"] or name,
+                name=texts["name"] or name,
+                marketplace=texts["marketplace_id"],
+                base="",
+                description=texts["description"],
+                version=texts["version"],
+                architecture=texts["platform"],
+                os_type=texts["os_family"] or texts["os_type"],
+                os_distribution=texts["os_name"],
+                os_version=texts["os_version"],
+            )
+
+    def quotas(self) -> dict[str, int]:
+        found = {}
+        for option in self._tree.sections.get(_QUOTAS, {}):
+            found[option] = self._settings.integer(_QUOTAS, option, default=0, minimum=-1)
+        return found
