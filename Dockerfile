@@ -97,11 +97,10 @@ LABEL org.opencontainers.image.title="egifedcloud/cloudbdii" \
       org.opencontainers.image.revision="${COMMIT}" \
       org.opencontainers.image.licenses="Apache-2.0"
 EXPOSE 2170
-# Through ldapi, which is the same in every network; slapd also has its TCP port, or does not start.
+# As strangers ask: anonymously, over TCP. The address differs by network, so slapd's URL is in a file.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["ldapsearch", "-x", "-LLL", "-o", "nettimeout=4", \
-         "-H", "ldapi://%2Fvar%2Flib%2Ffedcloud%2Fbdii%2Fresource%2Frun%2Fldapi", \
-         "-s", "base", "-b", "o=glue", "1.1"]
+    CMD ["sh", "-c", "exec ldapsearch -x -LLL -o nettimeout=4 -s base -b o=glue \
+         -H \"$(cat /var/lib/fedcloud/bdii/resource/run/address)\" 1.1"]
 CMD ["bdii-update", "--serve", "-c", "/etc/bdii/bdii.conf"]
 
 FROM plain AS sitebdii
@@ -115,11 +114,10 @@ LABEL org.opencontainers.image.title="egifedcloud/sitebdii" \
       org.opencontainers.image.revision="${COMMIT}" \
       org.opencontainers.image.licenses="Apache-2.0"
 EXPOSE 2170
-# Through ldapi, which is the same in every network; slapd also has its TCP port, or does not start.
+# As strangers ask: anonymously, over TCP. The address differs by network, so slapd's URL is in a file.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["ldapsearch", "-x", "-LLL", "-o", "nettimeout=4", \
-         "-H", "ldapi://%2Fvar%2Flib%2Ffedcloud%2Fbdii%2Fsite%2Frun%2Fldapi", \
-         "-s", "base", "-b", "o=glue", "1.1"]
+    CMD ["sh", "-c", "exec ldapsearch -x -LLL -o nettimeout=4 -s base -b o=glue \
+         -H \"$(cat /var/lib/fedcloud/bdii/site/run/address)\" 1.1"]
 CMD ["bdii-update", "--serve", "-c", "/etc/sitebdii/bdii.conf"]
 
 FROM common AS cloudkeeper

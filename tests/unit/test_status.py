@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -181,9 +182,30 @@ def test_a_service_that_is_stopped_and_disabled_is_not_missed(
     )
     program.chmod(0o755)
     monkeypatch.setattr(native, "_SYSTEMCTL", str(program))
-    assert [(one.service, one.state) for one in native.services()] == [
+    assert [(one.service, one.state) for one in native.services(Layout(tmp_path))] == [
         ("cloudkeeper-os", state) for state in rows
     ]
+
+
+def test_a_bdii_is_asked_as_strangers_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F-I3: a BDII that answered nobody looked healthy, because its program ran."""
+    program = tmp_path / "systemctl"
+    program.write_text(
+        "#!/bin/sh\necho ActiveState=active\n"
+        'case "$*" in *" bdii.service"*) echo LoadState=loaded;; esac\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(native, "_SYSTEMCTL", str(program))
+    address = tmp_path / "var/lib/fedcloud/bdii/site/run/address"
+    address.parent.mkdir(parents=True)
+    with socket.socket() as listener:  # accepts, and never answers
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address.write_text(f"ldap://127.0.0.1:{listener.getsockname()[1]}\n")
+        monkeypatch.setattr(native, "_ANSWER", timedelta(seconds=1))
+        (state,) = native.services(Layout(tmp_path))
+    assert (state.service, state.state, state.health) == ("sitebdii", "running", "unhealthy")
+    assert "does not answer" in state.said
 
 
 def test_a_job_is_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,14 +14,16 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from appliance.admin import account
 from appliance.admin.inventory import Job
 from appliance.admin.runtime.engine import ServiceState
+from appliance.core import directory, files
 from appliance.core.run import place
-from appliance.core.run.errors import Unavailable
+from appliance.core.run.errors import ApplianceError, Unavailable
 from appliance.core.run.layout import Layout
 
 PROGRAMS = "/opt/fedcloud/current/bin"
@@ -33,14 +35,11 @@ AUTHORITIES = (
 """Bundles of web server authorities: of Debian's family, of Red Hat's, of others."""
 UNITS = {"cloudbdii": "cloudbdii", "sitebdii": "bdii", "cloudkeeper-os": "cloudkeeper-os"}
 """The systemd unit of each service, without containers."""
-_PLACES: Mapping[str, str | tuple[str, int]] = {
-    "cloudbdii": ("127.0.0.1", 2171),
-    "sitebdii": ("localhost", 2170),
-    "cloudkeeper-os": "/run/cloudkeeper/backend.sock",
-}
-"""Where each service listens: the path of a unix socket, or host and port."""
-_ANSWER = 5.0
-"""Seconds within which a listener must accept a connection."""
+_BACKEND = "/run/cloudkeeper/backend.sock"
+_BDIIS = {"cloudbdii": ("resource", 2171), "sitebdii": ("site", 2170)}
+"""The level of each BDII, and its port if it has not yet written its address."""
+_ANSWER = timedelta(seconds=5)
+"""Time within which a service must answer."""
 _SYSTEMCTL, _JOURNALCTL = "/usr/bin/systemctl", "/usr/bin/journalctl"
 _HEALTH = {"active": "healthy", "activating": "starting", "failed": "unhealthy"}
 _BIND = """
@@ -104,11 +103,13 @@ def environment(
     return found if root == Path("/") else found | {"FEDCLOUD_ROOT": str(root)}
 
 
-def services() -> list[ServiceState]:
+def services(layout: Layout) -> list[ServiceState]:
     """Return the state of each service whose unit is installed, and enabled or not stopped.
 
     One that an administrator has stopped and disabled is left out, like a container that nobody
     has made: cloudkeeper in direct mode needs no service.
+
+    A service that is active is healthy if it answers.
 
     Raises:
         Unavailable: systemctl fails.
@@ -124,32 +125,54 @@ def services() -> list[ServiceState]:
             continue
         # A unit with a wait in ExecStartPost is "activating" while its program runs already.
         is_running = active in ("active", "activating")
+        fault = amiss(service, layout) if active == "active" else ""
         found.append(
             ServiceState(
                 service=service,
                 state="running" if is_running else "exited",
-                health=_HEALTH.get(active, ""),
+                health="unhealthy" if fault else _HEALTH.get(active, ""),
                 since=_moment(shown.get("StateChangeTimestamp", "")),
                 restarts=int(shown.get("NRestarts") or 0),
                 exit_status=None if is_running else int(shown.get("ExecMainStatus") or 0),
-                said="",
+                said=fault,
             )
         )
     return found
 
 
 def amiss(service: str, layout: Layout) -> str:
-    """Return why a service does not accept connections; empty if it does."""
-    place = _PLACES[service]
+    """Return why a service does not answer; empty if it does. A BDII is asked as strangers ask."""
+    if service in _BDIIS:
+        return _bdii_amiss(service, layout)
     try:
-        if isinstance(place, str):
-            with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(_ANSWER)
-                client.connect(str(layout.path(place)))
-        else:
-            socket.create_connection(place, timeout=_ANSWER).close()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(_ANSWER.total_seconds())
+            client.connect(str(layout.path(_BACKEND)))
     except OSError as error:
         return error.strerror or str(error)
+    return ""
+
+
+def _bdii_amiss(service: str, layout: Layout) -> str:
+    level, port = _BDIIS[service]
+    host = "localhost"
+    file = layout.path(f"/var/lib/fedcloud/bdii/{level}/run/address")
+    try:
+        parts = urlsplit(files.read_regular(file, limit=1000).decode().strip())
+        host, port = parts.hostname or host, parts.port or port
+    except (OSError, ValueError):
+        pass  # it has never started, or another account may not look: its usual place
+    try:
+        directory.read(
+            host,
+            port=port,
+            base="o=glue",
+            attributes=["1.1"],
+            is_base_only=True,
+            timeout=_ANSWER,
+        )
+    except ApplianceError as error:
+        return error.cause
     return ""
 
 

@@ -58,7 +58,7 @@ def look(layout: Layout, host: settings.Host) -> Services | None:
         return None
     compose, compose_failure = ("", "") if host.is_native else _compose(host.compose)
     try:
-        states = _states(host)
+        states = _states(host, layout)
     except Unavailable as error:
         return Services(
             failure=str(error),
@@ -91,9 +91,9 @@ def _faults(host: settings.Host, layout: Layout) -> Mapping[str, Sequence[str]]:
     }
 
 
-def _states(host: settings.Host) -> list[ServiceState]:
+def _states(host: settings.Host, layout: Layout) -> list[ServiceState]:
     if host.is_native:
-        return native.services()
+        return native.services(layout)
     with Engine(host.socket) as engine:
         return engine.services()
 
