@@ -31,6 +31,11 @@ class Modify:
     entry: Entry
     changes: Mapping[str, tuple[str, ...]]
 
+    @property
+    def changes_class(self) -> bool:
+        """Check whether the object class changes, for which slapd wants a control."""
+        return any(name.lower() == "objectclass" for name in self.changes)
+
 
 @dataclass(frozen=True, slots=True)
 class Delete:
@@ -58,13 +63,6 @@ class TreePlan:
 
     def __len__(self) -> int:
         return len(self.adds) + len(self.modifies) + len(self.deletes)
-
-    @property
-    def changes_class(self) -> bool:
-        """Check whether an entry changes its object class, which a directory cannot do in place."""
-        return any(
-            name.lower() == "objectclass" for change in self.modifies for name in change.changes
-        )
 
 
 def make(published: Tree, wanted: Tree) -> TreePlan:

@@ -23,6 +23,8 @@ from appliance.core.ldif import Entry
 from appliance.core.run.errors import ApplianceError, Unavailable
 
 NO_SUCH_OBJECT = 32
+RELAX = "1.3.6.1.4.1.4203.666.5.12"
+"""Control with which slapd lets its owner change the object class of an entry in place."""
 _PROTOCOL_ERROR = 2
 _PAGE = 1000
 
@@ -91,8 +93,12 @@ class Directory:
 
         """
         replace = self._ldap3.MODIFY_REPLACE
+        changes_class = any(name.lower() == "objectclass" for name in changes)
         self._change(
-            "modify", dn, {name: [(replace, _encoded(values))] for name, values in changes.items()}
+            "modify",
+            dn,
+            {name: [(replace, _encoded(values))] for name, values in changes.items()},
+            controls=[(RELAX, True, None)] if changes_class else None,
         )
 
     def delete(self, dn: str) -> None:

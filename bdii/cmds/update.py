@@ -62,9 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="ask the sources once and print what EGI's validator finds in the tree",
     )
+    mode.add_argument(
+        "--stop-slapd",
+        action="store_true",
+        help="end the slapd that a killed service has left, which serves the tree published last",
+    )
 
 
-def run(arguments: argparse.Namespace) -> ExitStatus:
+def run(arguments: argparse.Namespace) -> int:
     """Serve, or ask the sources once and print the tree or the differences."""
     layout = cli.layout(arguments)
     with contextlib.ExitStack() as stack:
@@ -80,14 +85,40 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return ExitStatus.DONE
     _log(arguments, settings)
     if arguments.serve:
-        from bdii.service.daemon import BdiiService  # noqa: PLC0415  start-up is a cost
-
-        return BdiiService(
-            settings, lambda: _log(arguments, _read(arguments.config, layout, arguments.listen))
-        ).run()
+        return _serve(arguments, layout, settings)
+    if arguments.stop_slapd:
+        return _stop_slapd(settings)
     if arguments.validate:
         return _validate(settings)
     return _show(settings, with_differences=arguments.diff)
+
+
+def _stop_slapd(settings: BdiiSettings) -> ExitStatus:
+    """End a slapd without a service; raises `Busy` while the service runs."""
+    from appliance.core.run import lock  # noqa: PLC0415  start-up is a cost
+    from bdii.slapd import process  # noqa: PLC0415
+
+    with lock.hold(settings.state / "lock"):
+        has_ended = process.end_leftover(settings)
+    print("slapd has been ended" if has_ended else "no slapd of this BDII runs")
+    return ExitStatus.DONE
+
+
+def _serve(arguments: argparse.Namespace, layout: Layout, settings: BdiiSettings) -> int:
+    from bdii.service.supervise import supervise  # noqa: PLC0415  start-up is a cost
+
+    def engine(is_another: bool) -> int:
+        # not before: the process that waits for the engine stays small
+        from bdii.service.daemon import BdiiService  # noqa: PLC0415
+
+        return BdiiService(
+            settings,
+            lambda: _log(arguments, _read(arguments.config, layout, arguments.listen)),
+            # the configuration may have changed since the first one started
+            must_read=is_another,
+        ).run()
+
+    return supervise(settings, engine, reopen_log=lambda: _log(arguments, settings))
 
 
 def _log(arguments: argparse.Namespace, settings: BdiiSettings) -> BdiiSettings:

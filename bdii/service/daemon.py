@@ -1,15 +1,16 @@
 """The service: slapd with the last good tree at once, then cycles until a signal ends it.
 
-The main thread starts slapd, restarts it if it ends, and takes the signals; a worker thread does
-the cycles. SIGTERM and SIGINT end both within ten seconds; SIGHUP reloads the configuration and
-starts a cycle.
+The main thread starts slapd or takes over the one that runs, starts it again if it ends or stops
+answering, and takes the signals; a worker thread does the cycles. SIGTERM and SIGINT end all of it
+within ten seconds; SIGHUP reloads the configuration and starts a cycle. If this process ends in
+another way, slapd serves on (`bdii.service.supervise`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
+import os
+import select
 import signal
 import threading
 import time
@@ -25,29 +26,43 @@ from bdii.service.cycle import Cycle, Updater
 from bdii.service.state import StateDirectory
 from bdii.settings import BdiiSettings
 from bdii.slapd.process import Slapd
+from bdii.slapd.watch import AnswerWatch
 
 logger = logging.getLogger(__name__)
 
-# Between two looks at slapd.
+# Between two attempts to start a slapd that has ended, until the pause below is over.
 _WATCH = timedelta(milliseconds=200)
 # Before a failed start of slapd or a failed cycle is repeated.
 _RETRY = timedelta(seconds=3)
 # For the worker to end; together with slapd's own time this stays below ten seconds.
 _END = timedelta(seconds=6)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class BdiiService:
-    """A running BDII. ``read`` reads the configuration again; it raises `ApplianceError`."""
+    """A running BDII. ``read`` reads the configuration again; it raises `ApplianceError`.
 
-    def __init__(self, settings: BdiiSettings, read: Callable[[], BdiiSettings]) -> None:
+    With ``must_read`` that is done before the first cycle.
+    """
+
+    def __init__(
+        self,
+        settings: BdiiSettings,
+        read: Callable[[], BdiiSettings],
+        *,
+        must_read: bool = False,
+    ) -> None:
         self._settings = settings
         self._read = read
         self._slapd = Slapd(settings)
-        # Signal handlers write to a SimpleQueue, which is reentrant: a handler that sets an Event
-        # deadlocks if it interrupts the main thread while that holds the event's lock.
-        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._answers = AnswerWatch(self._slapd)
+        # The interpreter writes the numbers of signals here. A handler that sets an Event deadlocks
+        # if it interrupts the main thread while that holds the event's lock.
+        self._signals, self._signal_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stop = threading.Event()
         self._reload = threading.Event()
+        if must_read:
+            self._reload.set()
         self._wake = threading.Event()
         self._problems = ProblemLog()
         self._bug: BaseException | None = None
@@ -65,51 +80,75 @@ class BdiiService:
 
     def _run(self) -> ExitStatus:
         with lock.hold(self._settings.state / "lock"):
-            self._slapd.recover()
+            self._handle_signals()
+            is_served = self._slapd.recover()
             updater = Updater(self._settings, StateDirectory(self._settings.state), self._slapd)
-            for handled in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(handled, lambda number, _: self._signals.put(number))
-            try:
+            if not is_served:
                 self._slapd.serve(updater.published)
-                logger.info(
-                    "serving %d entries on port %d", len(updater.published), self._settings.port
-                )
-                # a daemon thread: a cycle that hangs must not keep the process from ending
-                worker = threading.Thread(
-                    target=self._work, args=(updater,), name="cycles", daemon=True
-                )
-                worker.start()
-                self._watch(updater)
-                worker.join(_END.total_seconds())
-            finally:
-                self._slapd.stop()
-        if self._bug is not None:
-            raise self._bug
+                words = "serving %d entries on port %d"
+                logger.info(words, len(updater.published), self._settings.port)
+            # a daemon thread: a cycle that hangs must not keep the process from ending
+            worker = threading.Thread(
+                target=self._work, args=(updater,), name="cycles", daemon=True
+            )
+            worker.start()
+            self._watch(updater)
+            worker.join(_END.total_seconds())
+            if self._bug is not None:
+                raise self._bug  # slapd serves on
+            self._slapd.stop()
         return ExitStatus.DONE
 
-    def _take_signal(self, patience: timedelta) -> None:
-        with contextlib.suppress(queue.Empty):
-            number = self._signals.get(timeout=patience.total_seconds())
-            (self._reload if number == signal.SIGHUP else self._stop).set()
+    def _handle_signals(self) -> None:
+        signal.set_wakeup_fd(self._signal_writer)
+        for handled in _SIGNALS:
+            signal.signal(handled, lambda _number, _frame: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _wait(self, patience: timedelta) -> None:
+        """Wait for a signal, the end of slapd, or the end of the time, and take the signals."""
+        poll = select.poll()
+        poll.register(self._signals, select.POLLIN)
+        process = self._slapd.process
+        if process is not None and not process.has_ended:
+            poll.register(process.descriptor, select.POLLIN)
+        ready = poll.poll(round(patience.total_seconds() * 1000))
+        if any(descriptor == self._signals for descriptor, _ in ready):
+            for number in os.read(self._signals, 64):
+                (self._reload if number == signal.SIGHUP else self._stop).set()
             self._wake.set()
 
     def _watch(self, updater: Updater) -> None:
-        """Restart slapd whenever it ends, until the service stops."""
+        """Start slapd again whenever it ends or stops answering, until the service stops."""
         not_before = 0.0
         while not self._stop.is_set():
-            self._take_signal(_WATCH)
-            if self._stop.is_set() or self._slapd.is_alive or time.monotonic() < not_before:
-                continue
-            logger.error("slapd has ended; restarting it with the tree published last")
-            try:
-                self._slapd.serve(updater.published)
-                self._no_start = ""
-            except (ApplianceError, OSError) as error:
-                self._no_start = _reason(error)
-                logger.error("%s", self._no_start)  # noqa: TRY400  one clear line
-            # a cycle restores the entry below o=infosys, which the new database does not have
-            self._wake.set()
-            not_before = time.monotonic() + _RETRY.total_seconds()
+            self._wait(self._answers.pause if self._slapd.is_alive else _WATCH)
+            if self._stop.is_set():
+                return
+            if self._slapd.is_alive:
+                self._end_if_stuck()
+            if not self._slapd.is_alive and time.monotonic() >= not_before:
+                is_failing = not self._revive(updater) or self._slapd.keeps_ending
+                not_before = time.monotonic() + (_RETRY.total_seconds() if is_failing else 0)
+
+    def _end_if_stuck(self) -> None:
+        generation = self._slapd.generation
+        if self._answers.is_stuck():
+            logger.error("slapd does not answer, and does nothing; it is replaced")
+            self._slapd.give_up(generation)
+
+    def _revive(self, updater: Updater) -> bool:
+        """Start slapd again; return whether it runs."""
+        logger.error("slapd has ended; it is started again")
+        try:
+            self._slapd.revive(updater.published)
+            self._no_start = ""
+        except (ApplianceError, OSError) as error:
+            self._no_start = _reason(error)
+            logger.error("%s", self._no_start)  # noqa: TRY400  one clear line
+        # a cycle finds out what slapd serves now, and restores the entry below o=infosys
+        self._wake.set()
+        return not self._no_start
 
     def _work(self, updater: Updater) -> None:
         patience = _RETRY

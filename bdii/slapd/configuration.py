@@ -21,6 +21,15 @@ _MDS_VO_NAME = (
 MAP_SIZE = 4 * 2**30
 # Entries that one search may return: more than any real tree has, but an end for every search.
 SIZE_LIMIT = 1_000_000
+# Searches at a time. A client that stops reading its answer holds one of them until `_STALLED`.
+THREADS = 128
+# Seconds after which slapd closes a connection on which nothing is asked, and one whose client has
+# stopped reading. It looks each quarter of the first, so that 24 means 30 at the latest.
+_IDLE = 24
+_STALLED = 60
+# Seconds for one search. slapd counts the time that a slow client takes to read, so this is the
+# upstream BDII's limit: a shorter one would cut the whole tree on a slow line.
+_SEARCH = 2400
 # Attributes GLUE2…ID with an index.
 _KEYS = (
     "Group",
@@ -58,11 +67,11 @@ def text(settings: BdiiSettings, directory: Path) -> str:
         "allow bind_v2",  # LDAP version 2, as upstream: old clients bind with it
         "disallow bind_simple",  # there is no password to try
         "loglevel none",
-        "threads 8",
+        f"threads {THREADS}",
         f"sizelimit {SIZE_LIMIT}",
-        "timelimit 120",
-        "idletimeout 120",  # for connected clients that ask nothing
-        "writetimeout 60",  # for clients that do not read their answers
+        f"timelimit {_SEARCH}",
+        f"idletimeout {_IDLE}",
+        f"writetimeout {_STALLED}",
         "conn_max_pending 50",
         "access to * by * read",
         *_database(SUFFIX, owner, directory / "glue", MAP_SIZE),
@@ -84,6 +93,6 @@ def _database(suffix: str, owner: str, directory: Path, size: int) -> list[str]:
         f'rootdn "{owner}"',  # this identity is exempt from access rules and limits
         f'directory "{directory}"',
         f"maxsize {size}",
-        "dbnosync",  # every start makes a new database, so none has to survive a power cut
+        "dbnosync",  # after a power cut a new one is made; the end of slapd alone loses nothing
         "index objectClass eq,pres",
     ]

@@ -1,6 +1,9 @@
 """A plan carried out in the running slapd, change by change.
 
-Only slapd's answers decide which entries count as published.
+Only slapd's answers decide which entries count as published. All changes are made in place, however
+many there are: a switch to another database would refuse connections, or cut running searches
+(docs/adr/0055). Many changes go through a pipeline first (`bdii.slapd.bulk`); what it leaves undone
+is done one by one.
 
 If the connection breaks at a change, either the change or slapd itself is the cause. So the other
 changes are made first, over a new connection, and the suspect last and alone. If the connection
@@ -17,8 +20,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from appliance.core.directory import NO_SUCH_OBJECT, Directory, NoAnswer, Refused
 from appliance.core.ldif import Entry, parent
@@ -26,7 +30,7 @@ from appliance.core.run.errors import Unavailable
 from bdii import tree
 from bdii.messages import few, printable, shortened
 from bdii.plan import Add, Change, Delete, Modify, TreePlan
-from bdii.slapd import infosys
+from bdii.slapd import bulk, infosys
 from bdii.slapd.infosys import Statistics
 from bdii.slapd.process import Slapd
 from bdii.tree import SUFFIX, Dn, Tree
@@ -36,10 +40,9 @@ logger = logging.getLogger(__name__)
 # Result codes (RFC 4511, appendix A) for a wrong entry: a retry with the same entry is useless.
 _LASTING = frozenset({17, 18, 19, 20, 21, 34, 64, 65, 69})
 
-# From so many additions on, as a multiple of the published entries and as a number, a new database
-# is faster than changes over LDAP.
-_BULK_FACTOR = 10
-_BULK_LEAST = 200
+# From so many changes on, a pipeline is worth its own connection.
+_BULK_LEAST = 100
+_QUERY_TIME = timedelta(seconds=30)
 # Connections that may break at a change before it is set aside; the last attempt is made alone.
 _ATTEMPTS = 2
 _SET_ASIDE_SECONDS = 3600
@@ -107,11 +110,16 @@ class Publisher:
         """Update ``published`` after a restart of slapd or a change without an answer."""
         generation, served = self._slapd.content()
         if generation != self._generation:
-            self.published, self._generation, self._is_unsure = served.tree, generation, False
-        elif self._is_unsure:
+            self._generation, self._is_unsure = generation, served is None
+            if served is not None:
+                self.published = served
+        if self._is_unsure:
+            started = time.monotonic()
             with self._slapd.connect() as directory:
-                self.published = tree.of(directory.search(SUFFIX))[0]
+                self.published = _known(directory.search(SUFFIX), self.published)
             self._is_unsure = False
+            words = "read back %d entries from slapd in %.1f s"
+            logger.info(words, len(self.published), time.monotonic() - started)
 
     def apply(self, plan: TreePlan, stop: threading.Event) -> Applied:
         """Carry out a plan.
@@ -122,16 +130,22 @@ class Publisher:
         left = [change for change in plan if not self._is_known_to_fail(change, applied)]
         if not left:
             return applied
-        adds = sum(1 for change in left if isinstance(change, Add))
-        if plan.changes_class or adds > max(_BULK_LEAST, _BULK_FACTOR * len(self.published)):
-            self._replace_all(left, applied)
-        else:
-            self._change_each(left, applied, stop)
+        now = dict(self.published)
+        # true until the end: an exception on the way leaves the result of some changes unknown
+        self._is_unsure = True
+        is_lost = False
+        if len(left) >= _BULK_LEAST:
+            left, is_lost = self._change_many(left, applied, now, stop)
+        is_lost |= self._change_each(left, applied, now, stop)
+        self.published, self._is_unsure = now, is_lost
         return applied
 
     def publish_statistics(self, host: str, statistics: Statistics) -> None:
-        """Modify the entry below o=infosys, or add it to a new database."""
-        entry = infosys.entry(host, statistics)
+        """Query slapd, then modify the entry below o=infosys, or add it to a new database."""
+        querying = self._slapd.answer_time(patience=_QUERY_TIME)
+        if querying is None:
+            querying = _QUERY_TIME.total_seconds()
+        entry = infosys.entry(host, replace(statistics, querying=querying))
         with self._slapd.connect() as directory:
             try:
                 directory.modify(entry.dn, entry.attributes)
@@ -154,53 +168,62 @@ class Publisher:
         applied.failed.append((change, known.reason))
         return True
 
-    def _replace_all(self, changes: list[Change], applied: Applied) -> None:
-        """Serve the changed tree from a new database."""
-        wanted = dict(self.published)
-        for change in changes:
-            _change_tree(wanted, change)
-        served = self._slapd.serve(wanted, instead=self.published)
-        self._generation, _ = self._slapd.content()
-        # not `wanted`: rejected entries are missing there, or are still the old ones
-        self.published = served.tree
-        for change in changes:
-            reason = served.refused.get(change.dn)
-            if reason is None or isinstance(change, Delete):
-                applied.made.append(change)
-                continue
-            applied.failed.append((change, reason))
-            # an entry whose parent is missing is not at fault itself
-            if parent(change.dn) in served.tree:
-                self._failures[change.dn] = _KnownFailure(change.entry, reason)
+    def _change_many(
+        self,
+        changes: list[Change],
+        applied: Applied,
+        now: dict[Dn, Entry],
+        stop: threading.Event,
+    ) -> tuple[list[Change], bool]:
+        """Make changes in a pipeline; return those left undone, and whether the connection broke.
+
+        Suspects are left out: at one of them the connection may break.
+        """
+        kept = [change for change in changes if not self._is_suspect(change)]
+        with bulk.Pipeline(self._slapd.settings.socket) as pipeline:
+            self._check_generation()
+            done = pipeline.change(kept, stop)
+        for change in done.made:
+            _change_tree(now, change)
+            self._failures.pop(change.dn, None)
+        applied.made += done.made
+        made = {id(change) for change in done.made}
+        return [change for change in changes if id(change) not in made], done.is_lost
+
+    def _check_generation(self) -> None:
+        if self._slapd.generation != self._generation:
+            words = "was restarted; the plan is for the tree served before"
+            raise Unavailable("slapd", words)
 
     def _change_each(
-        self, changes: Sequence[Change], applied: Applied, stop: threading.Event
-    ) -> None:
-        """Make changes over as many connections as needed.
+        self,
+        changes: Sequence[Change],
+        applied: Applied,
+        now: dict[Dn, Entry],
+        stop: threading.Event,
+    ) -> bool:
+        """Make changes over as many connections as needed; return whether one broke.
 
         Raises `Unavailable` if there is no connection to slapd: no single change is the cause then.
         """
-        now = dict(self.published)
-        # true until the end: an exception on the way leaves the result of some changes unknown
-        self._is_unsure = True
         is_lost = False
         left = deque(self._suspects_last(changes))
         while left and not stop.is_set():
             with self._slapd.connect() as directory:
-                if self._slapd.content()[0] != self._generation:
-                    words = "was restarted; the plan is for the tree served before"
-                    raise Unavailable("slapd", words)
+                self._check_generation()
                 is_lost |= self._change_until_lost(directory, left, applied, now, stop)
-        self.published, self._is_unsure = now, is_lost
+        return is_lost
 
     def _suspects_last(self, changes: Sequence[Change]) -> list[Change]:
         """Return changes with the suspects, and the entries below them, at the end."""
+        return sorted(changes, key=self._is_suspect) if self._suspects else list(changes)
 
-        def is_suspect(change: Change) -> bool:
-            names = (change.dn, *tree.ancestors(change.dn))
-            return any(name in self._suspects for name in names)
-
-        return sorted(changes, key=is_suspect) if self._suspects else list(changes)
+    def _is_suspect(self, change: Change) -> bool:
+        """Check whether the connection broke at a change, or at one of an entry above it."""
+        if not self._suspects:
+            return False
+        names = (change.dn, *tree.ancestors(change.dn))
+        return any(name in self._suspects for name in names)
 
     def _change_until_lost(
         self,
@@ -266,6 +289,19 @@ class Publisher:
         self._suspects.pop(change.dn, None)
         _change_tree(now, change)
         return ""
+
+
+def _known(entries: Iterable[Entry], before: Tree) -> Tree:
+    """Return entries as a tree, with those known ``before`` where nothing differs.
+
+    So most entries stay on disk, and comparisons with them end at once.
+    """
+    found: dict[Dn, Entry] = {}
+    for entry in entries:
+        dn = tree.normal(entry.dn)
+        old = before.get(dn)
+        found[dn] = old if old is not None and tree.is_same(old, entry) else entry
+    return found
 
 
 def _change_directory(directory: Directory, change: Change) -> None:

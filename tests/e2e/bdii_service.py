@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import random
 import signal
 import socket
@@ -179,6 +180,24 @@ class Bdii:
     def slapd(self) -> int:
         return int((self.directory / "state/slapd.pid").read_text())
 
+    def engine(self) -> int:
+        """Return the process that does the cycles, the child of the one that was started."""
+        assert self.process is not None
+        pid = self.process.pid
+        (child,) = [
+            int(number)
+            for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            if PROGRAM.name in Path(f"/proc/{number}/cmdline").read_text()
+        ]
+        return child
+
+    def end_slapd(self) -> None:
+        """End a slapd that has outlived the service."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = self.slapd()
+            if str(self.directory) in Path(f"/proc/{pid}/cmdline").read_text():
+                os.kill(pid, signal.SIGKILL)
+
     def entries(self, base: str = "o=glue", *wanted: str) -> Entries:
         return search(self.port, base, *wanted)
 
@@ -227,6 +246,7 @@ def running(bdii: Bdii, *prefix: str) -> Iterator[Bdii]:
         if bdii.process is not None and bdii.process.poll() is None:
             bdii.process.terminate()
             bdii.process.wait(15)
+        bdii.end_slapd()
 
 
 def images(entries: Entries) -> Entries:

@@ -14,18 +14,24 @@ OLD = cloud(*(image(n, "ops") for n in range(8)))
 NEW = cloud(*(image(n, "ops", name="changed" if n == 4 else "") for n in range(3, 11)))
 
 # Runs the service until the new tree is published and on disk, and stores the entries that a client
-# finds at the start and at the end.
+# finds at the start and at the end. An engine that was killed would be started again and killed at
+# the same call, so the process above it is killed too; slapd serves on.
 UNTIL_PUBLISHED = """
-"$@" --serve & pid=$!
+"$@" --serve 2>"$SEEN/log" & pid=$!
+ends() {
+  grep -q 'was killed by SIGKILL' "$SEEN/log" && kill -KILL $pid
+  ! kill -0 $pid 2>/dev/null
+}
 look() {
   ldapsearch -x -LLL -o ldif-wrap=no -H "ldap://127.0.0.1:$PORT" -b o=glue >"$1" 2>/dev/null
   [ $? = 0 ] && [ -s "$1" ]
 }
-until look "$SEEN/first" || ! kill -0 $pid 2>/dev/null; do sleep 0.3; done
+until look "$SEEN/first" || ends; do sleep 0.3; done
 has() { grep -q "$1" "$STATE/published.ldif"; }
-until has img10_ && ! has img0_ || ! kill -0 $pid 2>/dev/null; do sleep 0.3; done
-sleep 0.1
+until has img10_ && ! has img0_ || ends; do sleep 0.3; done
+sleep 0.5
 look "$SEEN/last"
+ends
 kill -TERM $pid 2>/dev/null
 wait $pid
 """

@@ -15,6 +15,7 @@ from appliance.core.ldif import Entry
 from appliance.core.run.errors import Unavailable
 from appliance.core.run.layout import Layout
 from bdii import plan, settings, tree
+from bdii.slapd.infosys import Statistics
 from bdii.slapd.process import Slapd
 from bdii.slapd.publish import Applied, Publisher
 from tests.e2e.bdii_service import Bdii, search
@@ -125,12 +126,7 @@ def test_after_a_lost_answer_the_publisher_reads_the_tree_again(server: Slapd) -
     assert {*publisher.published} == {"o=glue"}
     wanted = {**publisher.published, **tree.of(group(f"g{number}") for number in range(3))[0]}
     pid = int((server.settings.state / "slapd.pid").read_text())
-    os.kill(pid, signal.SIGSTOP)
-    while any(
-        stat.read_text().rpartition(") ")[2][0] != "T"
-        for stat in Path(f"/proc/{pid}/task").glob("*/stat")
-    ):
-        time.sleep(0.01)
+    stop_all_threads(pid)
     threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
     with pytest.raises(Unavailable):
         publisher.apply(plan.make(publisher.published, wanted), threading.Event())
@@ -145,6 +141,27 @@ def test_after_a_lost_answer_the_publisher_reads_the_tree_again(server: Slapd) -
     publisher._is_unsure = True
     publisher.synchronise()
     assert {tree.normal(dn) for dn in search(server.settings.port)} == {*publisher.published}
+
+
+def stop_all_threads(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    while any(
+        stat.read_text().rpartition(") ")[2][0] != "T"
+        for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+    ):
+        time.sleep(0.01)
+
+
+def test_the_time_of_a_query_is_measured(server: Slapd) -> None:
+    """F-I10: QueryTime was always 0."""
+    publisher = Publisher(server, {})
+    pid = int((server.settings.state / "slapd.pid").read_text())
+    stop_all_threads(pid)
+    threading.Timer(1.7, os.kill, (pid, signal.SIGCONT)).start()
+    publisher.publish_statistics("localhost", Statistics(reading=3.4))
+    found = search(server.settings.port, "o=infosys")["Hostname=localhost,o=infosys"]
+    assert int(found["QueryTime"][0]) >= 2
+    assert found["ReadTime"] == ["3"]
 
 
 def test_a_plan_for_one_slapd_is_not_carried_out_in_another(server: Slapd) -> None:
@@ -195,7 +212,7 @@ MORE_THAN_SLAPD_TAKES = 2**24
 
 
 def published(server: Slapd) -> Publisher:
-    made = Publisher(server, server.content()[1].tree)
+    made = Publisher(server, {})
     made.synchronise()
     return made
 
@@ -272,10 +289,14 @@ def test_an_entry_that_ends_slapd_each_time_is_set_aside_in_the_end(server: Slap
     for _ in range(2):
         with pytest.raises(Unavailable):
             applied(publisher, wanted)
-        server.serve({**server.content()[1].tree})
-    done = applied(publisher, wanted)
-    assert len(done.made) == 2
-    [(change, reason)] = done.failed
+        server.revive(publisher.published)
+    [(change, reason)] = applied(publisher, wanted).failed
+    server.revive(publisher.published)
+    assert search(server.settings.port).keys() == {
+        "o=glue",
+        "GLUE2GroupID=a,o=glue",
+        "GLUE2GroupID=z,o=glue",
+    }
     assert change.dn == poison
     assert "set aside for an hour" in reason
 
