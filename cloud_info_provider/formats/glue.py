@@ -223,7 +223,7 @@ class _CloudTree:
             ["GLUE2Entity", "GLUE2Manager", "GLUE2ComputingManager"],
             {
                 "GLUE2ManagerID": self.manager_id,
-                "GLUE2EntityName": f"Cloud manager of {self.site.name}",
+                "GLUE2EntityName": f"Cloud Manager for {self.auth_url}",
                 "GLUE2ManagerProductName": self.site.hypervisor,
                 "GLUE2ManagerProductVersion": self.site.hypervisor_version,
                 "GLUE2ManagerServiceForeignKey": self.service_id,
@@ -379,7 +379,7 @@ class _CloudTree:
                 "GLUE2EntityName": f"{_IMAGE}{_clean(image.id)}",
                 "GLUE2ApplicationEnvironmentAppName": _clean(image.name) or image.id,
                 "GLUE2ApplicationEnvironmentAppVersion": image.version,
-                "GLUE2ApplicationEnvironmentRepository": image.marketplace,
+                "GLUE2ApplicationEnvironmentRepository": image.marketplace or image.file,
                 "GLUE2ApplicationEnvironmentDescription": image.description,
                 "GLUE2ApplicationEnvironmentComputingManagerForeignKey": self.manager_id,
                 "GLUE2EntityOtherInfo": _pairs(

@@ -287,6 +287,8 @@ def test_names_that_programs_read_as_identifiers() -> None:
     assert "name=m1.small" in of_class(entries, "Resource")[0].get("GLUE2EntityOtherInfo")
     (named, _) = of_class(entries, "ApplicationEnvironment")
     assert named.get("GLUE2ApplicationEnvironmentAppName") == ("EGI Ubuntu",)
+    manager = single(entries, "ComputingManager")
+    assert manager.get("GLUE2EntityName") == (f"Cloud Manager for {KEYSTONE}",)
     assert single(entries, "Service").get("GLUE2ServiceType") == ("IaaS",)
     assert single(entries, "Endpoint").get("GLUE2EndpointInterfaceName") == ("OpenStack",)
 
@@ -419,3 +421,14 @@ def test_a_flavor_or_image_without_an_id_is_reported() -> None:
     (environment,) = of_class(found, "ExecutionEnvironment")
     links = single(found, "Share").get("GLUE2ShareResourceForeignKey")
     assert links == environment.get("GLUE2ResourceID")
+
+
+def test_an_image_outside_of_the_marketplace_has_its_place_in_glance() -> None:
+    """As in cloud-info-provider 0.13 with --all-images."""
+    local = replace(BARE, file="https://g.example.org/v2/images/bbbb-2/file")
+    images = (local, replace(UBUNTU, file="https://g.example.org/v2/images/aaaa-1/file"))
+    found = of_class(tree(Facts((replace(OPS, images=images),), {})), "ApplicationEnvironment")
+    assert [entry.get("GLUE2ApplicationEnvironmentRepository") for entry in found] == [
+        (UBUNTU.marketplace,),
+        (local.file,),
+    ]
