@@ -42,6 +42,7 @@ from cloudkeeper.wire.status import (
     PARALLEL,
     PARTIAL,
     PROPERTIES,
+    PROVENANCE,
     ROOM,
     SHARE,
     TAKE_OVER,
@@ -149,6 +150,8 @@ class BackendClient:
         """Whether `appliances` fails for a VO that has no project; known after `begin`."""
         self.can_set_properties = True
         """Whether SBOMs and the site's own properties reach Glance; known after `begin`."""
+        self.can_note_provenance = False
+        """Whether what data were made from reaches Glance; known after `begin`."""
         self.can_hide = True
         """Whether `hide` hides an image; known after `begin`."""
         self.can_take_over = False
@@ -181,6 +184,7 @@ class BackendClient:
         self.can_work_in_parallel = PARALLEL in features
         self.can_check_vo = VO_CHECK in features
         self.can_set_properties = PROPERTIES in features
+        self.can_note_provenance = PROVENANCE in features
         self.can_hide = HIDING in features
         is_local = self._connection.reaches_sockets
         self.can_stream = IMAGE_STREAM in features and is_local

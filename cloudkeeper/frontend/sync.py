@@ -378,7 +378,7 @@ class Synchronisation:
 
     def _with_provenance(self, offer: Offer, prepared: ImageData) -> Appliance:
         """Return the appliance of an offer with what its data are made from, if that is stored."""
-        if not self.backend.can_set_properties:
+        if not self.backend.can_note_provenance:
             return offer.appliance
         made_from = {
             "source_url": shown(offer.source.uri),

@@ -3,8 +3,9 @@
 The protocol of 1.x has one map of texts for all that it does not name. The site's properties of
 Glance travel there as ``property:NAME``, the SBOM of an artefact as `SBOM`, and, with the data of
 an image, what they were made from as ``provenance:NAME``. A backend that knows them announces
-`PROPERTIES` (`cloudkeeper.wire.status`); to any other backend, those of 0.9.x among them, they are
-not sent, so that none stores them under these names or moves data because of them.
+`PROPERTIES` and `PROVENANCE` (`cloudkeeper.wire.status`); to any other backend, those of 0.9.x
+among them, they are not sent, so that none stores them under these names or moves data because of
+them.
 
 Sources of images cannot set them: what a list or an artefact calls so is dropped. Both sides refuse
 the names of `fault`, which belong to Glance, to Nova, or to what describes an image.

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from appliance.core import retry
+from cloudkeeper.backend import calls
+from cloudkeeper.wire.status import PROVENANCE
 from tests.simulators import image_server
 from tests.simulators.image_server import ImageServer
 from tests.testbed.pki import HOST_DN, Authority
@@ -145,3 +147,14 @@ def test_a_list_cannot_set_it(site: ImageSite) -> None:
     assert found.keys() == {
         *("source_url", "source_digest", "source_version", "endorser", "synced_at"),
     }
+
+
+def test_a_backend_that_does_not_know_it_is_not_sent_any(
+    site: ImageSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would store it among the attributes, and each run would find a difference."""
+    known = tuple(one for one in calls._FEATURES if one != PROVENANCE)
+    monkeypatch.setattr(calls, "_FEATURES", known)
+    site.publish(site.image(1))
+    assert site.through_grpc("sync").returncode == 0
+    assert provenance(site) == [{}]
