@@ -185,11 +185,17 @@ def test_one_download_and_one_upload_for_three_vos(
 
 
 def test_a_vo_that_is_added_moves_no_bytes(world: SharedWorld) -> None:
+    """Nor lets it in a member that Glance has kept since the image was shared by hand."""
     world.configure("ops")
     world.egi.push(UBUNTU, world.disks["one.qcow2"])
     assert world.sync().returncode == 0
     image = world.image().id
-    assert world.members(image) == {}
+    closed = world.cloud.projects["img-closed"]
+    for visibility in ("shared", "private"):
+        world.cloud.patch(image, [{"op": "replace", "path": "/visibility", "value": visibility}])
+        if visibility == "shared":
+            world.cloud.admin.post(GLANCE, f"/v2/images/{image}/members", {"member": closed})
+    assert world.members(image) == {"img-closed": "pending"}
     for number in (2, 3):
         world.configure(*list(PROJECTS)[:number])
         done = world.sync()
@@ -198,7 +204,8 @@ def test_a_vo_that_is_added_moves_no_bytes(world: SharedWorld) -> None:
         assert {vo: world.found(vo) for vo in PROJECTS} == {
             vo: [image] if place < number else [] for place, vo in enumerate(PROJECTS)
         }
-    assert set(world.members(image).values()) == {"accepted"}
+    shared = {"img-biomed": "accepted", "img-biomed@elsewhere": "accepted"}
+    assert world.members(image) == shared
 
 
 def test_an_update_leaves_nobody_without_an_image(world: SharedWorld) -> None:
