@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ipaddress
+import json
 import logging
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from appliance.core import clock, hosts, ldif
 from appliance.core.run import cli
 from appliance.core.run.cli import Program
-from appliance.core.run.errors import ConfigurationError, ExitStatus
+from appliance.core.run.errors import ConfigurationError, ExitStatus, UsageError
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import recorded
 from bdii import settings as configuration
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from bdii.tree import Tree
 
 logger = logging.getLogger(__name__)
+
+# The value of --diff without a URL: the difference from the tree published last.
+_PUBLISHED = ""
 
 
 def main() -> int:
@@ -55,7 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: ask the sources once and print the tree as LDIF)",
     )
     mode.add_argument(
-        "--diff", action="store_true", help="print the changes of a cycle without making them"
+        "--diff",
+        nargs="?",
+        const=_PUBLISHED,
+        metavar="URL",
+        help="print the changes of a cycle without making them; with the URL of another BDII, "
+        "ldap://HOST:PORT, compare what this one would publish with what the other serves",
     )
     mode.add_argument(
         "--validate",
@@ -67,11 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="end the slapd that a killed service has left, which serves the tree published last",
     )
+    parser.add_argument("--json", action="store_true", help="with --diff URL: print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve, or ask the sources once and print the tree or the differences."""
     layout = cli.layout(arguments)
+    if arguments.json and not arguments.diff:
+        raise UsageError("--json", "belongs to --diff URL", "add --diff ldap://HOST:PORT")
     with contextlib.ExitStack() as stack:
         if arguments.serve and not arguments.check_config:
             program = f"bdii-{configuration.level_of(arguments.config)}"
@@ -90,7 +102,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _stop_slapd(settings)
     if arguments.validate:
         return _validate(settings)
-    return _show(settings, with_differences=arguments.diff)
+    if arguments.diff not in (None, _PUBLISHED):
+        return _compare(settings, arguments.diff, as_json=arguments.json)
+    return _show(settings, with_differences=arguments.diff is not None)
 
 
 def _stop_slapd(settings: BdiiSettings) -> ExitStatus:
@@ -186,6 +200,23 @@ def _validate(settings: BdiiSettings) -> ExitStatus:
         print(line)
     is_good = not (has_problems or validation.has_errors)
     return ExitStatus.DONE if is_good else ExitStatus.PARTLY
+
+
+def _compare(settings: BdiiSettings, url: str, *, as_json: bool) -> ExitStatus:
+    """Compare with another BDII: 0 if both have the same entries, 1 if they differ."""
+    from bdii import comparison  # noqa: PLC0415  start-up is a cost
+
+    other = comparison.OtherBdii.of_url(url)
+    there = other.read()
+    _, wanted, has_problems = _ask_once(settings)
+    here = other.part_of(wanted)
+    found = list(comparison.compare(here, there))
+    if as_json:
+        print(json.dumps(comparison.as_json(url, here, there, found), indent=1))
+    else:
+        for line in comparison.table(url, here, there, found):
+            print(line)
+    return ExitStatus.PARTLY if found or has_problems else ExitStatus.DONE
 
 
 def _show(settings: BdiiSettings, *, with_differences: bool) -> ExitStatus:
