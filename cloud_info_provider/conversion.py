@@ -109,11 +109,11 @@ def _attributes(text: str) -> Mapping[str, Any]:
     """Return the entry of an image list or registry, which is stored as a JSON object.
 
     The mapping is empty without such an entry, and if JSON cannot represent it once more: Python
-    also reads ``NaN``.
+    also reads ``NaN``. Halves of characters, which UTF-8 cannot hold, are replaced.
     """
     try:
-        entry = json.loads(text)
-        json.dumps(entry, allow_nan=False)
+        again = json.dumps(json.loads(text), allow_nan=False, ensure_ascii=False)
+        entry = json.loads(again.encode(errors="replace"))
     except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}

@@ -241,8 +241,8 @@ class _CloudObjects:
             },
             {
                 "OtherInfo": {
-                    "project_name": share.project_name,
-                    "project_domain_name": share.project_domain,
+                    "project_name": _text(share.project_name),
+                    "project_domain_name": _text(share.project_domain),
                     "quotas": dict(share.quotas),
                 },
                 "InstanceMaxCPU": max((flavor.vcpus for flavor in share.flavors), default=0),
@@ -300,8 +300,10 @@ def _known(text: str) -> str | None:
 
 
 def _text(text: str) -> str:
-    """Return a text without characters that a reader could not show; other blanks stay."""
-    return _UNFIT.sub(" ", text).strip() if _UNFIT.search(text) else text
+    """Return a text as it is, if readers can show it: users choose images by their names."""
+    if _UNFIT.search(text):
+        return _UNFIT.sub(" ", text).strip()
+    return text if text.strip() else ""
 
 
 def _with_shares(offers: Iterator[tuple[str, Sequence[_Thing]]]) -> list[tuple[_Thing, list[str]]]:

@@ -78,8 +78,9 @@ def real(testbed: Testbed) -> Side:
         *("--os-cacert", str(testbed.ca_file)),
     ]
     projects = {project.vo: project.id for project in seed.projects.values() if project.vo}
-    # the peer takes no file of authorities for its own handshake
-    return Side(testbed.keystone_url, account, projects, {"SSL_CERT_FILE": str(testbed.ca_file)})
+    # the peer reads --os-cacert, and does not use it
+    authorities = dict.fromkeys(("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"), str(testbed.ca_file))
+    return Side(testbed.keystone_url, account, projects, authorities)
 
 
 @contextlib.contextmanager

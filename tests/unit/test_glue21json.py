@@ -88,3 +88,59 @@ def test_a_vo_that_failed_keeps_its_access_and_is_named() -> None:
         "could not be read: biomed",
     )
     assert document["AccessPolicy"][0]["Rule"] == ["VO:biomed", "VO:ops"]
+
+
+UNUSUAL = [
+    "",
+    " ",
+    "a,b",
+    'say "x"',
+    "Üñï",
+    "tab\there",
+    "null\0",
+    "half \ud800 a pair",
+    "x" * 5000,
+]
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_names_that_people_give(name: str) -> None:
+    """EGI's reader demands a name, and UTF-8; users choose by the name as it is."""
+    image = replace(FROM_REGISTRY, name=name, description=name)
+    flavor = replace(LARGE, name=name, accelerators=GPU.accelerators)
+    share = replace(OPS, images=(image,), flavors=(flavor,), project_name=name)
+    text = render(facts(shares=(share,)))
+    text.encode("ascii")
+    found = egi_information.read(text).share("ops")
+    usual = {"": "cccc-3", " ": "cccc-3", "tab\there": "tab here", "null\0": "null"}
+    shown = usual.get(name, "half   a pair" if "\ud800" in name else name)
+    assert found.images[0].name == shown
+    assert found.images[0].name.encode()
+    assert found.flavors[0].name == (shown if shown != "cccc-3" else LARGE.id)
+
+
+def test_flavors_of_two_regions_with_one_id() -> None:
+    """OpenStack chooses ids in each region; both are published, each for its own VO."""
+    near = replace(OPS, flavors=(replace(LARGE, id="1", name="near"),))
+    far = replace(BIOMED, flavors=(replace(LARGE, id="1", name="far", vcpus=2),))
+    site = egi_information.read(render(facts(shares=(near, far))))
+    assert [flavor.name for flavor in site.share("ops").flavors] == ["near"]
+    assert [flavor.name for flavor in site.share("biomed").flavors] == ["far"]
+
+
+def test_two_projects_of_one_vo() -> None:
+    second = replace(OPS, project_id="p9", images=(), flavors=(LARGE,))
+    site = egi_information.read(render(facts(shares=(OPS, second))))
+    assert [(share.vo, share.project_id) for share in site.shares] == [("ops", "p0"), ("ops", "p9")]
+    assert [flavor.name for flavor in site.shares[1].flavors] == [LARGE.name]
+
+
+def test_without_the_id_of_gocdb_there_is_no_site() -> None:
+    """So the program warns, and keeps an id that it has known once."""
+    with pytest.raises(egi_information.NoSite):
+        egi_information.read(render(facts(gocdb=GocdbEntry())))
+
+
+def test_the_same_facts_are_the_same_text() -> None:
+    shares = facts().shares
+    assert render(facts(shares=shares)) == render(facts(shares=shares[::-1]))

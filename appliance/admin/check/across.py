@@ -20,7 +20,12 @@ from appliance.core.config.settings import Value
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.run.layout import Layout
 
-_SITE_NAMES = {("DEFAULT", "site_name"), ("DEFAULT", "SITE_NAME"), ("site", "name")}
+_SITE_NAMES = {
+    ("DEFAULT", "site_name"),
+    ("DEFAULT", "SITE_NAME"),
+    ("site", "name"),
+    ("DEFAULT", "gocdb"),
+}
 _TEST = re.compile(r"(^|[-._/])(test|devel|dev|msg-devel)([-._/:]|$)")
 _PROJECT_ID = re.compile(r"[0-9a-f]{32}")
 _SHARES = "compute.shares."

@@ -40,7 +40,12 @@ Alias = tuple[str, str]
 
 COMPARED = frozenset(
     {
-        *(("DEFAULT", "site_name"), ("DEFAULT", "SITE_NAME"), ("site", "name")),
+        *(
+            ("DEFAULT", "site_name"),
+            ("DEFAULT", "SITE_NAME"),
+            ("site", "name"),
+            ("DEFAULT", "gocdb"),
+        ),
         *(
             ("ssm", "output_path"),
             ("messaging", "path"),

@@ -1,0 +1,86 @@
+"""Answers of Nova and Glance as facts: properties that sites choose, texts that break."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from cloud_info_provider import conversion
+from cloud_info_provider.conversion import PropertyNames
+from cloud_info_provider.facts import Accelerators
+from tests.simulators import offering_cloud
+
+GLANCE = "https://g.example.org/image"
+ALL = {
+    "Accelerator:Type": "FPGA",
+    "Accelerator:Number": "2",
+    "Accelerator:Vendor": "AMD",
+    "Accelerator:Model": "U250",
+    "Accelerator:Version": "3",
+    "Accelerator:Memory": "64",
+    "Accelerator:VirtualizationType": "passthrough",
+}
+
+
+def accelerators(specs: dict[str, str], **names: str) -> Accelerators | None:
+    flavor = offering_cloud.flavor("1", extra_specs=specs)
+    return conversion.flavor(flavor, PropertyNames(**names)).accelerators
+
+
+def test_accelerators_of_a_flavor() -> None:
+    assert accelerators(ALL) == Accelerators("FPGA", 2, "AMD", "U250", "3", 64, "passthrough")
+    assert accelerators({"Accelerator:Number": "0.5"}) == Accelerators("GPU", 0.5)
+
+
+@pytest.mark.parametrize("number", ["", "0", "-1", "nan", "inf", "1e999", "two"])
+def test_a_number_that_is_none_is_no_accelerator(number: str) -> None:
+    assert accelerators({**ALL, "Accelerator:Number": number}) is None
+
+
+@pytest.mark.parametrize("memory", ["40GB", "", "-1", "٤"])
+def test_a_memory_that_is_no_number_is_left_out(memory: str) -> None:
+    found = accelerators({**ALL, "Accelerator:Memory": memory})
+    assert found is not None
+    assert found.memory is None
+
+
+def test_properties_of_the_site_s_own() -> None:
+    specs = {"gpus": "1", "gpu:model": "A100", "Accelerator:Model": "other"}
+    found = accelerators(specs, gpu_number="gpus", gpu_model="gpu:model")
+    assert found == Accelerators("GPU", 1, model="A100")
+    ib = offering_cloud.flavor("1", extra_specs={"net": "IB"})
+    names = PropertyNames(infiniband="net", infiniband_value="ib")
+    assert conversion.flavor(ib, names).has_infiniband
+    assert not conversion.flavor(ib).has_infiniband
+
+
+def attributes(text: str) -> Any:
+    return conversion.image(offering_cloud.image("a", APPLIANCE_ATTRIBUTES=text), GLANCE).attributes
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{:"hv:version"=>"1"}', "[", "[1]", '"x"', '{"a": NaN}', '{"a": 1e999}', "[" * 20_000, "null"],
+)
+def test_an_entry_that_is_no_json_costs_only_itself(text: str) -> None:
+    assert attributes(text) == {}
+
+
+def test_an_entry_is_kept_as_it_is() -> None:
+    entry = {"eu.egi.cloud.image_ref": "p/i:1", "n": 7, "deep": {"list": [1, None, "ü"]}}
+    assert attributes(json.dumps(entry)) == entry
+    assert attributes('{"a": "half \\ud800"}') == {"a": "half ?"}
+
+
+def test_versions_of_the_gpu_s_software() -> None:
+    image = offering_cloud.image("a", gpu_driver="550", my_cuda="12.4")
+    names = PropertyNames(image_gpu_cuda="my_cuda")
+    found = conversion.image(image, GLANCE, names).attributes
+    assert found == {"gpu_driver": "550", "gpu_cuda": "12.4"}
+
+
+def test_the_url_of_an_image_keeps_glance_s_path() -> None:
+    image = offering_cloud.image("a", file="/v2/images/a/file")
+    assert conversion.image(image, GLANCE).file == f"{GLANCE}/v2/images/a/file"

@@ -1,0 +1,121 @@
+"""A run up to its output: what flags choose, what a failing VO costs, which time is published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.core import clock
+from appliance.core.run.errors import ApplianceError
+from appliance.core.run.layout import Layout
+from appliance.core.run.record import RunRecord
+from cloud_info_provider import reading
+from cloud_info_provider.cmds import service
+from cloud_info_provider.formats import selection
+from cloud_info_provider.formats.published_cloud import PublishedCloud
+from tests.simulators.offering_cloud import PASSWORD, Cloud, Fault, flavor, image
+from tests.unit.test_information_accounts import site
+from tests.unit.test_provider_settings import environment, load
+
+__all__ = ["environment"]
+
+ACCOUNT = f"OS_USERNAME=ci\nOS_PASSWORD={PASSWORD}\n"
+THREE = ("project_id: p0", "project_id: p1", "project_id: p2")
+
+
+@pytest.fixture
+def cloud() -> Iterator[Cloud]:
+    private = flavor("2", **{"os-flavor-access:is_public": False})
+    plain = image("b", vmcatcher_event_ad_mpuri=None, file="/v2/images/b/file")
+    made = Cloud(
+        flavors={name: [flavor("1"), private] for name in ("p0", "p1", "p2")},
+        images={name: [image("a"), plain] for name in ("p0", "p1", "p2")},
+    )
+    with made.serve():
+        yield made
+
+
+def read(cloud: Cloud, root: Path, *flags: str) -> PublishedCloud:
+    text = site(cloud, *THREE)
+    configuration = load(root, "--gocdb-url", "", *flags, rc=ACCOUNT, text=text)
+    return reading.read(configuration, Layout(root), RunRecord("x", is_kept=False))
+
+
+def printed(published: PublishedCloud) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = json.loads(
+        selection.renderer("glue21json")(published).text
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"), [("all", {"1", "2"}), ("public", {"1"}), ("private", {"2"})]
+)
+def test_flavors_that_are_chosen(
+    cloud: Cloud, tmp_path: Path, choice: str, expected: set[str]
+) -> None:
+    found = read(cloud, tmp_path, "--select-flavors", choice)
+    assert {flavor.id for share in found.facts.shares for flavor in share.flavors} == expected
+
+
+def test_images_without_a_marketplace_have_glance_s_url(cloud: Cloud, tmp_path: Path) -> None:
+    images = {each["ID"]: each for each in printed(read(cloud, tmp_path))["CloudComputingImage"]}
+    assert images["b"]["MarketplaceURL"] == f"{cloud.url}/image/v2/images/b/file"
+    only = printed(read(cloud, tmp_path, "--only-appdb-images"))["CloudComputingImage"]
+    assert [each["ID"] for each in only] == ["a"]
+
+
+def test_a_failing_vo_fails_the_run_if_all_are_needed(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.faults = [Fault("/v2/images", "p1", 403)]
+    assert len(read(cloud, tmp_path).facts.shares) == 2
+    with pytest.raises(ApplianceError) as raised:
+        read(cloud, tmp_path, "--exit-on-share-errors")
+    assert "vo1: " in str(raised.value)
+
+
+def test_json_of_a_run_with_a_failing_vo(
+    cloud: Cloud, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cloud.faults = [Fault("/v2/images", "p1", 403)]
+    path = tmp_path / "etc/cloud-info-provider/openstack.yaml"
+    load(tmp_path, rc=ACCOUNT, text=site(cloud, *THREE))
+    flags = ["--root", str(tmp_path), "--gocdb-url", "", str(path)]
+    assert service.main(flags) == 1
+    shown = capfd.readouterr()
+    document = json.loads(shown.out)  # no comment, as in LDIF
+    assert [share["ProjectID"] for share in document["Share"]] == ["p0", "p2"]
+    assert f"vo1: 127.0.0.1:{cloud.url.rpartition(':')[2]}: Glance answers 403" in shown.err
+    assert f"{path}:5" in shown.err
+    assert service.main([*flags, "--compat-exit-codes"]) == 1
+
+
+def test_the_time_is_that_of_the_last_answer(cloud: Cloud, tmp_path: Path) -> None:
+    """Reading may go on for long after it, for VOs that answer late and in vain."""
+    cloud.faults = [Fault("/v2/images", "p1", 403, delay=1.5)]
+    found = read(cloud, tmp_path)
+    ended = clock.now()
+    assert [share.vo for share in found.facts.shares] == ["vo0", "vo2"]
+    assert (ended - found.facts.answered).total_seconds() > 1
+    service_object = printed(found)["CloudComputingService"][0]
+    assert service_object["CreationTime"].startswith(f"{found.facts.answered:%Y-%m-%dT%H:%M:%S}")
+
+
+def test_one_look_at_the_cloud_is_five_requests_for_each_vo(cloud: Cloud, tmp_path: Path) -> None:
+    read(cloud, tmp_path)
+    assert cloud.requests.total() == 3 * 5 + 1
+
+
+def test_a_cloud_that_cannot_be_read_prints_nothing(
+    cloud: Cloud, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cloud.faults = [replace(Fault("/", status=404), project="")]
+    load(tmp_path, rc=ACCOUNT, text=site(cloud, *THREE))
+    assert service.main(["--root", str(tmp_path), "--gocdb-url", "", "--format", "json"]) == 3
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
