@@ -337,9 +337,10 @@ class SiteFile:
             settings.warn(f"{section}.auth", "project_id", words)
         # A group of Keystone-VOMS, /VO; EGI knows the VO by its name.
         vo = name.lstrip("/")
-        if name and not _is_vo(vo):
+        if not _is_vo(vo) and (name or not self.is_of_catch_all):  # there it must be set
             above, _, last = section.rpartition(".")
             words = "is not a VO's name; write printable ASCII without blanks"
+            words = words if name else "a VO has no name; write it before the colon"
             settings.error(above, last, words, entry=entry)
         settings.choice(section, "default_network_type", default="", allowed=_NETWORKS)
         texts = {option: settings.text(section, option) for option in vocabulary.SHARE_TEXTS}

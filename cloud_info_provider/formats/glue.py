@@ -84,7 +84,7 @@ def entries(
         auth_url: Keystone's URL, which names the cloud.
 
     """
-    tree = _CloudTree(facts, site, {share.vo: share for share in shares}, auth_url)
+    tree = _CloudTree(facts, site, shares, auth_url)
     unique: dict[str, Entry] = {}
     problems = tree.problems()
     for entry in tree.entries():
@@ -129,7 +129,7 @@ class _CloudTree:
         self,
         facts: Facts,
         site: SiteSettings,
-        configured: Mapping[str, ShareSettings],
+        configured: Sequence[ShareSettings],
         auth_url: str,
     ) -> None:
         self.facts = facts
@@ -249,7 +249,7 @@ class _CloudTree:
         read = {share.vo for share in self.facts.shares if share.endpoint == endpoint}
         found = (
             share
-            for share in self.configured.values()
+            for share in self.configured
             if share.vo in read or share.region == endpoint.region
         )
         return sorted(found, key=lambda share: share.vo)
@@ -303,7 +303,7 @@ class _CloudTree:
             f"{self.endpoint_id(endpoint)}_policy",
             "GLUE2AccessPolicy",
             vos,
-            f"Access of {', '.join(share.vo for share in vos)}",
+            f"Access of {', '.join(dict.fromkeys(share.vo for share in vos))}",
             {"GLUE2AccessPolicyEndpointForeignKey": self.endpoint_id(endpoint)},
         )
 
@@ -395,6 +395,11 @@ class _CloudTree:
             },
         )
 
+    def settings_of(self, share: Share) -> ShareSettings:
+        """Return the settings of a share; a VO can have several projects."""
+        of_vo = [each for each in self.configured if each.vo == share.vo]
+        return next((each for each in of_vo if each.project_id == share.project_id), of_vo[0])
+
     def share_id(self, share: Share) -> str:
         return f"{self.service_id}_share_{share.vo}_{share.project_id}"
 
@@ -419,7 +424,7 @@ class _CloudTree:
                         "project_id": share.project_id,
                         "project_name": share.project_name,
                         "project_domain_name": share.project_domain,
-                        **self.configured[share.vo].information,
+                        **self.settings_of(share).information,
                         **quotas,
                         "TotalVM": share.servers.total,
                         "RunningVM": share.servers.running,
@@ -435,7 +440,7 @@ class _CloudTree:
             child(self.service_dn, "GLUE2ShareID", self.share_id(share)),
             f"{self.share_id(share)}_Policy",
             "GLUE2MappingPolicy",
-            [self.configured[share.vo]],
+            [self.settings_of(share)],
             f"Members of {share.vo}",
             {"GLUE2MappingPolicyShareForeignKey": self.share_id(share)},
         )

@@ -432,3 +432,24 @@ def test_an_image_outside_of_the_marketplace_has_its_place_in_glance() -> None:
         (UBUNTU.marketplace,),
         (local.file,),
     ]
+
+
+def test_a_vo_with_two_projects_has_two_shares_each_with_its_texts() -> None:
+    vos = [
+        ShareSettings("ops", project, "", ("VO:ops",), {"sla": f"https://{project}.example.org"})
+        for project in ("p0", "p9")
+    ]
+    shares = (OPS, replace(OPS, project_id="p9"))
+    listed, problems = glue.entries(Facts(shares, {}), SITE, shares=vos, auth_url=KEYSTONE)
+    assert problems == []
+    found = {entry.dn: entry for entry in listed}
+    slas = {
+        entry.get("GLUE2ShareID")[0][-2:]: [
+            info for info in entry.get("GLUE2EntityOtherInfo") if info.startswith("sla=")
+        ]
+        for entry in of_class(found, "Share")
+    }
+    assert slas == {"p0": ["sla=https://p0.example.org"], "p9": ["sla=https://p9.example.org"]}
+    policy = single(found, "AccessPolicy")
+    assert policy.get("GLUE2EntityName") == ("Access of ops",)
+    assert policy.get("GLUE2PolicyUserDomainForeignKey") == ("ops",)

@@ -376,3 +376,16 @@ def test_api_type_names_the_interface_that_is_published(tmp_path: Path) -> None:
         "openstack.yaml:21: compute.endpoints.defaults.api_type: OCCI: clouds have no OCCI any "
         "more; OpenStack is published"
     )
+
+
+def test_a_vo_without_a_name_or_with_the_name_of_another_one(tmp_path: Path) -> None:
+    """Names that are empty or set twice: one line each, with the line of the file."""
+    text = SHARES.replace("        ops:\n", '        "":\n')
+    assert complaints(tmp_path, text=text) == [
+        "openstack.yaml:5: [compute.shares]: a VO has no name; write it before the colon"
+    ]
+    twice = "        ops: {auth: {project_id: q}}\n    total_cores"
+    text = SHARES.replace("    total_cores", twice)
+    assert complaints(tmp_path, text=text) == [
+        "openstack.yaml:15: compute.shares.ops: is set a second time; first in line 5; remove one"
+    ]

@@ -101,7 +101,8 @@ class _YamlReader:
             if name in lines:
                 text = f"is set a second time; first in line {lines[name]}; remove one"
                 self._note(key, f"{section}.{name}".lstrip("."), text)
-            lines.setdefault(name, line)
+                continue
+            lines[name] = line
             self._value(section, name, value, line=line, depth=depth)
 
     def _value(self, section: str, name: str, node: Any, *, line: int, depth: int) -> None:
