@@ -298,6 +298,7 @@ def test_a_day_of_cron_in_a_minute(appliance: Appliance, day: float) -> None:
     runs = {job: counted.count(f"run {job} --") for job in ("caso", "ssmsend", "cloudkeeper")}
     assert runs == {"caso": 24, "ssmsend": 4, "cloudkeeper": 6}
     assert counted.count("run fetch-crl") == 4
+    assert counted.count("run cloud-info-json") == 48
 
 
 def _cron(
