@@ -140,11 +140,19 @@ def test_foreign_object_of_our_id_is_named(publishing: Publishing) -> None:
     with pytest.raises(Unavailable) as caught:
         publishing.run()
     text = str(caught.value)
-    assert text.startswith(f"{publishing.place}: {other}: has the GOCDB id {GOCDB_ID}")
+    assert text.startswith(f"{publishing.place}: {other}: is of this site (GOCDB id {GOCDB_ID})")
     assert text.endswith(f"run this once more with --replace-object {other}")
     assert publishing.objects == {other: foreign}
     publishing.run(replacing=other)
     assert list(publishing.objects) == [NAME]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"notes of somebody"])
+def test_anything_under_our_name_is_left_alone(publishing: Publishing, content: bytes) -> None:
+    publishing.objects[NAME] = content
+    with pytest.raises(Unavailable, match="written by somebody else"):
+        publishing.run()
+    assert publishing.objects == {NAME: content}
 
 
 def test_others_objects_are_left_alone(publishing: Publishing) -> None:
