@@ -11,6 +11,8 @@ import pytest
 
 from appliance.core import retry
 from cloud_info_provider.cmds import service
+from tests import egi_information
+from tests.simulators.gocdb import Gocdb, Service
 from tests.simulators.object_store import Store, StoreFault
 from tests.simulators.offering_cloud import PASSWORD, Cloud, Fault, flavor, image
 
@@ -50,8 +52,8 @@ def output(root: Path) -> Path:
     return root / "var/lib/fedcloud/cloud-info/information.json"
 
 
-def run(root: Path, *flags: str) -> int:
-    return service.main(["--root", str(root), *flags])
+def run(root: Path, *flags: str, gocdb: str = "") -> int:
+    return service.main(["--root", str(root), "--gocdb-url", gocdb, *flags])
 
 
 def vos(root: Path) -> list[str]:
@@ -114,24 +116,41 @@ def test_errors_of_all_files_together(root: Path, capsys: pytest.CaptureFixture[
     assert f"{directory / 'publish.yaml'}: s3.secret_key_file: must be set" in shown
 
 
-def test_failed_upload_is_a_failed_run(
+def test_failed_upload_is_repeated_without_the_cloud(
+    root: Path, cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = root / "etc/cloud-info-provider/publish.yaml"
+    record = root / "var/lib/fedcloud/runs/cloud-info-provider-service.json"
+    endpoint = f"{cloud.url}/identity/v3"
+    with (
+        Store(objects={"x": {}}).serve() as store,
+        Gocdb([Service("7G0", "EXAMPLE-SITE", endpoint)]).serve() as gocdb,
+    ):
+        settings.write_text(f"http:\n  url: {store.url}/x\n")
+        store.faults = [StoreFault("PUT", status=503)]
+        assert run(root, *JSON, "--publisher", "http", gocdb=gocdb.url) == 3
+        assert "cannot store EXAMPLE-SITE-" in json.loads(record.read_text())["failures"][0]
+        assert store.objects == {"x": {}}
+        # The next run cannot read the cloud, and repeats what was left.
+        cloud.faults = [Fault("/identity", status=503)]
+        store.faults = []
+        capsys.readouterr()
+        assert run(root, *JSON, "--publisher", "http", gocdb=gocdb.url) == 3
+        ((_, stored),) = store.objects["x"].items()
+        assert stored == output(root).read_bytes()
+        site = egi_information.read(stored.decode())
+        assert (site.gocdb_id, site.url) == ("7G0", endpoint)
+        assert {share.vo for share in site.shares} == {"vo0", "vo1"}
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_without_gocdb_only_the_file_is_written(
     root: Path, cloud: Cloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = root / "etc/cloud-info-provider/publish.yaml"
     with Store(objects={"x": {}}).serve() as store:
         settings.write_text(f"http:\n  url: {store.url}/x\n")
-        store.faults = [StoreFault("GET", status=503)]
         assert run(root, *JSON, "--publisher", "http") == 3
+        assert "the document: has no gocdb_id" in capsys.readouterr().err
+        assert store.objects == {"x": {}}
         assert output(root).exists()
-        record = json.loads(
-            (root / "var/lib/fedcloud/runs/cloud-info-provider-service.json").read_text()
-        )
-        assert record["failures"]
-        # the next run cannot read the cloud, and tries again what was left
-        cloud.faults = [Fault("/identity", status=503)]
-        store.faults = []
-        capsys.readouterr()
-        assert run(root, *JSON, "--publisher", "http") == 3
-        shown = capsys.readouterr().err
-        assert "has no gocdb_id" in shown
-        assert "Traceback" not in shown
