@@ -10,7 +10,7 @@ creation time is not part of it: it is a trait.
 
 from __future__ import annotations
 
-import base64
+import functools
 import hashlib
 import os
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from appliance.core import ldif
-from appliance.core.ldif import Entry
+from appliance.core.ldif import Block, Entry
 
 CREATION_TIME = "GLUE2EntityCreationTime"
 OTHER_INFO = "GLUE2EntityOtherInfo"
@@ -27,6 +27,9 @@ STALE = "Stale=TRUE"
 VO_MARKS = {OTHER_INFO: "VO=", "GLUE2PolicyRule": "VO:"}
 # Classes of GLUE 2.0 that do not derive from Entity, so that they have none of its attributes.
 _NOT_ENTITIES = frozenset({"glue2group", "glue2extension"})
+_CREATION_TIME = CREATION_TIME.lower()
+_OTHER_INFO = OTHER_INFO.lower()
+_VO_MARKS = [(name.lower(), mark) for name, mark in VO_MARKS.items()]
 # Lines are not folded: an entry is then read by splitting it.
 _WIDTH = 1 << 30
 _DIGEST_SIZE = 16
@@ -134,13 +137,9 @@ Place = tuple["EntryFile", int, int]
 
 
 class EntryFile:
-    """A file with entries; it stays readable after it has been replaced or removed.
+    """A file with entries; it stays readable after it has been replaced or removed."""
 
-    ``is_plain`` says that all its entries are as `formatted` writes them.
-    """
-
-    def __init__(self, file: BinaryIO, *, is_plain: bool = True) -> None:
-        self.is_plain = is_plain
+    def __init__(self, file: BinaryIO) -> None:
         self._descriptor = os.dup(file.fileno())
         self._end = 0
         self._pending: list[bytes] = []
@@ -181,46 +180,16 @@ class EntryFile:
         latest = self._latest
         if latest is not None and latest[0] == offset:
             return latest[1]
-        data = self.read(offset, length)
-        entry = _split(data) if self.is_plain else _parsed(data)
+        records = Block(offset, 0, self.read(offset, length)).read()
+        (found,) = (record for record in records if isinstance(record, Entry))
+        entry = without_repeated(found)
         self._latest = offset, entry
         return entry
 
 
-def _split(block: bytes) -> Entry:
-    """Return the entry of a block as `formatted` makes it."""
-    attributes: dict[str, tuple[str, ...]] = {}
-    dn = ""
-    for line in block.decode("ascii").rstrip("\n").split("\n"):
-        name, _, value = line.partition(":")
-        if value.startswith(":"):
-            text = base64.b64decode(value[1:]).decode("utf-8", "surrogateescape")
-        else:
-            text = value[1:]
-        if not dn:
-            dn = text
-        else:
-            attributes[name] = (*attributes[name], text) if name in attributes else (text,)
-    return Entry(dn, attributes)
-
-
-def is_plain(block: bytes, entry: Entry) -> bool:
-    """Check whether a block is as `formatted` writes an entry."""
-    try:
-        return _split(block) == entry
-    except ValueError:
-        return False
-
-
-def _parsed(block: bytes) -> Entry:
-    """Return the entry of any block."""
-    (entry,) = (record for record in ldif.read(block.split(b"\n")) if isinstance(record, Entry))
-    return without_repeated(entry)
-
-
 def formatted(entry: Entry) -> bytes:
     """Return the bytes with which an entry is stored, without the empty line that follows."""
-    if isinstance(entry, StoredEntry) and entry.place[0].is_plain:
+    if isinstance(entry, StoredEntry):
         return entry.block
     return ldif.format_entry(entry, width=_WIDTH).encode("ascii")
 
@@ -234,41 +203,56 @@ def content_digest(entry: Entry) -> bytes:
     """Return the digest of all attributes but the creation time."""
     if isinstance(entry, LazyEntry):
         return entry.content_digest
-    found = {name.lower(): sorted(set(values)) for name, values in entry.attributes.items()}
-    found.pop(CREATION_TIME.lower(), None)
+    found = [
+        (folded, tuple(sorted(set(values))) if len(values) > 1 else values)
+        for name, values in entry.attributes.items()
+        if (folded := name.lower()) != _CREATION_TIME
+    ]
+    found.sort()
     # repr() separates values whatever characters they have
-    return block_digest(repr(sorted(found.items())).encode("utf-8", "surrogateescape"))
+    return block_digest(repr(found).encode("utf-8", "surrogateescape"))
 
 
 def traits(entry: Entry) -> Traits:
     """Return the traits of an entry."""
     if isinstance(entry, LazyEntry):
         return entry.traits
-    classes = {name.lower() for name in entry.get("objectClass")}
+    found = {name.lower(): values for name, values in entry.attributes.items()}
+    info = found.get(_OTHER_INFO, ())
     vos = (
         value.removeprefix(mark)
-        for name, mark in VO_MARKS.items()
-        for value in entry.get(name)
+        for name, mark in _VO_MARKS
+        for value in found.get(name, ())
         if value.startswith(mark)
     )
-    return Traits(
-        entry.get(CREATION_TIME),
-        frozenset(vos),
-        any(name.startswith("glue2") and name not in _NOT_ENTITIES for name in classes),
-        STALE in entry.get(OTHER_INFO),
-    )
+    is_entity = _is_entity(found.get("objectclass", ()))
+    return Traits(found.get(_CREATION_TIME, ()), frozenset(vos), is_entity, STALE in info)
+
+
+@functools.lru_cache(maxsize=1000)
+def _is_entity(classes: tuple[str, ...]) -> bool:
+    """Check whether a class derives from GLUE 2.0's Entity and has its attributes."""
+    names = {name.lower() for name in classes}
+    return any(name.startswith("glue2") and name not in _NOT_ENTITIES for name in names)
 
 
 def without_repeated(entry: Entry) -> Entry:
-    """Return the entry without repeated values and without empty ones, which slapd rejects."""
-    attributes = {}
-    for name, values in entry.attributes.items():
-        kept = values if len(values) == 1 else tuple(dict.fromkeys(values))
-        if not all(kept):
-            kept = tuple(filter(None, kept))
-        if kept:
-            attributes[name] = kept
-    return Entry(entry.dn, attributes, entry.line)
+    """Return the entry without repeated values and without empty ones, which slapd rejects.
+
+    If it has none, it is the entry itself.
+    """
+    wrong = [
+        name
+        for name, values in entry.attributes.items()
+        if not all(values) or (len(values) > 1 and len(set(values)) < len(values))
+    ]
+    if not wrong:
+        return entry
+    attributes = dict(entry.attributes)
+    for name in wrong:
+        attributes[name] = tuple(filter(None, dict.fromkeys(attributes[name])))
+    kept = {name: values for name, values in attributes.items() if values}
+    return Entry(entry.dn, kept, entry.line)
 
 
 class EntryStore:
@@ -278,9 +262,12 @@ class EntryStore:
         self.file = file
         self._traits: dict[Traits, Traits] = {}
 
-    def add(self, entry: Entry, *, digest: bytes, raw: bytes) -> StoredEntry:
-        """Write an entry at the end of the file, and return it stored."""
-        block = formatted(entry)
+    def add(self, entry: Entry, *, digest: bytes, raw: bytes, block: bytes = b"") -> StoredEntry:
+        """Write an entry at the end of the file, and return it stored.
+
+        ``block`` has its bytes if they are known.
+        """
+        block = block or formatted(entry)
         place = self.file, self.file.append(block), len(block)
         return self.at(place, entry, digest=digest, raw=raw)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -33,7 +35,17 @@ _SEPARATOR = re.compile(r"(?<!\\)(?:\\\\)*,")
 
 def normal(dn: str) -> Dn:
     """Return the normal form of a name; raises `LdifError`."""
+    own, _, above = dn.partition(",")
+    if own and above and not ("\\" in own or '"' in own):
+        with contextlib.suppress(LdifError):  # the careful reader finds the error again
+            return Dn(f"{ldif.normalise_dn(own)},{_normal_above(above)}")
     return Dn(ldif.normalise_dn(dn))
+
+
+@functools.lru_cache(maxsize=1000)
+def _normal_above(dn: str) -> str:
+    """Return the normal form of a name that many entries have above them."""
+    return ldif.normalise_dn(dn)
 
 
 def ancestors(dn: Dn) -> Iterator[Dn]:

@@ -29,7 +29,6 @@ from bdii.entry import (
     block_digest,
     content_digest,
     formatted,
-    is_plain,
 )
 from bdii.messages import printable
 from bdii.sources.last_good import Absence, LastGood, StaleAge
@@ -176,9 +175,8 @@ class StateDirectory:
         try:
             with files.open_regular(path) as file:
                 store = EntryStore(EntryFile(file))
-                others = EntryFile(file, is_plain=False)
                 for block in ldif.blocks(file):
-                    for dn, entry in self._stored(path, store, others, block):
+                    for dn, entry in self._stored(path, store, block):
                         tree.setdefault(dn, entry)
         except FileNotFoundError:
             return {}
@@ -191,12 +189,9 @@ class StateDirectory:
         self._written[path], self._files[path] = tree, store.file
         return tree
 
-    def _stored(
-        self, path: Path, store: EntryStore, others: EntryFile, block: Block
-    ) -> Iterator[tuple[Dn, Entry]]:
+    def _stored(self, path: Path, store: EntryStore, block: Block) -> Iterator[tuple[Dn, Entry]]:
         """Yield the entry of a block of a file: that of another file if its bytes are the same."""
-        data = block.data.rstrip(b"\r\n") + b"\n"
-        raw = block_digest(data)
+        raw = block_digest(block.data)
         if (known := self._by_digest.get(raw)) is not None:
             yield known
             return
@@ -210,11 +205,7 @@ class StateDirectory:
                 except LdifError as error:
                     logger.warning("%s:%d: left out: %s", path, record.line, printable(str(error)))
                     continue
-                place = (
-                    (store.file, block.offset, len(data))
-                    if is_plain(data, entry)
-                    else (others, block.offset, len(block.data))
-                )
+                place = store.file, block.offset, len(block.data)
                 stored = store.at(place, entry, digest=content_digest(entry), raw=raw)
                 self._by_digest[raw] = dn, stored
                 yield dn, stored

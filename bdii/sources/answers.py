@@ -159,7 +159,7 @@ class _OutputReader:
             for record in block.read():
                 match record:
                     case Entry():
-                        self._take(record, raw)
+                        self._take(record, raw, block.data)
                     case Comment(text) if text.startswith(_FAILED):
                         self.failed |= {text.removeprefix(_FAILED).strip()} - {""}
                     case MalformedRecord(line, cause):
@@ -170,7 +170,7 @@ class _OutputReader:
         self.is_cut = not is_whole
         self.is_complete &= is_whole
 
-    def _take(self, record: Entry, raw: bytes) -> None:
+    def _take(self, record: Entry, raw: bytes, data: bytes) -> None:
         self._note(is_whole=bool(record.get("objectClass")))
         for entry in self.source.translate([record]):
             try:
@@ -179,7 +179,11 @@ class _OutputReader:
                 self.left_out.append(f"line {entry.line}: {error}, left out")
                 continue
             if dn not in self.tree:
-                self._add(dn, self._stored(dn, accepted, raw), entry.line)
+                self._add(
+                    dn,
+                    self._stored(dn, accepted, raw, data if accepted is record else b""),
+                    entry.line,
+                )
             elif not tree.is_same(self.tree[dn], accepted, ignoring=CREATION_TIME):
                 self.left_out.append(tree.differing(entry, self.lines[dn]))
 
@@ -187,14 +191,20 @@ class _OutputReader:
         self.tree[dn] = entry
         self.lines[dn] = line
 
-    def _stored(self, dn: Dn, entry: Entry, raw: bytes) -> Entry:
-        """Return the last good entry if it says the same, else this one, stored."""
+    def _stored(self, dn: Dn, entry: Entry, raw: bytes, data: bytes) -> Entry:
+        """Return the last good entry if it says the same, else this one, stored.
+
+        ``data`` are its bytes, if it is as its source gave it.
+        """
         digest = content_digest(entry)
         old = self.kept.get(dn)
         if isinstance(old, StoredEntry) and old.content_digest == digest:
             old.raw = raw
             return old
-        return self.store.add(dated(entry, self.now), digest=digest, raw=raw)
+        new = dated(entry, self.now)
+        is_usable = new is entry and data.startswith(b"dn:") and b"\n#" not in data
+        block = data.removesuffix(b"\n") + b"\n" if is_usable and data else b""
+        return self.store.add(new, digest=digest, raw=raw, block=block)
 
 
 def _read(

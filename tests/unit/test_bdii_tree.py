@@ -1,9 +1,11 @@
 """Foreign entries are bounded in size, and none stops the others."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
+from appliance.core import ldif
 from appliance.core.ldif import Entry
 from bdii import tree
 
@@ -55,3 +57,32 @@ def test_of_two_entries_of_one_name_the_second_is_reported_unless_it_is_equal() 
     assert len(made) == 2
     words = "differs from the entry of the same name in line 3, left out"
     assert problems == [f"line 7: GLUE2GroupID=twice,o=glue: {words}"]
+
+
+@pytest.mark.parametrize(
+    "dn",
+    [
+        "GLUE2GroupID=a,o=glue",
+        "GLUE2GroupID=a\\,b,o=glue",
+        'GLUE2GroupID="a,b",o=glue',
+        "GLUE2GroupID=a , O = Glue",
+        "o=glue",
+        "o=glue,",
+        ",o=glue",
+        "a=b,,o=glue",
+        "a=b+c=d,o=glue",
+        "nonsense,o=glue",
+        "a=b,nonsense",
+        "",
+    ],
+)
+def test_a_name_is_normalised_as_a_whole(dn: str) -> None:
+    """The names above an entry are remembered, which must not show."""
+    for _ in range(2):
+        try:
+            wanted = ldif.normalise_dn(dn)
+        except ldif.LdifError as error:
+            with pytest.raises(ldif.LdifError, match=f"^{re.escape(str(error))}$"):
+                tree.normal(dn)
+        else:
+            assert tree.normal(dn) == wanted
