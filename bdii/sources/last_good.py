@@ -52,6 +52,8 @@ _HEALTH = "GLUE2EndpointHealthState"
 _HEALTH_INFO = "GLUE2EndpointHealthStateInfo"
 # Complete answers without an entry that prove its removal.
 _PROOF = 2
+# What a creation time may differ from the present one.
+_OLD, _MARGIN = timedelta(days=365), timedelta(minutes=2)
 _NO_TIME = timedelta()
 
 
@@ -149,8 +151,10 @@ def advance(
     entries without one get ``now``.
     """
     before = last.tree if last is not None else NO_TREE
+    usual = (time_text(now - _OLD), time_text(now + _MARGIN))
     tree = {
-        dn: _older_if_same(before.get(dn), entry) or dated(entry, now) for dn, entry in new.items()
+        dn: _older_if_same(before.get(dn), entry, usual) or dated(entry, now)
+        for dn, entry in new.items()
     }
     if last is None:  # VOs that were never read have nothing to keep; their age begins now
         return LastGood(tree, now, {vo: StaleAge(now) for vo in failed})
@@ -329,8 +333,23 @@ def _without(source: LastGood, gone: Collection[Dn]) -> LastGood:
     )
 
 
-def _older_if_same(old: Entry | None, new: Entry) -> Entry | None:
-    return old if old is not None and is_same(old, new, ignoring=CREATION_TIME) else None
+def _older_if_same(old: Entry | None, new: Entry, usual: tuple[str, str]) -> Entry | None:
+    """Return the old entry if the new one has its content; None if the new one replaces it.
+
+    A creation time that is not ``usual`` was given while the clock was wrong, or long ago. It is
+    given anew: readers reject what is from the future, and take what is older than two years for
+    abandoned.
+    """
+    if old is None or not is_same(old, new, ignoring=CREATION_TIME):
+        return None
+    created = traits(new).created
+    is_better = not created or _is_usual(created, usual)
+    return None if is_better and not _is_usual(traits(old).created, usual) else old
+
+
+def _is_usual(created: Collection[str], usual: tuple[str, str]) -> bool:
+    earliest, latest = usual
+    return all(earliest <= time <= latest for time in created)
 
 
 def dated(entry: Entry, now: datetime) -> Entry:

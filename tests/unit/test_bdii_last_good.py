@@ -160,6 +160,43 @@ def test_creation_time_changes_only_with_content() -> None:
     assert times == {"b": ("1",), "c": ("2",)}
 
 
+def created(last: LastGood) -> list[str]:
+    return [time for entry in last.tree.values() for time in entry.get("GLUE2EntityCreationTime")]
+
+
+def test_a_creation_time_from_the_future_is_given_anew() -> None:
+    """The clock was a day ahead, and is right now; glue-validator calls that an error (E001)."""
+    ahead = advance(None, made(SERVICE_ENTRY), now=NOW + DAY)
+    assert created(ahead) == ["2026-11-25T12:00:00Z"]
+    corrected = advance(ahead, made(SERVICE_ENTRY), now=NOW)
+    assert created(corrected) == ["2026-11-24T12:00:00Z"]
+    again = advance(corrected, made(SERVICE_ENTRY), now=NOW + HOUR)
+    assert created(again) == created(corrected)
+
+
+def test_a_creation_time_of_more_than_a_year_is_given_anew() -> None:
+    """glue-validator warns of what is older than two years (W001)."""
+    first = advance(None, made(SERVICE_ENTRY), now=NOW)
+    for days in (100, 364):
+        assert created(advance(first, made(SERVICE_ENTRY), now=NOW + days * DAY)) == created(first)
+    renewed = advance(first, made(SERVICE_ENTRY), now=NOW + 366 * DAY)
+    assert created(renewed) == ["2027-11-25T12:00:00Z"]
+
+
+def test_a_source_s_own_time_replaces_one_from_the_future_and_does_not_change_in_each_cycle() -> (
+    None
+):
+    def pulled(time: str) -> tree.Tree:
+        return made(image("a", GLUE2EntityCreationTime=(time,)))
+
+    ahead = advance(None, pulled("2026-11-25T12:00:00Z"), now=NOW)
+    also = advance(ahead, pulled("2026-11-25T12:05:00Z"), now=NOW)
+    assert created(also) == ["2026-11-25T12:00:00Z"]
+    assert created(advance(also, pulled("2026-11-24T11:00:00Z"), now=NOW)) == [
+        "2026-11-24T11:00:00Z"
+    ]
+
+
 def test_marks_of_a_bdii_below_keep_their_older_time() -> None:
     attributes: dict[str, tuple[str, ...]] = {
         "objectClass": ("GLUE2Endpoint",),
