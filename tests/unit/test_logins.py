@@ -19,7 +19,7 @@ from appliance.core.cloud.hops import LoginDenied, LoginFailure
 from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Cloud
 from appliance.core.cloud.vo import MappingEntry
-from appliance.core.run.errors import AccessDenied
+from appliance.core.run.errors import AccessDenied, Unavailable
 from cloud_info_provider.account import LoginSettings
 from cloud_info_provider.provider_account import ProviderAccount
 from cloudkeeper.backend import projects
@@ -523,10 +523,12 @@ def test_a_wrong_password_is_tried_twice(keystone: openstack.Cloud) -> None:
     assert keystone.requests["POST /v3/auth/tokens"] == 2  # to the first scope, and to none
 
 
+@pytest.mark.parametrize("lists_projects", [True, False])
 @pytest.mark.parametrize("is_allowed", [True, False])
 def test_a_password_is_checked_once(
     keystone: openstack.Cloud,
     is_allowed: bool,
+    lists_projects: bool,
 ) -> None:
     """F-L1, its kind: a password costs Keystone 0.3 s, unless it does not rescope."""
     passwords: list[object] = []
@@ -543,10 +545,30 @@ def test_a_password_is_checked_once(
 
     keystone.fault = fault
     cloud = Cloud(with_password(keystone))
-    assert cloud.unscoped
+    if lists_projects:
+        assert cloud.unscoped
     assert all_projects(cloud, keystone) == list(keystone.projects)
-    assert passwords[0] == "unscoped"
-    assert len(passwords) == (1 if is_allowed else 1 + len(keystone.projects))
+    assert (passwords[0] == "unscoped") is lists_projects
+    others = len(keystone.projects) if lists_projects else len(keystone.projects) - 1
+    assert len(passwords) == (1 if is_allowed else 1 + others)
+    if is_allowed and not lists_projects:  # not one request more than with a password for each
+        assert keystone.requests["POST /v3/auth/tokens"] == len(keystone.projects)
+
+
+def test_an_outage_is_met_once(keystone: openstack.Cloud) -> None:
+    """F-I6: each of many threads waited for it and reported it, one after the other."""
+    busy = Answer(503, {"error": {"code": 503}})
+    keystone.fault = lambda request: busy if request.method == "POST" else None
+    cloud = Cloud(with_password(keystone))
+
+    def refused(name: str) -> str:
+        with pytest.raises(Unavailable) as raised:
+            cloud.project(name)
+        return str(raised.value)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(refused, keystone.projects))) == 1
+    assert keystone.requests["POST /v3/auth/tokens"] == 4
 
 
 def test_lines_are_for_administrators(issuer: Issuer, keystone: openstack.Cloud) -> None:

@@ -2,9 +2,9 @@
 
 Federated logins ask three parties in turn, and a passcode works once. So these log in once, without
 a scope, and the token of each project is rescoped from that login (Keystone's method ``token``). A
-password costs Keystone CPU time, so it is rescoped too if the run has already logged in to list
-its projects. Application credentials and trusts have a scope of their own; the other plugins log
-in to each scope. See docs/adr/0023-one-login-a-run.md.
+password costs Keystone CPU time, so it is rescoped too: from the login that listed the projects, or
+from the token of the first project. Application credentials and trusts have a scope of their own;
+the other plugins log in to each scope. See docs/adr/0023-one-login-a-run.md.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class Tokens:
         self.transport = transport
         self._locks = Locks()
         self._login: _Login | None = None
+        self._first: _Direct | None = None
+        """The scope of the first project, if the run has not logged in without a scope."""
+        self._outage: tuple[float, Unavailable] | None = None
+        """When Keystone did not answer the first login, and the error."""
         self._system: BaseIdentityPlugin | None = None
         self._is_system_known = False
         self._projects: dict[str, BaseIdentityPlugin] = {}
@@ -116,9 +120,8 @@ class Tokens:
                     "use a credential of this project, or a user and password",
                 )
             return plugin
-        plugin = self._scoped(project_id=project_id)
         try:
-            plugin.get_access(self.transport)
+            return self._first_login(project_id) or self._later(project_id)
         except (exceptions.Unauthorized, exceptions.Forbidden) as error:
             self._check_login(error)
             raise AccessDenied(
@@ -131,6 +134,32 @@ class Tokens:
             raise Unavailable(host, words, CHECK_LOGS) from error
         except _NOT_UNDERSTOOD as error:
             raise self._no_keystone() from error
+
+    def _first_login(self, project_id: str) -> BaseIdentityPlugin | None:
+        """Log in to the first project of a run; None if there was a login before."""
+        if not self._access.is_rescoped or self._access.must_log_in_once:
+            return None
+        with self._locks.of("the first login"):
+            if self._login is not None or self._first is not None:
+                return None
+            if self._outage and time.monotonic() - self._outage[0] < _REMEMBERED:
+                raise self._outage[1]
+            plugin = _Direct(self._access, project_id, is_system=False)
+            try:
+                plugin.get_access(self.transport)
+            except exceptions.Unauthorized as error:
+                # Before another thread tries the same password: attempts lock accounts.
+                self._check_login(error)
+                raise
+            except Unavailable as error:
+                self._outage = time.monotonic(), error
+                raise
+            self._first = plugin
+            return plugin
+
+    def _later(self, project_id: str) -> BaseIdentityPlugin:
+        plugin = self._scoped(project_id=project_id)
+        plugin.get_access(self.transport)
         return plugin
 
     def _no_keystone(self) -> Unavailable:
@@ -151,8 +180,8 @@ class Tokens:
             self.unscoped()
         if self._login is not None:
             self._login.raise_failure()
-            if self._access.is_rescoped:
-                return _Rescoped(self._login, project_id, is_system=is_system)
+        if self._access.is_rescoped and (source := self._login or self._first):
+            return _Rescoped(source, project_id, is_system=is_system)
         return _Direct(self._access, project_id, is_system=is_system)
 
 
@@ -162,6 +191,13 @@ class _Plugin(BaseIdentityPlugin):
     def __init__(self, access: Access) -> None:
         super().__init__(auth_url=access.auth_url)
         self.access = access
+
+    def replace(self, dead: str | None, session: Transport) -> str | None:
+        """Return another token than ``dead``; the threads that find it dead share one login."""
+        with self._lock:
+            if self.auth_ref is not None and self.auth_ref.auth_token == dead:
+                self.auth_ref = None
+        return self.get_token(session)
 
 
 class _Direct(_Plugin):
@@ -209,18 +245,11 @@ class _Login(_Plugin):
         self._failure = None
         return found
 
-    def replace(self, dead: str | None, session: Transport) -> str | None:
-        """Return another token than ``dead``; the threads that find it dead share one login."""
-        with self._lock:
-            if self.auth_ref is not None and self.auth_ref.auth_token == dead:
-                self.auth_ref = None
-        return self.get_token(session)
-
 
 class _Rescoped(_Plugin):
-    """A plugin that makes the token of a scope from the one of the login."""
+    """A plugin that makes the token of a scope from the one of the login, or of another scope."""
 
-    def __init__(self, of: _Login, project_id: str | None, *, is_system: bool) -> None:
+    def __init__(self, of: _Plugin, project_id: str | None, *, is_system: bool) -> None:
         super().__init__(of.access)
         self._login = of
         self._project_id = project_id
