@@ -129,9 +129,12 @@ class KeptDocument:
         self._require_same_site(last, new)
         merged = document.with_kept(last, new, failed=failed, now=now)
         gone, size = document.removed(last, merged)
-        since = shrink.held_since(self._memory.held_since, removed=gone, size=size, now=now)
+        # An answer that lacks even more is not the one that is to come again.
+        earlier = self._memory.held_since if gone <= self._memory.held else None
+        since = shrink.held_since(earlier, removed=gone, size=size, now=now)
         if since is not None and now - since < self._hold:
-            self._memory.held_since, self._memory.held = since, gone
+            self._memory.held_since = since
+            self._memory.held = max(gone, self._memory.held if earlier else 0)
             self._memory.write(self._state, last)
             end = since + self._hold
             self.problems.append(

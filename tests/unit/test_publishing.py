@@ -191,6 +191,19 @@ def test_shrunken_document_is_held_an_hour(site: Site) -> None:
     assert not site.problems
 
 
+def test_hold_begins_anew_when_even_more_is_missing(site: Site) -> None:
+    """The same smaller answer confirms; one that is smaller still does not."""
+    site.update(document(now=NOW, images=50))
+    before = site.path.read_bytes()
+    site.update(document(images=20), at=NOW + HOUR)
+    site.update(document(images=1), at=NOW + 1.5 * HOUR)
+    site.update(document(images=20), at=NOW + 2.2 * HOUR)
+    assert site.path.read_bytes() == before
+    site.update(document(images=20), at=NOW + 2.6 * HOUR)
+    assert not site.problems
+    assert len(json.loads(site.path.read_text())["CloudComputingImage"]) == 41
+
+
 def test_hold_begins_anew_after_a_whole_document(site: Site) -> None:
     whole = document(now=NOW, images=50)
     site.update(whole)
