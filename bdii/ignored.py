@@ -13,7 +13,6 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
         "BDII_USER": "the program runs as the user that starts it",
         "BDII_RAM_DISK": _CONTAINER,
         "BDII_RAM_SIZE": _CONTAINER,
-        "BDII_PLUGIN_DIR": "plugins are not run; let the provider print the final entries",
         "BDII_ARCHIVE_SIZE": "no snapshots are kept; see published.ldif in BDII_VAR_DIR",
         "SLAPD_CONF": "slapd's configuration is generated",
         "DB_CONFIG": "slapd's configuration is generated",

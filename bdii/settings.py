@@ -45,6 +45,7 @@ class BdiiSettings:
         run: directory of slapd's unix socket.
         ldif_directory: holds files with LDIF.
         provider_directory: holds programs that print LDIF.
+        plugin_directory: holds programs that modify the merged tree.
         read_timeout: for one provider.
         breathe: pause between two cycles.
         delete_delay: for which a vanished entry stays published.
@@ -68,6 +69,7 @@ class BdiiSettings:
     run: Path
     ldif_directory: Path
     provider_directory: Path
+    plugin_directory: Path
     read_timeout: timedelta
     breathe: timedelta
     delete_delay: timedelta
@@ -141,6 +143,7 @@ def read(path: Path, *, layout: Layout) -> tuple[BdiiSettings, tuple[Problem, ..
         provider_directory=options.path(
             SECTION, "BDII_PROVIDER_DIR", default=state / "gip/provider"
         ),
+        plugin_directory=options.path(SECTION, "BDII_PLUGIN_DIR", default=state / "gip/plugin"),
         read_timeout=_seconds(options, "BDII_READ_TIMEOUT", 300, minimum=1),
         breathe=_seconds(options, "BDII_BREATHE_TIME", 120, minimum=1),
         delete_delay=_seconds(options, "BDII_DELETE_DELAY", 0),

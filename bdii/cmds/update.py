@@ -168,10 +168,12 @@ def _read(path: Path, layout: Layout, listen: tuple[str, int] | None) -> BdiiSet
 
 def _ask_once(settings: BdiiSettings) -> tuple[Tree, Tree, bool]:
     """Ask all sources; return the published and the wanted tree, and whether there are problems."""
-    from bdii.service.collect import collect  # noqa: PLC0415  start-up is a cost
+    from bdii.service.collect import collect, modify  # noqa: PLC0415  start-up is a cost
+    from bdii.service.plugin_memory import PluginMemory  # noqa: PLC0415
     from bdii.service.state import StateDirectory  # noqa: PLC0415
     from bdii.sources.last_good import merge  # noqa: PLC0415
 
+    stop = threading.Event()
     state = StateDirectory(settings.state)
     last = state.load()
     published = state.published()
@@ -182,10 +184,13 @@ def _ask_once(settings: BdiiSettings) -> tuple[Tree, Tree, bool]:
         elapsed=timedelta(),
         before={},
         scratch=None,
-        stop=threading.Event(),
+        stop=stop,
     )
-    wanted, _, problems = merge(collected.last, settings.expiry)
-    problems = [*collected.problems, *problems]
+    merged, _, problems = merge(collected.last, settings.expiry)
+    before = PluginMemory(settings.state).edits
+    edited = modify(settings, merged, before=before, scratch=None, stop=stop)
+    wanted = edited.wanted
+    problems = [*collected.problems, *problems, *edited.problems]
     for problem in problems:
         logger.warning("%s", problem)
     return published, wanted, bool(problems)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,10 +14,12 @@ from bdii.messages import few, printable
 from bdii.settings import BdiiSettings
 from bdii.site import entries, pull
 from bdii.site.settings import Site
-from bdii.sources import directories, last_good
+from bdii.sources import directories, last_good, plugins
 from bdii.sources.answers import Earlier, ask
 from bdii.sources.last_good import LastGood, Waiting
 from bdii.sources.model import LdifSource, SourceAnswer
+from bdii.sources.plugins import Edit, Edited
+from bdii.tree import Tree
 
 # Name of the source that a site is itself.
 _SITE = "site"
@@ -32,6 +34,7 @@ class Collected:
         answers: the latest usable answers, by source.
         unheard: number of sources that have never given a usable answer.
         waiting: the removals that wait.
+        reading: seconds that it took to read new answers, one after the other.
         problems: lines for the administrator.
 
     """
@@ -40,6 +43,7 @@ class Collected:
     answers: Mapping[str, SourceAnswer]
     unheard: int
     waiting: Waiting
+    reading: float
     problems: tuple[str, ...]
 
 
@@ -116,8 +120,38 @@ def collect(
         answers={name: before[name] for name in known.keys() & before.keys()} | usable,
         unheard=sum(1 for data in known.values() if data is None),
         waiting=waiting,
+        reading=sum(
+            answer.reading for answer in answers if answer is not before.get(answer.source)
+        ),
         problems=tuple(problems),
     )
+
+
+def modify(
+    settings: BdiiSettings,
+    wanted: Tree,
+    *,
+    before: Mapping[str, Sequence[Edit]],
+    scratch: Path | None,
+    stop: threading.Event,
+) -> Edited:
+    """Run the plugins on the merged tree; ``before`` is what each printed in the cycle before."""
+    try:
+        found, skipped = directories.find(
+            settings.plugin_directory,
+            is_program=True,
+            timeout=settings.read_timeout,
+            limit=settings.source_limit,
+            kind="plugin",
+        )
+    except FileNotFoundError:  # not in use
+        return Edited(wanted)
+    except OSError as error:
+        line = f"directory {settings.plugin_directory}: {error.strerror}"
+        return Edited(wanted, before, (line,))
+    edited = plugins.edit(wanted, found, before=before, scratch=scratch, stop=stop)
+    lines = [line for answer in skipped for line in answer.problems]
+    return replace(edited, problems=(*lines, *edited.problems))
 
 
 def _of_other_sites(answer: SourceAnswer, site: Site) -> list[str]:

@@ -2,7 +2,7 @@
 
     sources ──ask──> answers ──advance, release──> last good data
     last good data ──save──> disk, before anything is published
-    last good data ──merge──> wanted tree
+    last good data ──merge──> tree ──modify──> wanted tree, as the plugins change it
     published and wanted tree ──make──> plan ──apply──> slapd
     published tree ──write──> disk, after slapd has it
 
@@ -22,7 +22,8 @@ from datetime import timedelta
 from appliance.core.directory import Refused
 from appliance.core.run.errors import LocalFailure
 from bdii import plan, tree
-from bdii.service.collect import Collected, collect
+from bdii.service.collect import Collected, collect, modify
+from bdii.service.plugin_memory import PluginMemory
 from bdii.service.state import StateDirectory
 from bdii.settings import BdiiSettings
 from bdii.slapd.infosys import Statistics
@@ -69,6 +70,7 @@ class Updater:
         published = state.published() or merge(self._last, settings.expiry)[0]
         self._publisher = Publisher(slapd, tree.complete({**BASE, **published})[0])
         self._answers: Mapping[str, SourceAnswer] = {}
+        self._plugins = PluginMemory(state.directory)
         self.planned: int | None = None
 
     @property
@@ -103,7 +105,8 @@ class Updater:
         all_answered = time.monotonic()
         self._last, self._answers, self._asked = collected.last, collected.answers, started
         _store(done, lambda: self._state.save(self._last))
-        wanted = self._merge(done)
+        wanted = self._modify(self._merge(done), done, stop)
+        modified = time.monotonic()
         # slapd may have been restarted meanwhile: the plan is for the tree that it serves now
         self._publisher.synchronise()
         changes = plan.make(self.published, wanted)
@@ -114,7 +117,9 @@ class Updater:
         done.statistics = replace(
             applied.statistics(len(self.published)),
             collecting=all_answered - started,
-            applying=time.monotonic() - all_answered,
+            reading=collected.reading,
+            editing=modified - all_answered,
+            applying=time.monotonic() - modified,
         )
         try:
             self._publisher.publish_statistics(self.settings.hostname, done.statistics)
@@ -127,6 +132,14 @@ class Updater:
         wanted, done.stale, problems = merge(self._last, self.settings.expiry)
         done.problems += problems
         return wanted
+
+    def _modify(self, wanted: Tree, done: Cycle, stop: threading.Event) -> Tree:
+        """Return the wanted tree as the plugins change it."""
+        before, scratch = self._plugins.edits, self._state.directory
+        edited = modify(self.settings, wanted, before=before, scratch=scratch, stop=stop)
+        _store(done, lambda: self._plugins.keep(edited.printed))
+        done.problems += edited.problems
+        return edited.wanted
 
     def _result(self, collected: Collected) -> Cycle:
         """Return the result of a cycle as far as it is known before anything is published."""

@@ -36,9 +36,9 @@ _FIGURES = {
 class Statistics:
     """The figures of one cycle.
 
-    Times are in seconds: to ask all sources, to read their answers, for a query as strangers make
-    it, and to change the directory. The failed changes are those missing in the directory at the
-    end, not the attempts.
+    Times are in seconds: to ask all sources, to read their answers, to run the plugins, for a query
+    as strangers make it, and to change the directory. The failed changes are those missing in the
+    directory at the end, not the attempts.
     """
 
     total: int = 0
@@ -50,6 +50,7 @@ class Statistics:
     failed_deletes: int = 0
     collecting: float = 0
     reading: float = 0
+    editing: float = 0
     querying: float = 0
     applying: float = 0
 
@@ -65,10 +66,11 @@ def entry(host: str, statistics: Statistics) -> Entry:
         "FailedModifies": statistics.failed_modifies,
         "FailedDeletes": statistics.failed_deletes,
         "ProvidersTime": round(statistics.collecting),
+        "PluginsTime": round(statistics.editing),
         "ReadTime": round(statistics.reading),
         "QueryTime": round(statistics.querying),
         "DBUpdateTime": round(statistics.applying),
-        "UpdateTime": round(statistics.collecting + statistics.applying),
+        "UpdateTime": round(statistics.collecting + statistics.editing + statistics.applying),
     }
     attributes = {name: (str(figure),) for name, figure in figures.items()}
     return Entry(

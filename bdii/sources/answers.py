@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import signal
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -231,12 +231,13 @@ def _read(
     if before is not None and before.digest == digest.digest():
         return before
     file.seek(0)
+    # of this thread: others read at the same time
+    started = time.thread_time()
     reader = _read_entries(source, file, earlier, scratch)
     lines = few(reader.malformed + reader.left_out)
     meaning = [source.meanings[status]] if status in source.meanings else []
     if status and not (status == _PARTLY and reader.failed):
-        how = f"status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
-        causes = [f"failed with {how}", *words, *meaning]
+        causes = [f"failed with {programs.how_ended(status)}", *words, *meaning]
         return _unusable(source, ": ".join(causes), *lines)
     if reader.is_cut:
         cause = "its last record is incomplete, so the output is cut off or still being written"
@@ -253,6 +254,7 @@ def _read(
         digest.digest(),
         is_complete=reader.is_complete,
         is_terminated=_is_terminated(file),
+        reading=time.thread_time() - started,
     )
 
 

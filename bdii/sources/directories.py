@@ -12,12 +12,12 @@ from bdii.sources.model import LdifSource, SourceAnswer
 
 
 def find(
-    directory: Path, *, is_program: bool, timeout: timedelta, limit: int
+    directory: Path, *, is_program: bool, timeout: timedelta, limit: int, kind: str = ""
 ) -> tuple[list[LdifSource], list[SourceAnswer]]:
     """Return a directory's sources, and an unusable answer for each name that is skipped.
 
     Sources are programs or ``*.ldif`` files, without hidden and backup files. ``timeout`` and
-    ``limit`` are those of each.
+    ``limit`` are those of each. Names begin with ``kind``, by default provider or ldif.
 
     Raises:
         OSError: the directory cannot be read.
@@ -31,7 +31,7 @@ def find(
     # A program without permission is listed too: the attempt to run it gives the better message.
     access = os.F_OK if is_program else os.R_OK
     listing = files.listed(directory, is_wanted, follow=True, access=access)
-    kind = "provider" if is_program else "ldif"
+    kind = kind or ("provider" if is_program else "ldif")
     found = [
         LdifSource(
             f"{kind}/{path.name}", [path], is_program=is_program, timeout=timeout, limit=limit

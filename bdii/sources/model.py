@@ -49,6 +49,7 @@ class SourceAnswer:
         digest: of the exit status and the output.
         is_complete: whether each record could be read, so that what is not there has gone.
         is_terminated: whether the output ends with a line end.
+        reading: seconds of the processor that it took to read the output.
 
     """
 
@@ -59,3 +60,4 @@ class SourceAnswer:
     digest: bytes = b""
     is_complete: bool = True
     is_terminated: bool = True
+    reading: float = field(default=0, compare=False)

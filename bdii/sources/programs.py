@@ -31,8 +31,15 @@ class ProgramFailure(Exception):
     """A program was not run, was ended at a limit, or its output is incomplete."""
 
 
-def run(source: LdifSource, output: IO[bytes], errors: IO[bytes], stop: threading.Event) -> int:
-    """Run a program to its end and return its exit status.
+def run(
+    source: LdifSource,
+    output: IO[bytes],
+    errors: IO[bytes],
+    stop: threading.Event,
+    *,
+    given: IO[bytes] | None = None,
+) -> int:
+    """Run a program to its end and return its exit status; ``given`` is its standard input.
 
     Raises:
         ProgramFailure: it is not executable, was ended, or the disk is full.
@@ -44,7 +51,7 @@ def run(source: LdifSource, output: IO[bytes], errors: IO[bytes], stop: threadin
         raise ProgramFailure(f"is not executable; run chmod +x {files.shell_word(program)}")
     process = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", "--", *source.command],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if given is None else given,
         stdout=output,
         stderr=errors,
         start_new_session=True,
@@ -58,6 +65,11 @@ def run(source: LdifSource, output: IO[bytes], errors: IO[bytes], stop: threadin
         _end_group(process)
     _check_space(output)
     return process.returncode
+
+
+def how_ended(status: int) -> str:
+    """Return the words for an exit status."""
+    return f"status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
 
 
 def _check_space(output: IO[bytes]) -> None:

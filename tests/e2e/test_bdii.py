@@ -480,6 +480,41 @@ def test_sighup_reads_the_configuration_again(tmp_path: Path) -> None:
         assert "INFO" not in log.read_text()
 
 
+def test_a_plugin_modifies_the_tree_and_keeps_its_changes_when_it_fails(tmp_path: Path) -> None:
+    bdii = Bdii(tmp_path)
+    (tmp_path / "state/gip").mkdir(parents=True)
+    (tmp_path / "state/gip/plugin").mkdir()
+    plugin = tmp_path / "state/gip/plugin/status"
+
+    def install(script: str) -> None:
+        new = tmp_path / "new"
+        new.write_text(f"#!/bin/sh\n{script}\n")
+        new.chmod(0o755)
+        new.rename(plugin)
+        bdii.kick()
+
+    def status() -> list[str] | None:
+        return bdii.entries()[SERVICE].get("GLUE2ServiceStatusInfo")
+
+    edit = f"dn: {SERVICE}\nGLUE2ServiceStatusInfo: $(grep -c ^dn: -)\n"
+    install(f'sleep 2; printf "{edit}"')
+    bdii.provide(cloud(image(1)))
+    with running(bdii):
+        bdii.wait_for(lambda: status() == ["7"])
+        assert bdii.statistics()["PluginsTime"] >= 2, "F-I10"
+        assert "GLUE2ServiceStatusInfo: 7\n" in bdii.once().stdout
+        install("echo broken >&2; exit 3")
+        bdii.wait_for(lambda: "plugin/status: failed with status 3: broken" in bdii.log)
+        assert status() == ["7"]
+        bdii.signal(signal.SIGTERM)
+    with running(bdii):
+        bdii.wait_for(lambda: status() == ["7"])
+        bdii.wait_for_cycles(1)
+        assert status() == ["7"]
+        plugin.unlink()
+        bdii.wait_for(lambda: status() is None)
+
+
 def test_once_prints_the_tree_and_diff_prints_the_changes(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path)
     bdii.provide(cloud(image(1)))
