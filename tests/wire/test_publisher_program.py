@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.simulators.gocdb import Gocdb, Service
 from tests.simulators.object_store import Store, StoreFault
 from tests.simulators.offering_cloud import PASSWORD, Cloud, Fault, flavor, image
 
+TOP = Path(__file__).parents[2]
 JSON = ("--format", "glue21json")
 
 
@@ -78,6 +80,13 @@ def test_file_beside_standard_output(root: Path, capsys: pytest.CaptureFixture[s
     settings.write_text(f"file:\n  path: {set_path}\n")
     assert run(root, *JSON, "--publisher", "file") == 0
     assert set_path.exists()
+
+
+def test_shipped_settings_write_below_the_root(root: Path) -> None:
+    shutil.copy(TOP / "etc/cloud-info-provider/publish.yaml", root / "etc/cloud-info-provider")
+    assert run(root, *JSON, "--publisher", "file") == 0
+    assert output(root).exists()
+    assert run(root, *JSON, "--publisher", "file", "--check-config") == 0
 
 
 def test_failed_vo_stays_in_the_file(root: Path, cloud: Cloud) -> None:
