@@ -29,10 +29,10 @@ def printable(text: str) -> str:
     return _CONTROL.sub("?", text).encode("utf-8", "backslashreplace").decode()
 
 
-def few(lines: Sequence[str]) -> list[str]:
-    """Return the first `MOST_LINES` lines, and one that counts the others."""
-    more = len(lines) - MOST_LINES
-    return [*lines[:MOST_LINES], *([f"{more} more of this kind"] if more > 0 else [])]
+def few(lines: Sequence[str], most: int = MOST_LINES) -> list[str]:
+    """Return the first ``most`` lines, and one that counts the others."""
+    more = len(lines) - most
+    return [*lines[:most], *([f"{more} more of this kind"] if more > 0 else [])]
 
 
 class ProblemLog:

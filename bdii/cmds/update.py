@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Faulty entries of a source that a single run names; the service names the first few.
+_MOST_LINES = 10_000
+
 # The value of --diff without a URL: the difference from the tree published last.
 _PUBLISHED = ""
 
@@ -185,6 +188,7 @@ def _ask_once(settings: BdiiSettings) -> tuple[Tree, Tree, bool]:
         before={},
         scratch=None,
         stop=stop,
+        most_lines=_MOST_LINES,
     )
     merged, _, problems = merge(collected.last, settings.expiry)
     before = PluginMemory(settings.state).edits

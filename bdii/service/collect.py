@@ -10,7 +10,7 @@ from pathlib import Path
 
 from appliance.core import clock
 from bdii import tree
-from bdii.messages import few, printable
+from bdii.messages import MOST_LINES, few, printable
 from bdii.settings import BdiiSettings
 from bdii.site import entries, pull
 from bdii.site.settings import Site
@@ -56,8 +56,11 @@ def collect(
     before: Mapping[str, SourceAnswer],
     scratch: Path | None,
     stop: threading.Event,
+    most_lines: int = MOST_LINES,
 ) -> Collected:
-    """Ask all sources once. The last three arguments are those of `bdii.sources.answers.ask`.
+    """Ask all sources once.
+
+    ``before``, ``scratch`` and ``stop`` are those of `bdii.sources.answers.ask`.
 
     Args:
         settings: the sources, and the limits of the guards.
@@ -67,12 +70,14 @@ def collect(
         before: see above.
         scratch: see above.
         stop: see above.
+        most_lines: number of faulty entries of a source that are named one by one.
 
     """
     asked, answers = _in_directories(settings, last)
     if settings.site is not None:
         asked += pull.sources(settings.site, limit=settings.source_limit)
         answers += pull.skipped(settings.site)
+    asked = [replace(source, most_lines=most_lines) for source in asked]
     earlier = {
         source.name: Earlier(before.get(source.name), last[source.name].tree)
         if source.name in last

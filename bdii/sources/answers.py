@@ -234,7 +234,7 @@ def _read(
     # of this thread: others read at the same time
     started = time.thread_time()
     reader = _read_entries(source, file, earlier, scratch)
-    lines = few(reader.malformed + reader.left_out)
+    lines = few(reader.malformed + reader.left_out, source.most_lines)
     meaning = [source.meanings[status]] if status in source.meanings else []
     if status and not (status == _PARTLY and reader.failed):
         causes = [f"failed with {programs.how_ended(status)}", *words, *meaning]

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from appliance.core.ldif import Entry
+from bdii.messages import MOST_LINES
 from bdii.tree import Dn
 
 Translate = Callable[[Iterable[Entry]], Iterable[Entry]]
@@ -25,6 +26,7 @@ class LdifSource:
         limit: bytes of output that are accepted.
         translate: applied to the entries before they become a tree.
         meanings: remedies by exit status, for programs that do not print one.
+        most_lines: number of entries of its output whose faults are named one by one.
 
     """
 
@@ -35,6 +37,7 @@ class LdifSource:
     limit: int
     translate: Translate = iter
     meanings: Mapping[int, str] = field(default_factory=dict)
+    most_lines: int = MOST_LINES
 
 
 @dataclass(frozen=True, slots=True)

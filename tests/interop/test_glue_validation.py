@@ -246,3 +246,17 @@ def test_a_refused_entry_is_logged_once_while_it_stays_wrong(tmp_path: Path) -> 
         assert len(record["failures"]) == 1  # the record of each cycle lists what is left undone
         bdii.kick()  # after a reload all problems are logged again
         bdii.wait_for(lambda: bdii.log.count("=bad,o=glue: not published") == 2, what="the line")
+
+
+def test_a_single_run_names_each_entry_that_it_leaves_out(tmp_path: Path) -> None:
+    bdii = Bdii(tmp_path)
+    wrong = [
+        f"dn: GLUE2ServiceID=w{n},o=elsewhere\nobjectClass: GLUE2Service\n\n" for n in range(12)
+    ]
+    bdii.provide(cloud(*wrong, image(1, "ops")))
+    done = validated(bdii)
+    assert done.returncode == 1
+    assert [
+        done.stderr.count(f"GLUE2ServiceID=w{n},o=elsewhere: not below o=glue") for n in range(12)
+    ] == [1] * 12
+    assert "more of this kind" not in done.stderr
