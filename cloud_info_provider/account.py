@@ -30,8 +30,10 @@ from cloud_info_provider import clouds_file, vocabulary
 ACCOUNT = "OS"
 
 RC_FILE = "/etc/cloud-info-provider/openstack.rc"
-# Variables of the novaclient of 2013, which old files still have.
+# Variables of older clients, which old files still have.
 _OLD_NAMES = {
+    "OS_AUTH_PLUGIN": "auth_type",
+    "OS_ENDPOINT_TYPE": "interface",
     "NOVA_USERNAME": "username",
     "NOVA_PASSWORD": "password",
     "NOVA_PROJECT_ID": "project_name",
@@ -101,7 +103,7 @@ def read(
         if value := getattr(arguments, f"os_{option}"):
             flag = Path(f"command line: --os-{option.replace('_', '-')}")
             account.set(ACCOUNT, option.replace("tenant", "project"), Setting(value, flag, 0))
-    _lift_version(account)
+    _replace_old_values(account)
     if described:
         _complete(account.sections[ACCOUNT], next(iter(described.values())).path)
     return AccountFiles(account, variables, problems)
@@ -132,12 +134,16 @@ def _add_variables(account: Document, variables: Mapping[str, Setting]) -> None:
                 account.set(ACCOUNT, option.replace("tenant", "project"), source[name])
 
 
-def _lift_version(account: Document) -> None:
-    """Replace the URL of Keystone's version 2, which was removed in 2018, by that of version 3."""
+def _replace_old_values(account: Document) -> None:
+    """Replace Keystone's version 2, which was removed in 2018, and old names of interfaces."""
     entry = account.get(ACCOUNT, "auth_url")
     if entry and (url := entry.text.rstrip("/")).endswith("/v2.0"):
         newer = f"{url.removesuffix('/v2.0')}/v3"
         account.set(ACCOUNT, "auth_url", Setting(newer, entry.path, entry.line))
+    kind = account.get(ACCOUNT, "interface")
+    if kind and kind.text.endswith("URL"):  # publicURL
+        newer = kind.text.removesuffix("URL")
+        account.set(ACCOUNT, "interface", Setting(newer, kind.path, kind.line))
 
 
 def login(

@@ -35,6 +35,16 @@ _REJECTED = {
     "full-bdii-ldif": _SITE_BDII,
     "site-in-suffix": _SITE_BDII,
 }
+# Flags of OpenStack's clients with two names.
+_OTHER_NAMES = {
+    **{
+        f"application_credential_{part}": (f"--os-application_credential_{part}",)
+        for part in ("id", "name", "secret")
+    },
+    "auth_type": ("--os-auth-plugin",),
+    "interface": ("--os-endpoint-type", "--endpoint-type"),
+    "username": ("--os-user-name",),
+}
 _PROPERTIES = {
     "infiniband": "flavor property of InfiniBand",
     "infiniband_value": "value of that property that means that there is InfiniBand",
@@ -152,6 +162,7 @@ def _add_account(made: argparse._ArgumentGroup) -> None:
     )
     made.add_argument(
         "--timeout",
+        "--http-timeout",
         type=_seconds,
         default=_TIMEOUT,
         metavar="SECONDS",
@@ -163,6 +174,7 @@ def _add_account(made: argparse._ArgumentGroup) -> None:
     for name in vocabulary.ACCOUNT_FLAGS:
         made.add_argument(
             f"--os-{name.replace('_', '-')}",
+            *_OTHER_NAMES.get(name, ()),
             metavar="TEXT",
             help=f"use instead of OS_{name.upper()}",
         )

@@ -273,3 +273,11 @@ def test_a_missing_file_of_words_is_one_line(
     shown = capfd.readouterr().err
     assert f"{tmp_path}/none: cannot be read: no such file or directory" in shown
     assert shown.count("\n") == 1
+
+
+def test_older_names_of_options(tmp_path: Path) -> None:
+    rc = f"{RC}OS_ENDPOINT_TYPE=internalURL\n"
+    assert load(tmp_path, rc=rc).access.interface == "internal"
+    found = load(tmp_path, "--endpoint-type", "publicURL", "--os-user-name", "other", rc=rc)
+    assert (found.access.interface, found.access.account) == ("public", "other")
+    assert load(tmp_path, "--http-timeout", "9").access.timeout.total_seconds() == 9
