@@ -161,7 +161,10 @@ class _CloudObjects:
                 "Semantics": "https://developer.openstack.org/api-ref/compute",
                 "Authentication": self.cloud.auth_type,
                 "IssuerCA": certificate.issuer or _UNKNOWN,
-                "TrustedCA": list(certificate.client_authorities) or [_UNKNOWN],
+                # A server that was asked may have named none.
+                "TrustedCA": list(certificate.client_authorities)
+                if certificate.issuer
+                else [_UNKNOWN],
                 "URL": self.cloud.endpoint,
             },
         )
