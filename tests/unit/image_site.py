@@ -1,4 +1,7 @@
-"""A frontend with one list on a web server, and a backend on a cloud in memory."""
+"""A frontend with one list on a web server, and a backend on a cloud in memory.
+
+A module whose tests need one imports the fixtures `web`, `authority` and `site`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from appliance.core import retry
 from tests.e2e.images_frontend import BOOT_SECTOR, Done, run
+from tests.simulators import image_server
 from tests.simulators.glance_memory import MemoryGlance
 from tests.simulators.image_lists import image, image_list, sign
 from tests.simulators.image_server import ImageServer
@@ -115,3 +122,28 @@ def made(root: Path, web: ImageServer, authority: Authority) -> Iterator[ImageSi
     root.mkdir(exist_ok=True)
     with backend_site.made(root) as backend:
         yield ImageSite(backend, web, authority)
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[ImageServer]:
+    with image_server.serve(None) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    found = Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
+    found.publish(found.directory / "certificates")
+    found.issue("lists.example.org", key="ec")
+    return found
+
+
+@pytest.fixture
+def site(
+    tmp_path: Path, web: ImageServer, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ImageSite]:
+    """Yield a site on a server and under an authority that the module's tests share."""
+    web.requests.clear()
+    monkeypatch.setattr(retry, "_sleep", lambda _: None)
+    with made(tmp_path, web, authority) as found:
+        yield found

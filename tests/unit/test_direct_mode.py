@@ -24,7 +24,6 @@ from typing import Any
 
 import pytest
 
-from appliance.core import retry
 from appliance.core.run import lock
 from cloudkeeper.backend.calls import Servicer
 from cloudkeeper.cmds import direct
@@ -38,35 +37,13 @@ from tests.simulators import image_server
 from tests.simulators.image_server import ImageServer
 from tests.simulators.openstack import Answer
 from tests.testbed.pki import Authority
-from tests.unit.image_site import RAW, ImageSite, made
+from tests.unit.image_site import RAW, ImageSite, authority, made, site, web  # noqa: F401
+
+# ruff: noqa: F811  the fixtures are those of the site
 
 pytestmark = pytest.mark.programs("openssl")
 
 TOP = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[ImageServer]:
-    with image_server.serve(None) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    made = Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
-    made.publish(made.directory / "certificates")
-    made.issue("lists.example.org", key="ec")
-    return made
-
-
-@pytest.fixture
-def site(
-    tmp_path: Path, web: ImageServer, authority: Authority, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ImageSite]:
-    monkeypatch.setattr(retry, "_sleep", lambda _: None)
-    web.requests.clear()
-    with made(tmp_path, web, authority) as found:
-        yield found
 
 
 def test_a_run_has_the_same_result_as_through_grpc(

@@ -8,47 +8,22 @@ from __future__ import annotations
 import gzip
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from appliance.core import retry
 from cloudkeeper.backend import calls
 from cloudkeeper.wire.status import PROVENANCE
-from tests.simulators import image_server
-from tests.simulators.image_server import ImageServer
-from tests.testbed.pki import HOST_DN, Authority
-from tests.unit.image_site import RAW, ImageSite, made
+from tests.testbed.pki import HOST_DN
+from tests.unit.image_site import RAW, ImageSite, authority, site, web  # noqa: F401
+
+# ruff: noqa: F811  the fixtures are those of the site
 
 pytestmark = pytest.mark.programs("openssl", "qemu-img")
 
 _OURS = "cloudkeeper_"
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[ImageServer]:
-    with image_server.serve(None) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    made = Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
-    made.publish(made.directory / "certificates")
-    made.issue("lists.example.org", key="ec")
-    return made
-
-
-@pytest.fixture
-def site(
-    tmp_path: Path, web: ImageServer, authority: Authority, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ImageSite]:
-    monkeypatch.setattr(retry, "_sleep", lambda _: None)
-    with made(tmp_path, web, authority) as found:
-        yield found
 
 
 def provenance(site: ImageSite) -> list[dict[str, str]]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.image_site import ImageSite
-from tests.unit.test_image_provenance import authority, site, web  # noqa: F401
+from tests.unit.image_site import ImageSite, authority, site, web  # noqa: F401
 
-# ruff: noqa: F811  the fixtures are those of the tests of the provenance
+# ruff: noqa: F811  the fixtures are those of the site
 
 pytestmark = pytest.mark.programs("openssl", "qemu-img")
 

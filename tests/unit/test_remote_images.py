@@ -16,43 +16,19 @@ from pathlib import Path
 import pytest
 import requests
 
-from appliance.core import retry
 from appliance.core.run.errors import LocalFailure, Unavailable
 from cloudkeeper.frontend import remote_images
 from cloudkeeper.frontend.remote_images import RemoteImages
 from cloudkeeper.frontend.remote_place import RemotePlace
 from cloudkeeper.model import Format, ImageData, TransferMode
 from tests.e2e.images_backend import free_port
-from tests.simulators import image_backend, image_server
+from tests.simulators import image_backend
 from tests.simulators.image_lists import LIST_ID, image_id
-from tests.simulators.image_server import ImageServer
-from tests.testbed.pki import Authority
-from tests.unit.image_site import RAW, ImageSite, made
+from tests.unit.image_site import RAW, ImageSite, authority, site, web  # noqa: F401
+
+# ruff: noqa: F811  the fixtures are those of the site
 
 pytestmark = pytest.mark.programs("openssl")
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[ImageServer]:
-    with image_server.serve(None) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    found = Authority.create(tmp_path_factory.mktemp("authority") / "ca", key="ec")
-    found.publish(found.directory / "certificates")
-    found.issue("lists.example.org", key="ec")
-    return found
-
-
-@pytest.fixture
-def site(
-    tmp_path: Path, web: ImageServer, authority: Authority, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ImageSite]:
-    monkeypatch.setattr(retry, "_sleep", lambda _: None)
-    with made(tmp_path, web, authority) as found:
-        yield found
 
 
 def flags(*more: str) -> list[str]:

@@ -12,10 +12,9 @@ import pytest
 
 from tests.simulators.image_lists import image
 from tests.simulators.image_server import Ranged, Ranges
-from tests.unit.image_site import RAW, ImageSite
-from tests.unit.test_image_provenance import authority, site, web  # noqa: F401
+from tests.unit.image_site import RAW, ImageSite, authority, site, web  # noqa: F401
 
-# ruff: noqa: F811  the fixtures are those of the tests of the provenance
+# ruff: noqa: F811  the fixtures are those of the site
 
 pytestmark = pytest.mark.programs("openssl", "qemu-img")
 
