@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from tests.bench import usage
 from tests.bench.usage import Usage
@@ -40,6 +41,16 @@ cloudkeeper:
 {lists}  logging: {{file: "", level: WARN}}
   formats: [{formats}]
 """
+
+
+class Used(Protocol):
+    """A backend whose CPU and memory count."""
+
+    @property
+    def cpu(self) -> float: ...
+
+    @property
+    def memory(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +151,7 @@ class Site:
         program = str(PROGRAMS / "cloudkeeper")
         return [program, "sync", *config, "--backend-endpoint", self.endpoint, *flags]
 
-    def measure(self, command: Sequence[str], backend: Backend) -> Taken:
+    def measure(self, command: Sequence[str], backend: Used) -> Taken:
         """Run a frontend; return what both programs took."""
         before = backend.cpu
         with self.watched() as watched:
@@ -148,12 +159,17 @@ class Site:
         whole = Usage(used.wall, used.cpu + backend.cpu - before, used.memory)
         return Taken(whole, used.memory, backend.memory, watched)
 
-    @contextlib.contextmanager
-    def backend(self, url: str) -> Iterator[Backend]:
-        """Run a backend whose Keystone is at a URL."""
+    def configure_backend(self, url: str) -> Path:
+        """Write the configuration of a backend whose Keystone is at a URL; return its path."""
         config = self.root / "cloudkeeper-os.conf"
         config.touch(mode=0o600)
         config.write_text(_BACKEND.format(root=self.root, url=url))
+        return config
+
+    @contextlib.contextmanager
+    def backend(self, url: str) -> Iterator[Backend]:
+        """Run a backend whose Keystone is at a URL."""
+        config = self.configure_backend(url)
         program = [str(PROGRAMS / "cloudkeeper-os"), "--root", str(self.root)]
         flags = ["--config-file", str(config), "--grpc-socket", str(self.socket)]
         with (

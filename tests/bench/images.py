@@ -13,47 +13,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench import image_conversion, image_unchanged, usage
+from tests.bench.image_site import MIB, Backend, Site, Taken, digest, row, server, started
 from tests.bench.usage import Usage
-from tests.simulators.image_lists import image, image_list, sign
-from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
+from tests.simulators.image_lists import image
 
-MIB = 2**20
-TOP = Path(__file__).resolve().parents[2]
-_PROGRAMS = Path(sys.prefix) / "bin"
-_CLOCK = os.sysconf("SC_CLK_TCK")
-_BACKEND = """\
-[DEFAULT]
-image_dir = {root}/images
-mapping_file = {root}/mapping.json
-remote_hosts = 127.0.0.1
-[keystone_authtoken]
-auth_url = {url}/v3
-password = p
-"""
-_FRONTEND = """\
-cloudkeeper:
-  ca-dir: {root}/certificates
-  image-dir: {root}/images
-  lock-file: {root}/lock
-  image-lists: [{origin}/image.list]
-  logging: {{file: "", level: WARN}}
-  formats: [qcow2]
-"""
 _PIPELINE = """\
 set -o pipefail
 rm -f {root}/fifo
@@ -62,26 +35,8 @@ sha512sum <{root}/fifo >{root}/sum &
 curl -sS {origin}/image.qcow2 | tee {root}/fifo | curl -sS -T - {origin}/upload
 wait $!
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """A running `cloudkeeper-os`."""
-
-    process: int
-
-    @property
-    def cpu(self) -> float:
-        """Seconds of CPU up to now."""
-        fields = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _CLOCK
-
-    @property
-    def memory(self) -> float:
-        """MiB of memory at the most."""
-        lines = Path(f"/proc/{self.process}/status").read_text().splitlines()
-        found = next(line for line in lines if line.startswith("VmHWM"))
-        return int(found.split()[1]) / 1024
+_LARGE = 10 * 1024
+"""MiB of the image of the case ``large``."""
 
 
 class NoBackend(contextlib.AbstractContextManager["NoBackend"]):
@@ -97,18 +52,12 @@ NO_BACKEND = NoBackend()
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A file, the web server that has it, and the places of our programs."""
+    """A file, the web server that has it, and the site of our programs."""
 
-    root: Path
+    site: Site
     file: Path
     digests: dict[str, str]
     origin: str
-    signer: Credential
-
-    @property
-    def socket(self) -> Path:
-        """The backend's socket."""
-        return self.root / "s"
 
     def publish(self, *, has_image: bool) -> None:
         """Sign a list with one image, or none."""
@@ -118,102 +67,41 @@ class Bench:
             hv__size=str(self.file.stat().st_size),
             sl__checksum__sha512=self.digests["sha512"],
         )
-        dn = f"{HOST_DN}/CN=lists.example.org"
-        document = image_list([listed] if has_image else [], dn=dn, ca=AUTHORITY_DN)
-        (self.file.parent / "image.list").write_bytes(sign(document, self.signer))
+        message = self.site.signed([listed] if has_image else [])
+        (self.file.parent / "image.list").write_bytes(message)
 
     def frontend(self, way: str, *, has_image: bool) -> list[str]:
         """Return the command of a frontend's run, with the image or without."""
-        endpoint = f"unix://{self.socket}"
         if way in ("list", "direct"):
             self.publish(has_image=has_image)
-            config = ["--root", str(self.root), "--config", str(self.root / "cloudkeeper.yml")]
-            flags = ["--backend-endpoint", endpoint if way == "list" else "direct"]
-            if way == "direct":
-                flags += ["--backend-config-file", str(self.root / "cloudkeeper-os.conf")]
-            return [str(_PROGRAMS / "cloudkeeper"), "sync", *config, *flags]
+            config = self.site.root / "cloudkeeper-os.conf"
+            direct = ("--backend-endpoint", "direct", "--backend-config-file", str(config))
+            return self.site.sync(*(direct if way == "direct" else ()))
         size = self.file.stat().st_size if has_image else 0
         url, digest = f"{self.origin}/image.qcow2", self.digests["sha256"]
-        arguments = [way, url, digest, str(size), endpoint, str(self.root)]
+        arguments = [way, url, digest, str(size), self.site.endpoint, str(self.site.root)]
         return [sys.executable, "-m", "tests.bench.image_sender", *arguments]
 
-    def measure(self, way: str) -> tuple[Usage, float, float, int]:
-        """Return what an image took without start-up, the memories, and the bytes on the disk."""
-        with self._cloud(), NO_BACKEND if way == "direct" else self._backend() as backend:
-            used = usage.run(self.frontend(way, has_image=False))
-            before = backend.cpu
-            idle = usage.run(self.frontend(way, has_image=False))
-            middle = backend.cpu
-            with self._watched() as most:
-                used = usage.run(self.frontend(way, has_image=True))
-            cpu = used.cpu - idle.cpu + backend.cpu - middle - (middle - before)
-            taken = Usage(used.wall - idle.wall, cpu, used.memory)
-            return taken, used.memory, backend.memory, max(most)
-
-    @contextlib.contextmanager
-    def _cloud(self) -> Iterator[None]:
-        """Start a cloud, and write the backend's configuration for it."""
-        sink = [sys.executable, "-m", "tests.bench.image_servers", "sink", self.digests["sha512"]]
-        with started(sink) as url:
-            config = self.root / "cloudkeeper-os.conf"
-            config.touch(mode=0o600)
-            config.write_text(_BACKEND.format(root=self.root, url=url))
-            yield
-
-    @contextlib.contextmanager
-    def _backend(self) -> Iterator[Backend]:
-        program = [str(_PROGRAMS / "cloudkeeper-os"), "--root", str(self.root)]
-        config = str(self.root / "cloudkeeper-os.conf")
-        flags = ["--config-file", config, "--grpc-socket", str(self.socket)]
+    def measure(self, way: str) -> Taken:
+        """Return what an image took, without start-up."""
         with (
-            (self.root / "backend.log").open("ab") as log,
-            subprocess.Popen([*program, *flags], stdout=log, stderr=log) as process,
+            started(server("sink", self.digests["sha512"])) as url,
+            self._backend(way, url) as backend,
         ):
-            try:
-                self._wait(process)
-                yield Backend(process.pid)
-            finally:
-                process.send_signal(signal.SIGTERM)
+            for _ in range(2):
+                idle = self.site.measure(self.frontend(way, has_image=False), backend).used
+            found = self.site.measure(self.frontend(way, has_image=True), backend)
+        used = found.used
+        net = Usage(used.wall - idle.wall, used.cpu - idle.cpu, used.memory)
+        return replace(found, used=net)
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + 30
-        with socket.socket(socket.AF_UNIX) as probe:
-            while probe.connect_ex(str(self.socket)):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    sys.exit((self.root / "backend.log").read_text())
-                time.sleep(0.05)
-
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[list[int]]:
-        """Watch the size of the files in the image directory."""
-        found, is_over = [0], threading.Event()
-
-        def watch() -> None:
-            while not is_over.wait(0.02):
-                with contextlib.suppress(FileNotFoundError):
-                    found.append(sum(one.stat().st_size for one in self._images()))
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
-            yield found
-        finally:
-            is_over.set()
-            thread.join()
-
-    def _images(self) -> list[Path]:
-        return list((self.root / "images").iterdir())
-
-
-@contextlib.contextmanager
-def started(command: list[str]) -> Iterator[str]:
-    """Run a server; yield the URL that it prints."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TOP) as process:
-        assert process.stdout
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.kill()
+    def _backend(
+        self, way: str, url: str
+    ) -> contextlib.AbstractContextManager[Backend | NoBackend]:
+        if way != "direct":
+            return self.site.backend(url)
+        self.site.configure_backend(url)
+        return NO_BACKEND
 
 
 def make_file(path: Path, size: int) -> None:
@@ -224,18 +112,6 @@ def make_file(path: Path, size: int) -> None:
     command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(path)]
     subprocess.run(command, check=True)
     raw.unlink()
-
-
-def digest(algorithm: str, path: Path) -> tuple[str, Usage]:
-    """Return a digest by openssl, and what it took to compute it."""
-    command = ["/usr/bin/openssl", "dgst", f"-{algorithm}", str(path)]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
-    return found, usage.run(command)
-
-
-def row(case: str, value: float, unit: str) -> None:
-    """Print one figure."""
-    print(f"images\t{case}\t{value:.2f}\t{unit}", flush=True)
 
 
 def report(case: str, used: Usage, *, floor: Usage, pipeline: Usage, gib: float) -> None:
@@ -251,9 +127,9 @@ def measure(bench: Bench) -> None:
     gib = bench.file.stat().st_size / 2**30
     _, floor = digest("sha512", bench.file)
     pipeline = usage.run(
-        ["/bin/bash", "-c", _PIPELINE.format(root=bench.root, origin=bench.origin)]
+        ["/bin/bash", "-c", _PIPELINE.format(root=bench.site.root, origin=bench.origin)]
     )
-    assert (bench.root / "sum").read_text().split()[0] == bench.digests["sha512"]
+    assert (bench.site.root / "sum").read_text().split()[0] == bench.digests["sha512"]
     row("load of the machine", os.getloadavg()[0], "processes")
     report("openssl dgst -sha512", floor, floor=floor, pipeline=pipeline, gib=gib)
     report("curl | tee >(sha512sum) | curl", pipeline, floor=floor, pipeline=pipeline, gib=gib)
@@ -264,35 +140,58 @@ def measure(bench: Bench) -> None:
         "alone": "ours, the backend alone, as from a registry",
     }
     for way, name in names.items():
-        used, frontend, backend, most = bench.measure(way)
-        report(name, used, floor=floor, pipeline=pipeline, gib=gib)
-        row(f"{name}: memory of the frontend", frontend, "MiB")
-        if backend:
-            row(f"{name}: memory of the backend", backend, "MiB")
-        row(f"{name}: temporary files", most / MIB, "MiB")
+        taken = bench.measure(way)
+        report(name, taken.used, floor=floor, pipeline=pipeline, gib=gib)
+        report_memory(name, taken)
+
+
+def report_memory(name: str, taken: Taken) -> None:
+    """Print the rows of a case about memory and files."""
+    row(f"{name}: memory of the frontend", taken.frontend, "MiB")
+    if taken.backend:
+        row(f"{name}: memory of the backend", taken.backend, "MiB")
+    row(f"{name}: temporary files", taken.watched.disk / MIB, "MiB")
+
+
+@contextlib.contextmanager
+def opened(root: Path, make: Callable[[Path], None]) -> Iterator[Bench]:
+    """Make a site and the file, and serve the file during the block."""
+    site, file = Site.create(root, {"ops": "one"}), root / "web/image.qcow2"
+    make(file)
+    with started(server("origin", str(file.parent))) as url:
+        site.configure(f"{url}/image.list")
+        yield Bench(site, file, {name: digest(name, file)[0] for name in ("sha512", "sha256")}, url)
 
 
 def measure_stream(root: Path, *, size: int, times: int) -> None:
-    """Make the file and the site, and measure."""
-    for name in ("images", "web", "etc"):
-        (root / name).mkdir()
-    authority = Authority.create(root / "ca", key="ec")
-    authority.publish(root / "certificates")
-    file = root / "web/image.qcow2"
-    make_file(file, size)
-    (root / "mapping.json").write_text(json.dumps({"ops": {"project": "one"}}))
-    origin = [sys.executable, "-m", "tests.bench.image_servers", "origin", str(root / "web")]
-    with started(origin) as url:
-        (root / "cloudkeeper.yml").write_text(_FRONTEND.format(root=root, origin=url))
-        digests = {name: digest(name, file)[0] for name in ("sha512", "sha256")}
-        signer = authority.issue("lists.example.org", key="ec")
-        bench = Bench(root, file, digests, url, signer)
+    """Measure an image of ``size`` MiB in all ways."""
+    with opened(root, lambda path: make_file(path, size)) as bench:
         for _ in range(times):
             measure(bench)
 
 
+def make_large(path: Path) -> None:
+    """Make a qcow2 whose file is long, and has nearly no blocks on the disk."""
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "preallocation=metadata"]
+    subprocess.run([*command, str(path), f"{_LARGE}M"], check=True)
+
+
+def measure_large(root: Path, *, size: int, times: int) -> None:
+    """Measure memory and files of an image of 10 GiB through the backend."""
+    del size
+    with opened(root, make_large) as bench:
+        row("10 GiB: length of the file", bench.file.stat().st_size / MIB, "MiB")
+        for way, name in (("list", "from a list"), ("stream", "as from a registry")):
+            for _ in range(times):
+                taken = bench.measure(way)
+                row(f"10 GiB, {name}: CPU", taken.used.cpu, "s")
+                row(f"10 GiB, {name}: wall", taken.used.wall, "s")
+                report_memory(f"10 GiB, {name}", taken)
+
+
 _CASES: dict[str, tuple[Callable[..., None], str]] = {
     "stream": (measure_stream, "an image that passes without a conversion"),
+    "large": (measure_large, "memory and files of an image of 10 GiB"),
     "conversion": (image_conversion.measure, "a compressed qcow2 for a cloud that takes raw"),
     "ova": (image_conversion.measure_ova, "OVAs for a cloud that takes qcow2"),
     "unchanged": (image_unchanged.measure, "1 000 images of 20 lists, none of which has changed"),
