@@ -29,6 +29,7 @@ from cloudkeeper.backend.calls import DIRECT_PEER, Servicer
 from cloudkeeper.backend.ownership import Ownership
 from cloudkeeper.backend.settings import BackendSettings
 from cloudkeeper.frontend.backend_client import BackendAnswer, BackendFailure
+from cloudkeeper.frontend.waiting import result_of
 
 _ENDING = "PostAction"
 _READING = frozenset({"ImageLists", "Appliances"})
@@ -96,7 +97,7 @@ class DirectConnection:
         context = CallContext(metadata, deadline=deadline)
         answer = self._started(method, request, context)
         try:
-            found = answer.result(deadline.total_seconds())
+            found = result_of(answer, within=deadline)
         except TimeoutError:
             raise BackendFailure(self.name, f"{method} did not finish in time") from None
         except KeyboardInterrupt:

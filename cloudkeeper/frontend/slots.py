@@ -14,6 +14,7 @@ fit begins nevertheless, and reports that itself.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from appliance.core.run.errors import Unavailable
+from cloudkeeper.frontend.waiting import result_of
 
 if TYPE_CHECKING:
     from cloudkeeper.frontend.download import Timeouts
@@ -110,7 +112,7 @@ class Slots:
             thread = threading.Thread(target=self._work, daemon=True)
             self._threads.append(thread)
             thread.start()
-        return job.future.result
+        return functools.partial(result_of, job.future)
 
     def __enter__(self) -> Self:
         return self

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
 
 from cloudkeeper.frontend.slots import Slots
+from cloudkeeper.frontend.waiting import result_of
 
 GIB = 2**30
 
@@ -237,3 +241,31 @@ def test_a_host_never_gets_more_than_its_limit(transfers: Transfers) -> None:
         assert transfers.wait_for(4)[3] == "a3"
         transfers.end("a2", "a3")
         assert [each() for each in waits[:3]] == ["a1", "a2", "a3"]
+
+
+def test_a_signal_that_another_thread_receives_ends_the_wait() -> None:
+    """Python runs its handler in the main thread, which a wait for a lock keeps from that."""
+    future: Future[str] = Future()
+    late = threading.Timer(60, future.set_result, ["late"])
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def receive() -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    other = threading.Timer(0.1, receive)
+    late.start()
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            result_of(future)
+        assert not future.done()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        late.cancel()
+        other.join()
+
+
+def test_a_result_that_does_not_come_in_time() -> None:
+    future: Future[str] = Future()
+    with pytest.raises(TimeoutError):
+        result_of(future, within=timedelta())
