@@ -9,7 +9,6 @@ to disk and is never found broken.
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
 import shutil
@@ -20,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from appliance.core import files, ldif
+from appliance.core.glue import schema
 from appliance.core.ldif import Entry
 from appliance.core.run.errors import LocalFailure, Unavailable
 from bdii import tree
@@ -36,12 +36,6 @@ _LINE = re.compile(r"\(line=(\d+)\)(?:: (?:\((\d+)\) )?(.*))?$")
 _ABORTED = "txn_aborted!"
 # Entries to search for, one after another, while slapadd fails without naming any.
 _MOST_CULPRITS = 10
-_TYPE = re.compile(
-    r"attributetype\s*\(\s*[\d.]+\s+NAME\s+'(\w+)'.*?SYNTAX\s+([\d.]+)", re.IGNORECASE | re.DOTALL
-)
-_INTEGER_SYNTAX = "1.3.6.1.4.1.1466.115.121.1.27"
-# RFC 4517, 3.3.16: no leading zero, no plus sign, no minus zero.
-_INTEGER = re.compile(r"-?[1-9][0-9]*|0", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,39 +98,22 @@ def _invalid(settings: BdiiSettings, wanted: Tree) -> dict[Dn, str]:
 
     In its quick mode slapadd accepts any value, and slapd would serve it.
     """
-    integers = _integers(settings.schemas / "GLUE20.schema")
+    remedy = "install glue-schema, or set BDII_SCHEMA_DIR"
+    integers = schema.read(settings.schemas / schema.FILE.name, remedy=remedy).integers
     return {dn: reason for dn, entry in wanted.items() if (reason := _fault(entry, integers))}
 
 
 def _fault(entry: Entry, integers: Collection[str]) -> str:
     """Return why slapd rejects the values of an entry; empty if it accepts them."""
     for name, values in entry.attributes.items():
-        if name.lower() in integers and not all(map(_INTEGER.fullmatch, values)):
+        if name.lower() in integers and not all(map(schema.INTEGER.fullmatch, values)):
             return f"{name}: invalid per syntax, not a whole number"
         # the reader of LDIF keeps bytes that are not UTF-8 as surrogates, which encode() drops here
         if not all(value == value.encode(errors="ignore").decode() for value in values):
             return f"{name}: invalid per syntax, not UTF-8"
-        # slapd compares values without repeated, leading and trailing blanks
-        if len(values) > 1 and len({_without_blanks(value) for value in values}) < len(values):
+        if schema.is_repeated(values):
             return f"{name}: a value provided more than once"
     return ""
-
-
-def _without_blanks(value: str) -> str:
-    return " ".join(filter(None, value.split(" ")))
-
-
-@functools.cache
-def _integers(schema: Path) -> frozenset[str]:
-    """Return the names of a schema's integer attributes, in lower case."""
-    try:
-        text = schema.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        remedy = "install glue-schema, or set BDII_SCHEMA_DIR"
-        raise LocalFailure.from_os(error, remedy=remedy) from error
-    return frozenset(
-        name.lower() for name, syntax in _TYPE.findall(text) if syntax == _INTEGER_SYNTAX
-    )
 
 
 def _prepare(settings: BdiiSettings, directory: Path) -> None:

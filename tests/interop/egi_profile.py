@@ -163,7 +163,7 @@ _TIME = re.compile(
 )
 _WORDS = {
     "GLUE2ServiceType": "bdii_site bdii_top org.glite.Argus other",
-    "GLUE2EndpointInterfaceName": "bdii_site bdii_top webdav http https ldap",
+    "GLUE2EndpointInterfaceName": "bdii_site bdii_top webdav http https ldap other",
     "GLUE2ServiceCapability": (
         "executionmanagement.dynamicvmdeploy security.accounting information.model "
         "information.discovery information.monitoring"

@@ -163,7 +163,11 @@ def test_the_schema_allows_what_slapd_accepts(directory: Directory, data: st.Dat
     names = [*sorted(entry.attributes), "GLUE2LocationCountry", "GLUE2Nonsense", "o"]
     name = data.draw(st.sampled_from(names))
     values = data.draw(
-        st.lists(st.sampled_from(("x", "7", "007", "GLUE2Group", "TRUE")), max_size=2, unique=True)
+        st.lists(
+            st.sampled_from(("x", "7", "007", "GLUE2Group", "TRUE", "x ", "a  b", "a b")),
+            max_size=2,
+            unique=True,
+        )
     )
     if name == "objectClass":
         values = [*entry.get("objectClass")[: data.draw(st.integers(1, 3))], *values[:1]]

@@ -334,6 +334,7 @@ def fault(rules: schema.Schema, **attributes: str | tuple[str, ...]) -> str:
         ({"Size": "+1"}, "GLUE2Size: '+1' is not a whole number"),
         ({"Note": ""}, "GLUE2Note: is empty"),
         ({"Note": "\udcff"}, "GLUE2Note: is not UTF-8"),
+        ({"Note": ("a b", " a  b")}, "GLUE2Note: has the same value twice"),
         ({"AID": ("x", "y")}, "GLUE2AID: has 2 values, one is allowed"),
         ({"Nothing": "n"}, "GLUE2Nothing: is no attribute of the classes of this entry"),
         (

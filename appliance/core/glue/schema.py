@@ -22,7 +22,7 @@ FILE = Path("/etc/ldap/schema/GLUE20.schema")
 _TOKEN = re.compile(r"'[^']*'|[()$]|[^\s()$']+")
 _INTEGER_SYNTAX = "1.3.6.1.4.1.1466.115.121.1.27"
 # RFC 4517, 3.3.16: no leading zero, no plus sign, no minus zero.
-_INTEGER = re.compile(r"-?[1-9][0-9]*|0", re.ASCII)
+INTEGER = re.compile(r"-?[1-9][0-9]*|0", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +140,22 @@ def _faults(entry: Entry, schema: Schema) -> Iterator[tuple[str, str]]:
             yield spelled, f"has not the value {value!r}, which names the entry"
 
 
+def is_repeated(values: Sequence[str]) -> bool:
+    """Check whether slapd takes two values for one: it ignores repeated and surrounding blanks."""
+    if len(values) < 2:  # noqa: PLR2004  two are the least that can be equal
+        return False
+    return len({" ".join(filter(None, value.split(" "))) for value in values}) < len(values)
+
+
 def _faults_of_values(name: str, values: Sequence[str], schema: Schema) -> Iterator[str]:
     if len(values) > 1 and name in schema.single:
         yield f"has {len(values)} values, one is allowed"
+    if is_repeated(values):
+        yield "has the same value twice"
     for value in values:
         if not value:
             yield "is empty"
-        elif name in schema.integers and not _INTEGER.fullmatch(value):
+        elif name in schema.integers and not INTEGER.fullmatch(value):
             yield f"{value!r} is not a whole number"
         # the reader of LDIF keeps bytes that are not UTF-8 as surrogates
         elif value != value.encode(errors="ignore").decode():
