@@ -29,10 +29,11 @@ def find(base: str, endpoint: str, site: str, *, timeout: timedelta) -> GocdbEnt
 
     """
     services = _parse(_get(base, timeout), base)
+    wanted = _place(endpoint)
     found = [
         GocdbEntry(service.get("PRIMARY_KEY", ""), service.findtext("SITENAME") or "")
         for service in services.iter("SERVICE_ENDPOINT")
-        if any(_place(url) == _place(endpoint) for url in _urls(service))
+        if wanted in {_place(url) for url in _urls(service)}
     ]
     named = [entry for entry in found if entry.id]
     if not named:
@@ -84,13 +85,11 @@ def _urls(service: Element) -> Iterator[str]:
         yield endpoint.findtext("URL") or ""
 
 
-def _place(url: str) -> tuple[str, str, int, str] | None:
-    """Return what two URLs of one service have in common; None if the text is no URL."""
+def _place(url: str) -> tuple[str, ...]:
+    """Return what two URLs of one service have in common; the text of one that is none."""
     try:
         parts = urlsplit(url.strip())
         port = parts.port or _PORTS.get(parts.scheme, 0)
     except ValueError:
-        return None
-    if not parts.hostname:
-        return None
-    return parts.scheme, parts.hostname, port, parts.path.strip("/")
+        return (url,)
+    return parts.scheme, parts.hostname or "", str(port), parts.path.strip("/")

@@ -72,6 +72,20 @@ TARGETS = {
             "tests/unit/test_image_plan.py",
         ),
     ),
+    "information": Target(
+        (
+            "cloud_info_provider/conversion.py",
+            "cloud_info_provider/formats/glue21json.py",
+            "cloud_info_provider/gocdb.py",
+        ),
+        (
+            "tests/wire/test_glue21json_golden.py",
+            "tests/unit/test_glue21json.py",
+            "tests/unit/test_conversion.py",
+            "tests/unit/test_reading.py",
+            "tests/unit/test_endpoint_lookup.py",
+        ),
+    ),
     "formats": Target(
         ("cloudkeeper/formats/*.py",),
         (

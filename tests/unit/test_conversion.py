@@ -9,7 +9,7 @@ import pytest
 
 from cloud_info_provider import conversion
 from cloud_info_provider.conversion import PropertyNames
-from cloud_info_provider.facts import Accelerators
+from cloud_info_provider.facts import Accelerators, OfferedImage, ServerCounts
 from tests.simulators import offering_cloud
 
 GLANCE = "https://g.example.org/image"
@@ -84,3 +84,52 @@ def test_versions_of_the_gpu_s_software() -> None:
 def test_the_url_of_an_image_keeps_glance_s_path() -> None:
     image = offering_cloud.image("a", file="/v2/images/a/file")
     assert conversion.image(image, GLANCE).file == f"{GLANCE}/v2/images/a/file"
+
+
+def test_a_whole_image() -> None:
+    entry = {"ad:base_mpuri": "https://m.example.org/base/", "hv:version": "2026.10", "n": 7}
+    item = offering_cloud.image(
+        "a",
+        name="Ubuntu",
+        file="/v2/images/a/file",
+        architecture="x86_64",
+        os_type="linux",
+        os_distro="ubuntu",
+        os_version="24.04",
+        vmcatcher_event_dc_title="a title",
+        APPLIANCE_ATTRIBUTES=json.dumps(entry),
+    )
+    assert conversion.image(item, GLANCE) == OfferedImage(
+        id="a",
+        name="Ubuntu",
+        marketplace="https://m.example.org/a/",
+        base="https://m.example.org/base/",
+        description="a title",
+        version="2026.10",
+        architecture="x86_64",
+        os_type="linux",
+        os_distribution="ubuntu",
+        os_version="24.04",
+        file=f"{GLANCE}/v2/images/a/file",
+        attributes=entry,
+    )
+    newer = {**item, "image_version": "7", "vmcatcher_event_dc_description": "words"}
+    found = conversion.image(newer, GLANCE)
+    assert (found.version, found.description) == ("7", "words")
+
+
+def test_a_flavor_without_a_name() -> None:
+    item = offering_cloud.flavor("1", name=None, **{"OS-FLV-EXT-DATA:ephemeral": 7})
+    found = conversion.flavor(item)
+    assert (found.name, found.ephemeral, found.is_public) == ("", 7, True)
+    assert conversion.flavor(offering_cloud.flavor("1")).name == "flavor 1"
+
+
+def test_servers_by_state() -> None:
+    listed = [
+        offering_cloud.server(str(number), state, vcpus=number)
+        for number, state in enumerate(("ACTIVE", "ERROR", "SUSPENDED", "SHUTOFF", "SHUTOFF"))
+    ]
+    assert conversion.servers(listed) == ServerCounts(2, 1, 2, 10)
+    del listed[4]["flavor"]["vcpus"]  # a Nova before 2.47
+    assert conversion.servers(listed).vcpus == 6

@@ -25,11 +25,13 @@ from tests.testbed.pki import Authority, Credential
 
 KEYSTONE = "https://k.example.org:5000/v3"
 OURS = Service("7G0", "EXAMPLE-SITE", KEYSTONE)
+SECOND = Service("6G0", "EXAMPLE-SITE", "https://other.example.org/v3")
+"""Another cloud of the site."""
 
 
 @pytest.fixture
 def gocdb() -> Iterator[Gocdb]:
-    with Gocdb([Service("6G0", "OTHER", "https://other.example.org/v3"), OURS]).serve() as served:
+    with Gocdb([SECOND, OURS]).serve() as served:
         yield served
 
 
