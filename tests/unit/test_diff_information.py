@@ -143,6 +143,19 @@ def test_two_objects_of_one_id(
     assert rows(capsys.readouterr().out) == [["site", f"{SITE}-{GOCDB_ID}", "-", "listed", "too"]]
 
 
+def test_second_object_that_is_listed_first(
+    root: Path, egi: InformationService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = [
+        {"id": GOCDB_ID, "name": name, "url": ENDPOINT, "state": "", "hostname": "h"}
+        for name in (f"{SITE}-{GOCDB_ID}", SITE)
+    ]
+    egi.answers["/sites/"] = (200, json.dumps(listed).encode(), {})
+    assert diff(root, "--url", egi.url) == 1
+    assert rows(capsys.readouterr().out) == [["site", f"{SITE}-{GOCDB_ID}", "-", "listed", "too"]]
+    assert f"/site/{SITE}/images" in egi.paths
+
+
 def test_site_under_another_name(
     root: Path, egi: InformationService, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -160,6 +160,15 @@ def test_minutes_of_both_forms_and_both_starters(root: Path, text: str) -> None:
     assert beside.read_text() == "edited"
 
 
+def test_minutes_of_other_jobs_stay(root: Path) -> None:
+    """An upgrade does not move the job that prints LDIF to a log."""
+    name_site(root, "site: {name: SITE-3}\n")
+    assert schedule(root, "cron", "--with", "cloud-info") == 0
+    assert "\n4,34 * * * * root" in (root / "etc/cron.d/cloud-info").read_text()
+    assert schedule(root, "systemd") == 0
+    assert not list((root / "etc/systemd/system").glob("*.d/minutes.conf"))
+
+
 @pytest.mark.parametrize("text", ["site: {name: SITE-NAME}\n", "site: [\n", ""])
 def test_minutes_stay_without_a_name(root: Path, text: str) -> None:
     name_site(root, text)
