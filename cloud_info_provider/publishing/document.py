@@ -14,7 +14,17 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 
 from appliance.core.run.errors import Unavailable
-from appliance.core.site_document import POLICY, SHARE, Document, Object, related, site, url
+from appliance.core.site_document import (
+    POLICY,
+    SERVICE,
+    SHARE,
+    Document,
+    Object,
+    gocdb_id,
+    related,
+    site,
+    url,
+)
 from appliance.core.site_document import valid_until as end_of
 
 _ACCELERATOR = "CloudComputingVirtualAccelerator"
@@ -83,6 +93,7 @@ def with_kept(last: Document, new: Document, *, failed: Collection[str], now: da
                 changed = one | {"Associations": {**one["Associations"], "Share": kept}}
                 merged.setdefault(kind, []).append(changed)
     _add_accelerators(merged, last)
+    _keep_gocdb_id(merged, last)
     return merged
 
 
@@ -98,6 +109,13 @@ def _add_accelerators(merged: dict[str, list[Object]], last: Document) -> None:
     for one in last.get(_ACCELERATOR, ()):
         if _id(one) in missing:
             merged.setdefault(_ACCELERATOR, []).append(one)
+
+
+def _keep_gocdb_id(merged: dict[str, list[Object]], last: Document) -> None:
+    """Keep the id of the same service in GOCDB: without it EGI's service ignores the document."""
+    known, service = gocdb_id(last), next(iter(merged.get(SERVICE, ())), None)
+    if known and service is not None and not gocdb_id(merged) and url(last) == url(merged):
+        service["OtherInfo"] = {**(service.get("OtherInfo") or {}), "gocdb_id": known}
 
 
 def _id(one: Object) -> str:

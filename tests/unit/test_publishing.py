@@ -144,6 +144,14 @@ def test_failed_vo_keeps_its_objects_and_their_time(site: Site) -> None:
     assert len([one for one in written["CloudComputingImage"] if one["ID"] == "common"]) == 1
 
 
+def test_id_in_gocdb_stays_while_gocdb_is_silent(site: Site) -> None:
+    site.update(document(now=NOW))
+    site.update(document(now=NOW + HOUR, gocdb_id=""), at=NOW + HOUR)
+    assert site.read().gocdb_id == GOCDB_ID
+    site.update(document(now=NOW, gocdb_id="", url="https://new.example.org/v3"))
+    assert "gocdb_id" not in site.path.read_text()  # another endpoint has an id of its own
+
+
 def test_failed_vo_that_never_answers_expires(site: Site) -> None:
     site.update(document(now=NOW))
     for hours in range(1, 14):
