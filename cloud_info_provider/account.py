@@ -308,6 +308,7 @@ def _refresh(
         is_secret = name in ("client_secret", "refresh_token")
         if is_secret:
             log.hide(values[name])
+            access.warn_of_open_file(keystone, section, name, entry)
         if not values[name] and name in ("token_endpoint", "client_id", "refresh_token"):
             where = f"{arguments.oidc_credentials_path}/VO/{name}" if is_of_vo else flag
             keystone.error(section, name, f"must be set for --auth-refresher {chosen}: {where}")

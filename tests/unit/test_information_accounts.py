@@ -139,6 +139,22 @@ def test_a_refresh_token_for_each_vo(cloud: Cloud, issuer: Issuer, tmp_path: Pat
     )
 
 
+def test_a_secret_that_everybody_may_read_is_a_warning(
+    cloud: Cloud, issuer: Issuer, tmp_path: Path
+) -> None:
+    directory = tmp_path / "secrets/vo0"
+    directory.mkdir(parents=True)
+    for name, mode in (("client_id", 0o644), ("client_secret", 0o644), ("refresh_token", 0o600)):
+        (directory / name).write_text("geheim-99")
+        (directory / name).chmod(mode)
+    flags = [*refreshing(issuer), "--oidc-credentials-path", str(tmp_path / "secrets")]
+    found = load(tmp_path, *flags, rc=None, text=site(cloud, "project_id: p0"))
+    (warning,) = found.warnings
+    path = directory / "client_secret"
+    assert str(warning).startswith(f"{path}:1: vos[0].auth.client_secret: every user of this host")
+    assert f"chmod o-r {path}" in str(warning)
+
+
 def test_the_account_of_clouds_yaml(
     cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from appliance.core import hosts
 from appliance.core.cloud import login
-from appliance.core.config.document import Document
+from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings
 from appliance.core.run import log
 
@@ -88,10 +88,14 @@ def read_places(settings: Settings, section: str, auth_type: str) -> dict[str, s
 def warn_of_open_files(settings: Settings, read: Document, section: str, auth_type: str) -> None:
     """Warn of secrets in files that every user of the host may read."""
     for option in filter(lambda option: option.is_secret, _known_options(auth_type)):
-        entry = read.get(section, option.name)
-        if entry and entry.text and entry.path.is_file() and entry.path.stat().st_mode & 0o004:
-            words = f"every user of this host can read it; chmod o-r {entry.path}"
-            settings.warn(section, option.name, words)
+        warn_of_open_file(settings, section, option.name, read.get(section, option.name))
+
+
+def warn_of_open_file(settings: Settings, section: str, option: str, entry: Setting | None) -> None:
+    """Warn of a secret in a file that every user of the host may read."""
+    if entry and entry.text and entry.path.is_file() and entry.path.stat().st_mode & 0o004:
+        words = f"every user of this host can read it; chmod o-r {entry.path}"
+        settings.warn(section, option, words, entry=entry)
 
 
 def _check_plugin(
