@@ -40,6 +40,7 @@ class Levels:
 
     resource: int
     site: int
+    bdiis: tuple[Bdii, Bdii]
 
 
 def provider_output() -> str:
@@ -68,7 +69,7 @@ def levels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Levels]:
         for bdii in (below, above):
             wait_for_the_cloud(bdii)
             bdii.statistics()
-        yield Levels(below.port, above.port)
+        yield Levels(below.port, above.port, (below, above))
 
 
 def wait_for_the_cloud(bdii: Bdii) -> None:
@@ -320,3 +321,10 @@ def test_the_validator_finds_gaps_of_its_vocabulary_only_on_both_levels(levels: 
     for port, infos in ((levels.resource, [large]), (levels.site, [large, everybody])):
         found = profile.findings(served(port), now=clock.now())
         assert sorted((each.code, each.attribute) for each in found) == infos + vocabulary
+
+
+def test_bdii_update_says_the_same_before_it_publishes(levels: Levels) -> None:
+    for bdii, infos in zip(levels.bdiis, ("1 info", "2 infos"), strict=True):
+        done = bdii.once("--validate")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.endswith(f" entries: 0 errors, 2 warnings, {infos}\n")
