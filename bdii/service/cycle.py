@@ -60,6 +60,7 @@ class Updater:
     """The state between cycles.
 
     ``planned`` is the number of changes that the current cycle has to make; None until it is known.
+    ``is_as_stored`` says whether the file of the published tree held all of it.
     """
 
     def __init__(self, settings: BdiiSettings, state: StateDirectory, slapd: Slapd) -> None:
@@ -67,8 +68,11 @@ class Updater:
         self._state = state
         self._last = state.load()
         self._asked = time.monotonic()
-        published = state.published() or merge(self._last, settings.expiry)[0]
-        self._publisher = Publisher(slapd, tree.complete({**BASE, **published})[0])
+        stored = state.published()
+        published = stored or merge(self._last, settings.expiry)[0]
+        whole, _ = tree.complete({**BASE, **published})
+        self.is_as_stored = stored.keys() == whole.keys()
+        self._publisher = Publisher(slapd, whole)
         self._answers: Mapping[str, SourceAnswer] = {}
         self._plugins = PluginMemory(state.directory)
         self.planned: int | None = None

@@ -81,12 +81,7 @@ class BdiiService:
     def _run(self) -> ExitStatus:
         with lock.hold(self._settings.state / "lock"):
             self._handle_signals()
-            is_served = self._slapd.recover()
-            updater = Updater(self._settings, StateDirectory(self._settings.state), self._slapd)
-            if not is_served:
-                self._slapd.serve(updater.published)
-                words = "serving %d entries on port %d"
-                logger.info(words, len(updater.published), self._settings.port)
+            updater = self._serve(StateDirectory(self._settings.state))
             # a daemon thread: a cycle that hangs must not keep the process from ending
             worker = threading.Thread(
                 target=self._work, args=(updater,), name="cycles", daemon=True
@@ -98,6 +93,20 @@ class BdiiService:
                 raise self._bug  # slapd serves on
             self._slapd.stop()
         return ExitStatus.DONE
+
+    def _serve(self, state: StateDirectory) -> Updater:
+        """Serve the tree published last, if no slapd does already, and read the state."""
+        if self._slapd.recover():
+            return Updater(self._settings, state, self._slapd)
+        is_served = self._slapd.serve_file(state.published_file)
+        updater = Updater(self._settings, state, self._slapd)
+        if is_served and updater.is_as_stored:
+            self._slapd.knows(updater.published)
+        else:
+            self._slapd.serve(updater.published)
+        words = "serving %d entries on port %d"
+        logger.info(words, len(updater.published), self._settings.port)
+        return updater
 
     def _handle_signals(self) -> None:
         signal.set_wakeup_fd(self._signal_writer)

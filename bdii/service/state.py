@@ -62,15 +62,20 @@ class StateDirectory:
         # Files of sources that must not be removed as unknown: their data are only unreadable.
         self._unreadable: set[Path] = set()
 
+    @property
+    def published_file(self) -> Path:
+        """The file with the tree that was published last."""
+        return self.directory / "published.ldif"
+
     def published(self) -> Tree:
         """Return the tree that was published last; call `load` first."""
-        tree = self._read(self.directory / "published.ldif")
+        tree = self._read(self.published_file)
         self._by_digest = {}
         return tree
 
     def write_published(self, tree: Tree) -> None:
         """Store a tree as the one published."""
-        path = self.directory / "published.ldif"
+        path = self.published_file
         if self._written.get(path) is not tree:
             places = self._write(path, tree)
             # entries that no source has any more would keep the file of that source on the disk

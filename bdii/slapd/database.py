@@ -1,8 +1,7 @@
 """A database for slapd, made from LDIF together with its configuration.
 
-slapd starts only on a new database. So there is one way to start, after thousands of changes, a
-crash or a power cut alike: the LDIF is the truth and the database a copy, which need not be synced
-to disk and is never found broken.
+A start of the service makes a new database, after a power cut too: the LDIF is the truth and the
+database a copy, which need not be synced to disk.
 
     STATE/db/N/slapd.conf  infosys.schema  tree.ldif  glue/  infosys/
 """
@@ -26,7 +25,7 @@ from bdii import tree
 from bdii.messages import printable, shortened
 from bdii.settings import BdiiSettings
 from bdii.slapd import configuration, infosys
-from bdii.tree import NO_TREE, SUFFIX, Dn, Tree, ancestors
+from bdii.tree import SUFFIX, Dn, Tree, ancestors
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +46,11 @@ class Database:
     refused: Mapping[Dn, str]
 
 
-def make(
-    settings: BdiiSettings, wanted: Tree, directory: Path, *, instead: Tree = NO_TREE
-) -> Database:
+def make(settings: BdiiSettings, wanted: Tree, directory: Path) -> Database:
     """Make a database that holds a tree.
 
-    An entry that slapd rejects is replaced by that of the tree ``instead``. If there is none, or
-    slapd rejects it too, the entry is left out with all entries below it. The same applies to an
-    entry at which slapadd fails without a message.
+    An entry that slapd rejects is left out with all entries below it. The same applies to an entry
+    at which slapadd fails without a message.
 
     Raises:
         LocalFailure: there is no room on the disk, no slapd or no schema.
@@ -63,7 +59,7 @@ def make(
     """
     accepted, refused = dict(wanted), dict[Dn, str]()
     while found := _invalid(settings, accepted):
-        _leave_out(accepted, refused, found, instead)
+        _leave_out(accepted, refused, found)
     culprits = 0
     while True:
         try:
@@ -75,18 +71,25 @@ def make(
             found = _culprit(settings, accepted, directory, error)
         if not found:
             return Database(directory, accepted, refused)
-        _leave_out(accepted, refused, found, instead)
+        _leave_out(accepted, refused, found)
 
 
-def _leave_out(
-    accepted: dict[Dn, Entry], refused: dict[Dn, str], found: Mapping[Dn, str], instead: Tree
-) -> None:
+def make_of_file(settings: BdiiSettings, text: Path, directory: Path) -> bool:
+    """Make a database of an LDIF file that slapd has served; return whether all of it was loaded.
+
+    Raises:
+        LocalFailure: there is no room on the disk, no slapd or no schema.
+
+    """
+    _prepare(settings, directory)
+    command = ["-f", str(directory / "slapd.conf"), "-b", SUFFIX, "-q", "-l", str(text)]
+    return _run_tool(settings, "slapadd", *command).returncode == 0
+
+
+def _leave_out(accepted: dict[Dn, Entry], refused: dict[Dn, str], found: Mapping[Dn, str]) -> None:
     refused |= found
     for dn in found:
-        if (old := instead.get(dn)) is not None and old is not accepted[dn]:
-            accepted[dn] = old
-        else:
-            del accepted[dn]
+        del accepted[dn]
     for dn in tree.sorted_by_depth(accepted):  # parents first, so that one missing empties a branch
         if (parent := ldif.parent(dn)) and parent not in accepted:
             refused.setdefault(dn, "the entry above it was refused")

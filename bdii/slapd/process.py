@@ -36,7 +36,7 @@ from bdii.settings import BdiiSettings
 from bdii.slapd import database, probe, running
 from bdii.slapd.database import Database
 from bdii.slapd.running import ServerProcess
-from bdii.tree import NO_TREE, Tree
+from bdii.tree import Tree
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ CONNECTIONS = 8192
 
 _START_TIME = timedelta(seconds=15)
 _ANSWER_TIME = timedelta(seconds=30)
-_STOP_TIME = timedelta(seconds=3)
+# For answers to slow clients; no new client is answered meanwhile.
+_STOP_TIME = timedelta(seconds=1)
 _POLL_SECONDS = 0.02
 # A slapd that ends so many times within this time after its start gets a new database.
 _PROOF_TIME = timedelta(seconds=10)
@@ -142,10 +143,8 @@ class Slapd:
                 error = OSError(errno.EEXIST, words, str(directory))
                 logger.warning("%s", files.describe_skipped(directory, error))
 
-    def serve(self, wanted: Tree, *, instead: Tree = NO_TREE) -> Database:
+    def serve(self, wanted: Tree) -> Database:
         """Make a database that holds a tree, serve it, and return it.
-
-        An entry that slapd rejects is served as in the tree ``instead``, if it is there.
 
         Raises:
             Unavailable: slapd cannot start; the old one has been stopped.
@@ -154,13 +153,41 @@ class Slapd:
         """
         with self._lock:
             # the long part, during which the old slapd serves
-            made = database.make(self.settings, wanted, self._free_directory(), instead=instead)
+            made = database.make(self.settings, wanted, self._free_directory())
             self.stop()
             self._start(made.directory)
             if self._directory is not None:
                 shutil.rmtree(self._directory, ignore_errors=True)
             self._directory, self._tree = made.directory, made.tree
             return made
+
+    def serve_file(self, text: Path) -> bool:
+        """Serve what a file holds, before anybody has read it; return whether slapd serves it.
+
+        `knows` tells what that is. A file that does not exist, or that slapd does not load to its
+        end, is not served.
+
+        Raises:
+            Unavailable: slapd cannot start.
+            LocalFailure: the database cannot be made.
+
+        """
+        with self._lock:
+            directory = self._free_directory()
+            try:
+                files.open_regular(text).close()
+            except OSError:
+                return False
+            if not database.make_of_file(self.settings, text, directory):
+                return False
+            self._start(directory)
+            self._directory = directory
+            return True
+
+    def knows(self, served: Tree) -> None:
+        """Note the tree that slapd serves from a file: it needs not be asked for it."""
+        with self._lock:
+            self._tree = served
 
     def revive(self, published: Tree) -> None:
         """Start a slapd that has ended, on its database, or else on a new one that holds a tree.

@@ -2,7 +2,8 @@
 
 Rows are ``info case value unit``. CPU and memory are those of the program, slapd not counted; its
 children that have ended, such as providers and ldapsearch, are. The first publication is compared
-with ``slapadd -q`` of the same file in the same run.
+with ``slapadd -q`` of the same file in the same run. The smallest size is also measured as clients
+meet it, while the tree changes and programs are killed (`tests.bench.info_clients`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import usage
+from tests.bench import info_clients, usage
 from tests.e2e.bdii_service import SERVICE, Bdii, cloud, running, search
 
 _MEASURED_CYCLES = 10
@@ -43,7 +44,10 @@ def main() -> None:
     parser.add_argument(
         "entries", type=int, nargs="*", default=[10_044, 100_000], help="sizes of the tree"
     )
-    for entries in parser.parse_args().entries:
+    sizes = parser.parse_args().entries
+    with tempfile.TemporaryDirectory(prefix="bench-info") as directory:
+        info_clients.measure(Path(directory), min(sizes), provide=_write, row=_row)
+    for entries in sizes:
         with tempfile.TemporaryDirectory(prefix="bench-info") as directory:
             _measure(Path(directory), entries)
 

@@ -80,6 +80,8 @@ class Poller:
     refused: list[str] = field(default_factory=list)
     longest: float = 0
     """Seconds from the last answer before a refusal to the next answer."""
+    slowest: float = 0
+    """Seconds that an answer took."""
     _since: float = 0
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -95,6 +97,7 @@ class Poller:
             self.refused.append(repr(error))
         else:
             now = time.monotonic()
+            self.slowest = max(self.slowest, now - started)
             if self.refused and self._since:
                 self.longest = max(self.longest, now - self._since)
             self.answered += 1

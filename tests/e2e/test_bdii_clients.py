@@ -190,7 +190,7 @@ def test_a_slapd_that_keeps_ending_gets_a_new_database(tmp_path: Path) -> None:
             (before / "glue" / name).write_bytes(os.urandom(8192))
         os.kill(bdii.slapd(), signal.SIGKILL)
         bdii.wait_for_images(20)
-        assert not before.exists()
+        bdii.wait_for(lambda: not before.exists())
 
 
 def test_a_stopped_slapd_is_replaced(tmp_path: Path) -> None:
