@@ -351,7 +351,8 @@ def test_an_unreachable_keystone_is_reported_and_nothing_is_printed(provider: Pr
     shown = provider.run()
     assert (shown.status, shown.out) == (3, "")
     (line,) = shown.err.splitlines()
-    assert "127.0.0.1:9: cannot be reached" in line
+    assert "127.0.0.1:9: cannot be reached: connection refused" in line
+    assert f"check auth_url ({provider.rc}:1)" in line
 
 
 def test_an_untrusted_certificate_is_reported_and_nothing_is_printed(provider: Provider) -> None:

@@ -119,3 +119,29 @@ def test_a_cloud_that_cannot_be_read_prints_nothing(
     shown = capfd.readouterr()
     assert shown.out == ""
     assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["account", "vo"])
+def test_a_wrong_region_is_one_line_with_its_place(
+    cloud: Cloud, tmp_path: Path, capfd: pytest.CaptureFixture[str], place: str
+) -> None:
+    """F-I6: it was "an answer of the cloud is not understood"."""
+    vo = "project_id: p0" if place == "account" else "project_id: p0, region_name: Atlantis"
+    rc = f"{ACCOUNT}OS_REGION_NAME=Atlantis\n" if place == "account" else ACCOUNT
+    load(tmp_path, rc=rc, text=site(cloud, vo))
+    assert service.main(["--root", str(tmp_path), "--gocdb-url", "", "--format", "glue"]) == 3
+    (line,) = capfd.readouterr().err.splitlines()
+    directory = tmp_path / "etc/cloud-info-provider"
+    where = f"{directory}/openstack.rc:3" if place == "account" else f"{directory}/openstack.yaml:4"
+    assert "its catalog has no public endpoint for compute in region Atlantis" in line
+    assert f"correct region_name ({where})" in line
+
+
+def test_the_name_of_a_middleware_in_capitals(
+    cloud: Cloud, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """F-I6."""
+    load(tmp_path, rc=ACCOUNT, text=site(cloud, *THREE))
+    flags = ["--root", str(tmp_path), "--gocdb-url", "", "--middleware", "OpenStack"]
+    assert service.main(flags) == 0
+    assert capfd.readouterr().err == ""

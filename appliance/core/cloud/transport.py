@@ -183,7 +183,8 @@ class Transport(session.Session):
     def _decide(self, error: Exception, pause: float) -> float | None:
         """Return and log the seconds to wait before the next attempt; None for no further one.
 
-        The first line about a failure warns; the other threads and attempts only repeat it.
+        The first line about a failure warns; the other threads and attempts only repeat it. A
+        connection that cannot even be made is reported when all attempts have failed.
         """
         if isinstance(error, _Busy) and error.is_announced:
             return 0.0  # `_Pauses` waits, for all threads alike
@@ -196,8 +197,9 @@ class Transport(session.Session):
             else f"{hosts.of_url(site)}: {_failure(error, site)[0]}"
         )
         with self._lock:
-            level = logging.DEBUG if words in self._retried else logging.WARNING
+            is_known = words in self._retried or _is_unmade(error)
             self._retried.add(words)
+        level = logging.DEBUG if is_known else logging.WARNING
         logger.log(level, "%s; trying again in %.1f s", words, pause)
         return pause
 
@@ -249,6 +251,12 @@ def _cause(error: Exception) -> str:
         if found := re.search(pattern, text):
             return found[1].strip().lower()
     return text.rpartition(": ")[2].strip("'\")(")[:100] or type(error).__name__
+
+
+def _is_unmade(error: Exception) -> bool:
+    """Check whether a connection was never made: refused, or a name that does not resolve."""
+    text = str(error)  # of urllib3, quoted by requests and keystoneauth
+    return "Failed to establish a new connection" in text or "Failed to resolve" in text
 
 
 def _site_in(error: Exception) -> str:
