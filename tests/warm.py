@@ -4,8 +4,9 @@
         process = start("run", "caso")      # like subprocess.Popen, with pipes and text
         out, err = process.communicate(timeout=60)
 
-A server process imports all of the program's package once. Each start is a fork of it, in a process
-of its own with its own descriptors, environment and signals; it ends as the interpreter ends it.
+A server process imports all of the program's package once, and the libraries that the program
+imports when it uses them. Each start is a fork of it, in a process of its own with its own
+descriptors, environment and signals; it ends as the interpreter ends it.
 The end-to-end tests start the installed programs themselves.
 """
 
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 _TOP = Path(__file__).resolve().parents[1]
+_LIBRARIES = ("docker", "netrc", "yaml")
 _LARGEST = 1 << 20
 _NUMBER = struct.Struct("i")
 
@@ -126,6 +128,8 @@ def _serve(channel: socket.socket, entry: str) -> None:
     package = importlib.import_module(module.partition(".")[0])
     for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         importlib.import_module(found.name)
+    for name in _LIBRARIES:
+        importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
     gc.collect()
     gc.freeze()  # a collection in a fork would copy the memory of all that was imported

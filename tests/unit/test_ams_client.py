@@ -328,6 +328,7 @@ def test_requests_go_through_the_environment_s_proxy(
     with tunnel(asked) as port, AMS(trust.host("broker"), trust.grid.certificate) as service:
         service.create("topic")
         monkeypatch.setenv("HTTPS_PROXY", f"http://user:pass%20word@127.0.0.1:{port}")
+        monkeypatch.delenv("no_proxy")
         monkeypatch.setenv("NO_PROXY", "other.example.org")
         client = client_of(service, trust)
         client.open()
