@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from appliance.core.cloud import offer
+from appliance.core.cloud.hops import LoginFailure
 from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Cloud, Scope
 from cloud_info_provider import account, certificate, refresh
@@ -21,6 +22,7 @@ class ProviderAccount:
 
     configuration: ProviderSettings
     _clouds: dict[tuple[object, ...], Cloud] = field(default_factory=dict)
+    _refused: dict[tuple[object, ...], LoginFailure] = field(default_factory=dict)
     _services: dict[str, tuple[offer.Compute, Endpoint]] = field(default_factory=dict)
     # Held during requests, so that the threads of all VOs share one login and one look-up.
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -43,8 +45,14 @@ class ProviderAccount:
         used = login or self.configuration.account
         with self._lock:
             key = _identity(used.access)
+            if failure := self._refused.get(key):  # asking again could lock the client
+                raise failure
             if key not in self._clouds:
-                self._clouds[key] = Cloud(self._with_token(used))
+                try:
+                    self._clouds[key] = Cloud(self._with_token(used))
+                except LoginFailure as error:
+                    self._refused[key] = error
+                    raise
             place = place if region != (used.access.region or "") else ""
             return self._clouds[key].in_region(region, place=place)
 

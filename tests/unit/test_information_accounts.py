@@ -119,6 +119,19 @@ def test_one_refresh_token_for_all_vos_is_one_login(
     assert sum(cloud.requests[name] for name in federated) == 1
 
 
+def test_a_dead_refresh_token_is_tried_once(cloud: Cloud, issuer: Issuer, tmp_path: Path) -> None:
+    flags = refreshing(
+        issuer,
+        *("--oidc-client-id", issuer.client_id, "--oidc-client-secret", issuer.secret),
+        *("--oidc-refresh-token", "refresh-dead"),
+    )
+    with pytest.raises(ApplianceError) as raised:
+        read(tmp_path, *flags, text=site(cloud, "project_id: p0", "project_id: p1"))
+    assert "write a new one to --oidc-refresh-token" in str(raised.value)
+    assert "refresh-dead" not in str(raised.value)
+    assert issuer.requests[TOKEN] == 1
+
+
 def test_a_refresh_token_for_each_vo(cloud: Cloud, issuer: Issuer, tmp_path: Path) -> None:
     for number in (0, 1):
         directory = tmp_path / f"secrets/vo{number}"
