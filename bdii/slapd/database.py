@@ -3,7 +3,7 @@
 A start of the service makes a new database, after a power cut too: the LDIF is the truth and the
 database a copy, which need not be synced to disk.
 
-    STATE/db/N/slapd.conf  infosys.schema  tree.ldif  glue/  infosys/
+    STATE/db/N/slapd.conf  infosys.schema  glue/  infosys/  tree.ldif, while it is loaded
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _TOOL_SECONDS = 600
 # The end of a message of slapadd: "(line=7)", "(line=7): (65) reason" or "(line=7): reason".
 _LINE = re.compile(r"\(line=(\d+)\)(?:: (?:\((\d+)\) )?(.*))?$")
 _ABORTED = "txn_aborted!"
+_TEXT = "tree.ldif"
 # Entries to search for, one after another, while slapadd fails without naming any.
 _MOST_CULPRITS = 10
 
@@ -70,6 +71,8 @@ def make(settings: BdiiSettings, wanted: Tree, directory: Path) -> Database:
                 raise
             found = _culprit(settings, accepted, directory, error)
         if not found:
+            # the database may lie in memory, where there is no room for a copy
+            (directory / _TEXT).unlink(missing_ok=True)
             return Database(directory, accepted, refused)
         _leave_out(accepted, refused, found)
 
@@ -166,7 +169,7 @@ def _culprit(
 def _load(settings: BdiiSettings, wanted: Tree, directory: Path) -> dict[Dn, str]:
     """Load a tree into a new database with slapadd; return the rejected entries and reasons."""
     _prepare(settings, directory)
-    text = directory / "tree.ldif"
+    text = directory / _TEXT
     lines: dict[int, Dn] = {}
     number = 1
     with files.named(text), text.open("w", encoding="ascii") as file:
@@ -178,12 +181,12 @@ def _load(settings: BdiiSettings, wanted: Tree, directory: Path) -> dict[Dn, str
     # -q: quick, without checks and syncs; -c: continue after a rejected entry
     command = ["-f", str(directory / "slapd.conf"), "-b", SUFFIX, "-q", "-c", "-l", str(text)]
     done = _run_tool(settings, "slapadd", *command)
-    words = done.stderr.splitlines()
+    words = configuration.messages(done.stderr)
     # After an entry at which slapadd aborts the whole transaction, all messages are consequences.
     aborted = [line for line in words if _ABORTED in line and _LINE.search(line)][:1]
     refused = dict(_rejected(aborted or words, lines))
     if done.returncode and not refused:
-        printed = " ".join(done.stderr.split())[-400:] or f"status {done.returncode}"
+        printed = " ".join(words)[-400:] or f"status {done.returncode}"
         remedy = "check the free space and the schemas"
         raise _UnexplainedFailure(directory, f"slapadd failed: {printed}", remedy)
     return refused

@@ -33,7 +33,7 @@ from appliance.core.directory import Directory
 from appliance.core.run import place
 from appliance.core.run.errors import ApplianceError, LocalFailure, Unavailable
 from bdii.settings import BdiiSettings
-from bdii.slapd import database, probe, running
+from bdii.slapd import configuration, database, probe, running
 from bdii.slapd.database import Database
 from bdii.slapd.running import ServerProcess
 from bdii.tree import Tree
@@ -300,7 +300,7 @@ class Slapd:
             except Unavailable:
                 time.sleep(_POLL_SECONDS)
         self.stop()
-        words = " ".join(log.read_text(errors="replace").split())[-400:]
+        words = " ".join(configuration.messages(log.read_text(errors="replace")))[-400:]
         cause = f"does not start: {words or 'no answer'}"
         remedy = "check that it may use BDII_VAR_DIR (AppArmor, owner, free space)"
         raise Unavailable(self.settings.slapd, cause, remedy)

@@ -46,6 +46,7 @@ _QUERY_TIME = timedelta(seconds=30)
 # Connections that may break at a change before it is set aside; the last attempt is made alone.
 _ATTEMPTS = 2
 _SET_ASIDE_SECONDS = 3600
+_COMPARE_SECONDS = 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +106,35 @@ class Publisher:
         self._suspects: dict[Dn, tuple[Entry, int]] = {}
         self._generation = 0
         self._is_unsure = False
+        self._compared = time.monotonic()
 
     def synchronise(self) -> None:
-        """Update ``published`` after a restart of slapd or a change without an answer."""
+        """Update ``published`` after a restart of slapd or a change without an answer.
+
+        Once a day slapd is asked in any case, so that the next plan corrects what it serves
+        differently for whatever reason.
+        """
         generation, served = self._slapd.content()
         if generation != self._generation:
             self._generation, self._is_unsure = generation, served is None
             if served is not None:
                 self.published = served
         if self._is_unsure:
-            started = time.monotonic()
-            with self._slapd.connect() as directory:
-                self.published = _known(directory.search(SUFFIX), self.published)
-            self._is_unsure = False
-            words = "read back %d entries from slapd in %.1f s"
-            logger.info(words, len(self.published), time.monotonic() - started)
+            self._read_back()
+        elif time.monotonic() - self._compared > _COMPARE_SECONDS:
+            before = self.published
+            self._read_back()
+            if count := _count_different(before, self.published):
+                words = "slapd served %d entries unlike those published; they are corrected"
+                logger.warning(words, count)
+
+    def _read_back(self) -> None:
+        started = time.monotonic()
+        with self._slapd.connect() as directory:
+            self.published = _known(directory.search(SUFFIX), self.published)
+        self._is_unsure, self._compared = False, time.monotonic()
+        words = "read back %d entries from slapd in %.1f s"
+        logger.info(words, len(self.published), self._compared - started)
 
     def apply(self, plan: TreePlan, stop: threading.Event) -> Applied:
         """Carry out a plan.
@@ -302,6 +317,11 @@ def _known(entries: Iterable[Entry], before: Tree) -> Tree:
         old = before.get(dn)
         found[dn] = old if old is not None and tree.is_same(old, entry) else entry
     return found
+
+
+def _count_different(one: Tree, other: Tree) -> int:
+    """Return how many entries only one of two trees has, or both have as different objects."""
+    return sum(one.get(dn) is not other.get(dn) for dn in one.keys() | other.keys())
 
 
 def _change_directory(directory: Directory, change: Change) -> None:

@@ -70,6 +70,7 @@ def test_services_and_jobs_run_under_systemd(tmp_path: Path) -> None:
         machine.run("setpriv", "--reuid=1999", "--clear-groups", "python3", "-c", backend)
         _check_a_job(machine)
         _check_a_kill(machine)
+        _check_that_slapd_outlives(machine)
         _check_a_wrong_configuration(machine)
         machine.run("systemctl", "stop", "bdii", "cloudkeeper-os")
         assert machine.shell("pgrep -u fedcloud", expect=1).stdout == ""
@@ -96,6 +97,30 @@ def _check_a_kill(machine: Machine) -> None:
     )
     assert machine.run(*GROUPS).stdout
     assert pid(machine, "bdii") == before["bdii"]
+
+
+_POLL = """
+import socket, time
+end = time.monotonic() + 6
+while time.monotonic() < end:
+    socket.create_connection(("127.0.0.1", 2170), 2).close()
+    time.sleep(0.02)
+"""
+
+
+def _check_that_slapd_outlives(machine: Machine) -> None:
+    """F-I4: the unit's process is killed, and no client that asks every 20 ms is refused."""
+    slapd = machine.shell("cat /var/lib/fedcloud/bdii/site/slapd.pid").stdout
+    before = pid(machine, "bdii")
+    script = f'python3 -c "$0" & sleep 0.5; kill -9 {before}; wait $!'
+    machine.run("sh", "-c", script, _POLL)
+    machine.wait(
+        lambda: f"taking over slapd, process {slapd}".strip() in machine.journal("bdii"),
+        seconds=30,
+        what=lambda: machine.journal("bdii"),
+    )
+    assert pid(machine, "bdii") not in (0, before)
+    assert machine.shell("cat /var/lib/fedcloud/bdii/site/slapd.pid").stdout == slapd
 
 
 def _check_a_wrong_configuration(machine: Machine) -> None:

@@ -164,6 +164,26 @@ def test_the_time_of_a_query_is_measured(server: Slapd) -> None:
     assert found["ReadTime"] == ["3"]
 
 
+def test_once_a_day_the_served_tree_is_compared(
+    server: Slapd, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher = published(server)
+    wanted = {**publisher.published, **tree.of(group(f"g{number}") for number in range(3))[0]}
+    applied(publisher, wanted)
+    with server.connect() as directory:  # as nobody else should
+        directory.add(group("foreign"))
+        directory.delete("GLUE2GroupID=g0,o=glue")
+    assert not applied(publisher, wanted).made, "it is not due yet"
+    publisher._compared -= 86401
+    assert len(applied(publisher, wanted).made) == 2
+    assert "slapd served 2 entries unlike those published" in caplog.text
+    caplog.clear()
+    publisher._compared -= 86401
+    assert not applied(publisher, wanted).made
+    assert "unlike" not in caplog.text
+    assert {tree.normal(dn) for dn in search(server.settings.port)} == {*wanted}
+
+
 def test_a_plan_for_one_slapd_is_not_carried_out_in_another(server: Slapd) -> None:
     publisher = Publisher(server, {})
     publisher.synchronise()
