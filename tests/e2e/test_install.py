@@ -33,8 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with a key and two signed bundles; tests copy them before a change."""
     directory = tmp_path_factory.mktemp("bundles")
     private, _ = bundles.make_key(directory)
-    bundles.make(directory, key=private)
-    newer = bundles.make(directory, version=NEWER, key=private)
+    bundles.make(directory, key=private, packages=bundles.HOST)
+    newer = bundles.make(directory, version=NEWER, key=private, packages=bundles.HOST)
     for name in ("etc/caso/caso.conf", "cron.d/caso"):
         path = newer / "files" / name
         path.write_text(path.read_text() + "# newer\n")

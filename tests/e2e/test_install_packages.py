@@ -20,7 +20,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with a signed bundle."""
     directory = tmp_path_factory.mktemp("bundles")
     private, _ = bundles.make_key(directory)
-    bundles.make(directory, key=private)
+    bundles.make(directory, key=private, packages=bundles.HOST)
     return directory
 
 

@@ -20,8 +20,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with signed bundles: this version, a rebuild of it, and a newer one."""
     directory = tmp_path_factory.mktemp("bundles")
     private, _ = bundles.make_key(directory)
-    first = bundles.make(directory, key=private)
-    bundles.make(directory, version=NEWER, key=private)
+    first = bundles.make(directory, key=private, packages=bundles.HOST)
+    bundles.make(directory, version=NEWER, key=private, packages=bundles.HOST)
     anew = directory / "anew"
     shutil.copytree(first, anew)
     tag = f"egifedcloud/caso:{__version__}"

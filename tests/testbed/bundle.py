@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from appliance.core.version import __version__
@@ -22,9 +23,17 @@ from appliance.core.version import __version__
 TOP = Path(__file__).resolve().parents[2]
 FOLDERS = ("bin", "cron.d", "deploy/native", "etc", "systemd")
 PACKAGES = ("appliance", "bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm")
+HOST = ("appliance",)
+"""What a host with containers uses of them: a wheel of it alone is installed faster."""
 
 
-def make(directory: Path, *, version: str = __version__, key: Path | None = None) -> Path:
+def make(
+    directory: Path,
+    *,
+    version: str = __version__,
+    key: Path | None = None,
+    packages: Sequence[str] = PACKAGES,
+) -> Path:
     """Make a bundle of ``version`` in ``directory``, signed with the private ``key`` if any."""
     bundle = directory / f"fedcloud-appliance-{version}"
     files = bundle / "files"
@@ -35,7 +44,8 @@ def make(directory: Path, *, version: str = __version__, key: Path | None = None
         compose.read_bytes() if compose.exists() else b"services: {}\n"
     )
     (bundle / "wheels").mkdir()
-    _wheel(bundle / "wheels" / f"egi_fedcloud_appliance-{version}-py3-none-any.whl", version)
+    wheel = bundle / "wheels" / f"egi_fedcloud_appliance-{version}-py3-none-any.whl"
+    _wheel(wheel, version, packages)
     for name in ("requirements.txt", "requirements-all.txt"):
         (bundle / name).write_text("")
     (bundle / "images").mkdir()
@@ -105,11 +115,11 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
-def _wheel(path: Path, version: str) -> None:
+def _wheel(path: Path, version: str, packages: Sequence[str]) -> None:
     about = f"egi_fedcloud_appliance-{version}.dist-info"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         names = []
-        for package in PACKAGES:
+        for package in packages:
             for source in sorted((TOP / package).rglob("*.py")):
                 names.append(source.relative_to(TOP).as_posix())
                 text = source.read_text()
