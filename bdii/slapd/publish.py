@@ -29,7 +29,7 @@ from appliance.core.ldif import Entry, parent
 from appliance.core.run.errors import Unavailable
 from bdii import tree
 from bdii.messages import few, printable, shortened
-from bdii.plan import Add, Change, Delete, Modify, TreePlan
+from bdii.plan import Add, Change, Delete, Modify, TreePlan, difference
 from bdii.slapd import bulk, infosys
 from bdii.slapd.infosys import Statistics
 from bdii.slapd.process import Slapd
@@ -315,7 +315,7 @@ def _known(entries: Iterable[Entry], before: Tree) -> Tree:
     for entry in entries:
         dn = tree.normal(entry.dn)
         old = before.get(dn)
-        found[dn] = old if old is not None and tree.is_same(old, entry) else entry
+        found[dn] = old if old is not None and not difference(old, entry) else entry
     return found
 
 

@@ -18,7 +18,7 @@ from bdii.service.daemon import BdiiService
 from bdii.service.state import StateDirectory
 from bdii.slapd import process
 from tests import foreign
-from tests.e2e.bdii_service import Bdii, search
+from tests.e2e.bdii_service import Bdii, cloud, image, search
 
 
 def service(tmp_path: Path) -> BdiiService:
@@ -121,5 +121,27 @@ def test_foreign_names_in_the_state_directory_do_not_keep_it_from_serving(tmp_pa
     try:
         assert made._cycle(updater)
         assert search(made._settings.port)
+    finally:
+        made._slapd.stop()
+
+
+def test_a_day_later_entries_marked_as_stale_are_no_difference(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = service(tmp_path)
+    caplog.set_level("INFO")
+    good = tmp_path / "gip/ldif/good.ldif"
+    good.write_text(cloud(image(1), image(2)))
+    made._slapd.recover()
+    updater = Updater(made._settings, StateDirectory(tmp_path / "state"), made._slapd)
+    made._slapd.serve(updater.published)
+    try:
+        assert made._cycle(updater)
+        good.rename(good.with_name("away"))
+        for _ in range(3):
+            assert made._cycle(updater)
+            updater._publisher._compared -= 86_401
+        assert caplog.text.count("read back 8 entries from slapd") == 2
+        assert "unlike those published" not in caplog.text
     finally:
         made._slapd.stop()
