@@ -13,6 +13,7 @@ has it, so that a start after a crash never serves less than its predecessor did
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -76,6 +77,13 @@ class Updater:
         self._answers: Mapping[str, SourceAnswer] = {}
         self._plugins = PluginMemory(state.directory)
         self.planned: int | None = None
+        # Set while slapd runs, or ran; a cycle waits for it before it makes changes.
+        self.started = threading.Event()
+        self.started.set()
+        # What the first cycle wants, if nothing is known from before.
+        self.first: queue.SimpleQueue[Tree] | None = (
+            queue.SimpleQueue() if self.published.keys() == BASE.keys() else None
+        )
 
     @property
     def published(self) -> Tree:
@@ -110,6 +118,9 @@ class Updater:
         self._last, self._answers, self._asked = collected.last, collected.answers, started
         _store(done, lambda: self._state.save(self._last))
         wanted = self._modify(self._merge(done), done, stop)
+        if self.first is not None and not self.started.is_set():
+            self.first.put(wanted)
+        self.started.wait()
         modified = time.monotonic()
         # slapd may have been restarted meanwhile: the plan is for the tree that it serves now
         self._publisher.synchronise()

@@ -8,8 +8,10 @@ another way, slapd serves on (`bdii.service.supervise`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import queue
 import select
 import signal
 import threading
@@ -27,11 +29,15 @@ from bdii.service.state import StateDirectory
 from bdii.settings import BdiiSettings
 from bdii.slapd.process import Slapd
 from bdii.slapd.watch import AnswerWatch
+from bdii.tree import Tree
 
 logger = logging.getLogger(__name__)
 
 # Between two attempts to start a slapd that has ended, until the pause below is over.
 _WATCH = timedelta(milliseconds=200)
+# For the first answers of the sources of a new host; between two looks whether they are there.
+_FIRST = timedelta(seconds=60)
+_POLL = timedelta(milliseconds=20)
 # Before a failed start of slapd or a failed cycle is repeated.
 _RETRY = timedelta(seconds=3)
 # For the worker to end; together with slapd's own time this stays below ten seconds.
@@ -87,6 +93,8 @@ class BdiiService:
                 target=self._work, args=(updater,), name="cycles", daemon=True
             )
             worker.start()
+            if updater.first is not None and not updater.started.is_set():
+                self._start_slapd(updater.first, updater)
             self._watch(updater)
             worker.join(_END.total_seconds())
             if self._bug is not None:
@@ -95,18 +103,43 @@ class BdiiService:
         return ExitStatus.DONE
 
     def _serve(self, state: StateDirectory) -> Updater:
-        """Serve the tree published last, if no slapd does already, and read the state."""
+        """Serve the tree published last, if no slapd does already, and read the state.
+
+        On a new host there is none: slapd starts with the first cycle.
+        """
         if self._slapd.recover():
             return Updater(self._settings, state, self._slapd)
         is_served = self._slapd.serve_file(state.published_file)
         updater = Updater(self._settings, state, self._slapd)
+        if updater.first is not None and not is_served:
+            updater.started.clear()
+            return updater
         if is_served and updater.is_as_stored:
             self._slapd.knows(updater.published)
         else:
             self._slapd.serve(updater.published)
-        words = "serving %d entries on port %d"
-        logger.info(words, len(updater.published), self._settings.port)
+        self._note_start(updater.published)
         return updater
+
+    def _start_slapd(self, first: queue.SimpleQueue[Tree], updater: Updater) -> None:
+        """Start slapd on the tree of the first cycle.
+
+        A tree that is loaded before slapd answers is never seen in part, and loads faster. But a
+        source that does not answer must not keep slapd from starting.
+        """
+        tree = updater.published
+        deadline = time.monotonic() + _FIRST.total_seconds()
+        while time.monotonic() < deadline and not self._stop.is_set():
+            with contextlib.suppress(queue.Empty):
+                tree = first.get_nowait()
+                break
+            self._wait(_POLL)
+        if not self._stop.is_set():
+            self._note_start(self._slapd.serve(tree).tree)
+            updater.started.set()
+
+    def _note_start(self, tree: Tree) -> None:
+        logger.info("serving %d entries on port %d", len(tree), self._settings.port)
 
     def _handle_signals(self) -> None:
         signal.set_wakeup_fd(self._signal_writer)
