@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -147,8 +147,9 @@ class EntryFile:
         # the latest entry: name and attributes are often asked for one after the other
         self._latest: tuple[int, Entry] | None = None
 
-    def __del__(self) -> None:
-        os.close(self._descriptor)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # `os` may have gone already when the program ends
+        close(self._descriptor)
 
     def append(self, block: bytes) -> int:
         """Write a block at the end, and return its offset; for a file without a name only."""

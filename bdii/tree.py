@@ -90,9 +90,10 @@ def checked(entry: Entry) -> tuple[Dn, Entry]:
     dn = _checked_name(entry)
     if dn != SUFFIX and not dn.endswith(f",{SUFFIX}"):
         raise LdifError(entry.dn, f"not below {SUFFIX}")
-    if not entry.get("objectClass"):
+    accepted = without_repeated(entry)
+    if not accepted.get("objectClass"):
         raise LdifError(entry.dn, "has no objectClass")
-    return dn, without_repeated(entry)
+    return dn, accepted
 
 
 def _checked_name(entry: Entry) -> Dn:
@@ -104,6 +105,8 @@ def _checked_name(entry: Entry) -> Dn:
     if dn != dn.encode(errors="ignore").decode():
         raise LdifError(shortened(dn), "is not UTF-8")
     name = normal(dn)
+    if name != name.encode(errors="ignore").decode():  # it was escaped
+        raise LdifError(shortened(dn), "is not UTF-8")
     own = name.removesuffix(ldif.parent(name))
     # slapd spells an escaped character with three bytes, the normal form with two
     if len(own.encode()) - 1 + own.count("\\") > LONGEST_RELATIVE:

@@ -29,6 +29,7 @@ _RESOURCE = re.compile(r"(?:.*,)?mds-vo-name=resource,o=grid", re.IGNORECASE)
 _DOMAIN = re.compile(r"mds-vo-name=(?P<name>[^,]+),o=grid", re.IGNORECASE)
 _GLUE = re.compile(r"(?:.*,)?o=glue", re.IGNORECASE)
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_DEGREES = re.compile(r"[+-]?[0-9]*\.?[0-9]+")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _NO_NAME = "{!r} is not a site name of GOCDB; use letters, digits and . _ -"
 
@@ -176,11 +177,8 @@ def _where(options: Settings, key: str) -> str:
 
 def _degrees(options: Settings, key: str, most: int) -> str:
     text = options.text(SECTION, key)
-    try:
-        is_right = not text or abs(float(text)) <= most
-    except ValueError:
-        is_right = False
-    if not is_right:
+    # float() reads more than clients do: "1_0", "1e1", digits of other scripts
+    if text and not (_DEGREES.fullmatch(text) and abs(float(text)) <= most):
         words = f"write degrees from -{most} to {most}, such as 43.46"
         options.error(SECTION, key, f"{text!r} is not allowed; {words}")
     return text

@@ -171,7 +171,7 @@ class _OutputReader:
         self.is_complete &= is_whole
 
     def _take(self, record: Entry, raw: bytes, data: bytes) -> None:
-        self._note(is_whole=bool(record.get("objectClass")))
+        self._note(is_whole=any(record.get("objectClass")))
         for entry in self.source.translate([record]):
             try:
                 dn, accepted = tree.checked(entry)

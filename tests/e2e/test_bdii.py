@@ -357,7 +357,7 @@ def test_a_killed_slapd_is_restarted_with_the_same_tree(tmp_path: Path) -> None:
     bdii.provide(cloud(image(1), image(2)))
     with running(bdii):
         bdii.wait_for_images(2)
-        bdii.wait_for_cycles(0)
+        bdii.wait_for(lambda: " problems" in bdii.log, what="the end of the start")
         good, pid = bdii.entries(), bdii.slapd()
         os.kill(pid, signal.SIGKILL)
         started = time.monotonic()

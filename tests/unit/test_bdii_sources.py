@@ -86,6 +86,7 @@ def ask(
         # F-I1: an output that was cut within its last record
         (f"printf '{ENTRY}dn: o=glue\nwhat'", None, set(), "provider/p0: its last record is inco"),
         (f"printf '{ENTRY}dn: o=gl'", None, set(), "provider/p0: its last record is incomplete"),
+        (f"printf '{ENTRY}dn: o=glue\nobjectClass:'", None, set(), "provider/p0: its last record"),
         (f"printf '{ENTRY}d'", None, set(), "provider/p0: its last record is incomplete"),
         (f"printf '{ENTRY}dn: o=glue\no: glue\n'", None, set(), "provider/p0: its last record is"),
         (

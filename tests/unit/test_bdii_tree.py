@@ -86,3 +86,10 @@ def test_a_name_is_normalised_as_a_whole(dn: str) -> None:
                 tree.normal(dn)
         else:
             assert tree.normal(dn) == wanted
+
+
+def test_a_name_with_an_escaped_byte_that_is_not_utf_8_stops_no_other() -> None:
+    entries = [group("\\ce"), group("x")]
+    found, problems = tree.of(entries)
+    assert list(found) == ["glue2groupid=x,o=glue"]
+    assert problems == ["line 0: GLUE2GroupID=\\ce,o=glue: is not UTF-8, left out"]
