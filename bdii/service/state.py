@@ -232,8 +232,8 @@ class StateDirectory:
 
         def blocks() -> Iterator[bytes]:
             offset = 0
-            for dn, entry in tree.items():
-                block = formatted(entry)
+            for dn in sorted(tree, key=trees.depth):  # as slapadd wants them: parents first
+                block = formatted(tree[dn])
                 extents[dn] = offset, len(block)
                 offset += len(block) + 1
                 yield block

@@ -71,3 +71,18 @@ def test_a_wait_that_is_no_number_of_seconds_is_damage(tmp_path: Path, wait: str
     file = tmp_path / "memory.json"
     file.write_text(file.read_text().replace('"silence": 7.0', f'"silence": {wait}'))
     assert StateDirectory(tmp_path).load()["provider/cloud"].silence is None
+
+
+def test_slapadd_can_load_the_published_tree_in_its_order(tmp_path: Path) -> None:
+    """Parents come first, whatever order the source had."""
+    names = ("GLUE2GroupID=x,GLUE2GroupID=y,o=glue", "GLUE2GroupID=y,o=glue", "o=glue")
+    entries = [Entry(name, {"objectClass": ("GLUE2Group",)}) for name in names]
+    store = StateDirectory(tmp_path)
+    store.write_published(tree.of(entries)[0])
+    written = [
+        line.removeprefix("dn: ")
+        for line in store.published_file.read_text().splitlines()
+        if line.startswith("dn: ")
+    ]
+    assert written == list(reversed(names))
+    assert list(StateDirectory(tmp_path).published().values()) == list(reversed(entries))
