@@ -8,8 +8,7 @@ time, and so does Glance's database.
 from __future__ import annotations
 
 import subprocess
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,10 @@ from pathlib import Path
 from tests.demo.images import VOS, Stage, make_disk
 from tests.demo.report import Row
 from tests.e2e.egi_registry import PROJECT, EGIRegistry, egi_registry
+from tests.polling import repeated
 from tests.testbed.api import GLANCE
 
 _NAMES = ("ubuntu:24.04", "ubuntu:22.04", "linux/alma:9", "debian:12")
-_PAUSE = 0.05
 _COUNTED_BY = "sha256sum, on Glance's store"
 # What users of a project find: its own images, and those that it has accepted.
 _VISIBLE = """
@@ -137,24 +136,5 @@ class Acts:
         def look_into_database() -> None:
             by_database.extend(reference in self._found(vo).values() for vo in VOS)
 
-        with _repeated(look_as_users), _repeated(look_into_database):
+        with repeated(look_as_users), repeated(look_into_database):
             yield by_users, by_database
-
-
-@contextmanager
-def _repeated(action: Callable[[], None]) -> Iterator[None]:
-    """Repeat an action every 50 ms during the block; it is done once before the block begins."""
-    is_over = threading.Event()
-
-    def repeat() -> None:
-        while not is_over.wait(_PAUSE):
-            action()
-
-    action()
-    thread = threading.Thread(target=repeat)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()

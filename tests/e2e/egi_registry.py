@@ -1,4 +1,7 @@
-"""A registry like EGI's for tests of whole flows: docker-registry behind Harbor's API, with TLS."""
+"""A registry like EGI's for tests of whole flows: docker-registry behind Harbor's API, with TLS.
+
+A module whose tests share one imports the fixtures `served` and `disks`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,13 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from tests.e2e.images_backend import Backend
+from tests.e2e.images_cloud import Cloud
+from tests.e2e.images_frontend import make_disks
 from tests.simulators import harbor
 from tests.simulators.harbor import Harbor
 from tests.testbed import oci_registry
@@ -76,3 +85,34 @@ def with_authority(directory: Path) -> Iterator[tuple[EGIRegistry, Authority]]:
         directory / "registry", authority=authority, host=host, signer=signer
     ) as made:
         yield made, authority
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EGIRegistry, Authority]]:
+    """Yield a registry for the tests of a module, and its authority."""
+    with with_authority(tmp_path_factory.mktemp("egi")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return disks for the registry, by name."""
+    return make_disks(tmp_path_factory.mktemp("disks"))
+
+
+def lay_out(
+    root: Path, cloud: Cloud, served: tuple[EGIRegistry, Authority], **settings: Any
+) -> Backend:
+    """Make a site that trusts the registry, which is emptied; return its backend, not started.
+
+    ``settings`` are those of `Backend.create`.
+    """
+    egi, authority = served
+    authority.publish(root / "etc/grid-security/certificates")
+    egi.registry.clear()
+    egi.front.paths.clear()
+    egi.front.blob_bytes = 0
+    backend = Backend.create(root, cloud, **settings)
+    (root / "etc/cloudkeeper").mkdir(parents=True)
+    (root / "etc/cloudkeeper/cloudkeeper.yml").write_text("cloudkeeper:\n  formats: [qcow2, raw]\n")
+    return backend

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.e2e import container_cloud
 from tests.e2e.container_site import ContainerSite, host_site, wait
 from tests.e2e.egi_registry import PROJECT, EGIRegistry, egi_registry
 from tests.e2e.images_cloud import ACCOUNT, PASSWORD, VOS, Cloud, Row, qcow2
+from tests.polling import repeated
 from tests.simulators import image_server
 from tests.simulators.image_lists import image, image_id, image_list, sign
 from tests.simulators.image_server import ImageServer
@@ -102,19 +102,12 @@ class Flow:
     def watched(self, reference: str) -> Iterator[list[int]]:
         """Count an image in the projects of both VOs every 50 ms during the block."""
         seen: list[int] = []
-        is_over = threading.Event()
 
         def look() -> None:
-            while not is_over.wait(0.05):
-                seen.extend(self._count(reference, vo) for vo in VOS)
+            seen.extend(self._count(reference, vo) for vo in VOS)
 
-        thread = threading.Thread(target=look)
-        thread.start()
-        try:
+        with repeated(look):
             yield seen
-        finally:
-            is_over.set()
-            thread.join()
 
     def _count(self, reference: str, vo: str) -> int:
         rows = [row for row in self.cloud.rows(VOS[vo]) if not row.os_hidden]

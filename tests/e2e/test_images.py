@@ -10,7 +10,6 @@ import contextlib
 import json
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from tests import golden_properties
 from tests.e2e.images_backend import Backend, started
 from tests.e2e.images_cloud import Cloud, Row
 from tests.e2e.images_frontend import BOOT_SECTOR, PROGRAM, Done, make_disks, qemu_img, run, sha512
+from tests.polling import repeated
 from tests.simulators import harbor, image_server
 from tests.simulators.image_lists import image, image_id, image_list, sign
 from tests.simulators.image_server import ImageServer
@@ -193,22 +193,13 @@ def test_direct_mode(site: Site, tmp_path: Path) -> None:
 def watched(site: Site) -> Iterator[set[frozenset[str]]]:
     """Read every 50 ms which images of the project ops users see; yield what was seen."""
     seen: set[frozenset[str]] = set()
-    is_over = threading.Event()
 
     def watch() -> None:
-        while not is_over.wait(0.05):
-            rows = site.cloud.rows("img-ops")
-            seen.add(
-                frozenset(row.id for row in rows if row.status == "active" and not row.os_hidden)
-            )
+        rows = site.cloud.rows("img-ops")
+        seen.add(frozenset(row.id for row in rows if row.status == "active" and not row.os_hidden))
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with repeated(watch):
         yield seen
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def test_a_wrong_checksum_leaves_the_old_version(site: Site) -> None:

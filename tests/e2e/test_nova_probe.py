@@ -17,13 +17,15 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.egi_registry import PROJECT, EGIRegistry, with_authority
+from tests.e2e.egi_registry import PROJECT, EGIRegistry, lay_out, served  # noqa: F401
 from tests.e2e.images_backend import Backend, started
 from tests.e2e.images_cloud import ACCOUNT, PASSWORD, Cloud
 from tests.e2e.images_frontend import Done, make_disks, run
 from tests.testbed import Seed, Testbed
 from tests.testbed.api import GLANCE, NEUTRON, NOVA, Api, ApiError, password_auth
 from tests.testbed.pki import Authority
+
+# ruff: noqa: F811  the fixtures are those of the registry
 
 pytestmark = pytest.mark.cloud
 REFERENCE = f"{PROJECT}/ubuntu:24.04"
@@ -151,12 +153,6 @@ class Site:
                 self.bed.admin().call("DELETE", GLANCE, f"/v2/images/{image_id}")
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EGIRegistry, Authority]]:
-    with with_authority(tmp_path_factory.mktemp("egi")) as made:
-        yield made
-
-
 @pytest.fixture
 def site(
     testbed: Testbed,
@@ -167,17 +163,11 @@ def site(
     """Return a site; the parameter, if there is one, is an option of the backend."""
     options = getattr(request, "param", "")
     root, seed = tmp_path / "root", testbed.seed()
-    egi, authority = served
-    authority.publish(root / "etc/grid-security/certificates")
-    egi.registry.clear()
-    backend = Backend.create(
-        root, Cloud(testbed, testbed.admin(), {}), mapping=VOS, options=options
-    )
+    egi, cloud = served[0], Cloud(testbed, testbed.admin(), {})
+    backend = lay_out(root, cloud, served, mapping=VOS, options=options)
     account = seed.accounts["images"]
     text = backend.config.read_text().replace(f"username = {ACCOUNT}", f"username = {account.name}")
     backend.config.write_text(text.replace(f"= {PASSWORD}", f"= {account.password}"))
-    (root / "etc/cloudkeeper").mkdir(parents=True)
-    (root / "etc/cloudkeeper/cloudkeeper.yml").write_text("cloudkeeper:\n  formats: [qcow2]\n")
     (root / "etc/cloudkeeper/sources.yaml").write_text(egi.source(*VOS))
     with started(backend):
         made = Site(testbed, seed, backend, egi)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,15 @@ from typing import Any
 import pytest
 
 from tests import golden_properties
-from tests.e2e.egi_registry import PROJECT, EGIRegistry, with_authority
+from tests.e2e.egi_registry import PROJECT, EGIRegistry, disks, lay_out, served  # noqa: F401
 from tests.e2e.images_backend import Backend, started
 from tests.e2e.images_cloud import Cloud, Row
-from tests.e2e.images_frontend import Done, make_disks, run
+from tests.e2e.images_frontend import Done, run
+from tests.polling import repeated
 from tests.testbed.api import GLANCE
 from tests.testbed.pki import Authority
+
+# ruff: noqa: F811  the fixtures are those of the registry
 
 pytestmark = pytest.mark.cloud
 UBUNTU = f"{PROJECT}/ubuntu:24.04"
@@ -94,32 +96,13 @@ class SharedWorld:
             return opened.execute(query, values).fetchall()
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EGIRegistry, Authority]]:
-    with with_authority(tmp_path_factory.mktemp("egi")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return make_disks(tmp_path_factory.mktemp("disks"))
-
-
 @pytest.fixture
 def world(
     cloud: Cloud, served: tuple[EGIRegistry, Authority], disks: dict[str, bytes], tmp_path: Path
 ) -> Iterator[SharedWorld]:
-    root = tmp_path / "root"
-    egi, authority = served
-    authority.publish(root / "etc/grid-security/certificates")
     cloud.empty()
-    egi.registry.clear()
-    egi.front.paths.clear()
-    egi.front.blob_bytes = 0
-    backend = Backend.create(root, cloud, mapping=MAPPING, options=SHARE)
-    (root / "etc/cloudkeeper").mkdir(parents=True)
-    (root / "etc/cloudkeeper/cloudkeeper.yml").write_text("cloudkeeper:\n  formats: [qcow2, raw]\n")
-    made = SharedWorld(cloud, backend, egi, disks)
+    backend = lay_out(tmp_path / "root", cloud, served, mapping=MAPPING, options=SHARE)
+    made = SharedWorld(cloud, backend, served[0], disks)
     with started(backend):
         made.configure(*PROJECTS)
         yield made
@@ -129,19 +112,12 @@ def world(
 def watched(world: SharedWorld) -> Iterator[list[str]]:
     """Poll what users of each VO find; yield the VOs that were seen without an image."""
     without: list[str] = []
-    is_over = threading.Event()
 
     def poll() -> None:
-        while not is_over.wait(0.05):
-            without.extend(vo for vo in PROJECTS if not world.found(vo))
+        without.extend(vo for vo in PROJECTS if not world.found(vo))
 
-    thread = threading.Thread(target=poll)
-    thread.start()
-    try:
+    with repeated(poll):
         yield without
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def test_one_download_and_one_upload_for_three_vos(

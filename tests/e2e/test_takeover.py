@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,12 +21,15 @@ from typing import Any
 import pytest
 
 from tests.e2e.catch_all import CatchAll
-from tests.e2e.egi_registry import PROJECT, EGIRegistry, with_authority
+from tests.e2e.egi_registry import PROJECT, EGIRegistry, disks, lay_out, served  # noqa: F401
 from tests.e2e.images_backend import Backend, started
 from tests.e2e.images_cloud import ACCOUNT, VOS, Cloud, Row
-from tests.e2e.images_frontend import PROGRAM, Done, make_disks, run
+from tests.e2e.images_frontend import PROGRAM, Done, run
+from tests.polling import repeated
 from tests.testbed.api import GLANCE, KEYSTONE
 from tests.testbed.pki import Authority
+
+# ruff: noqa: F811  the fixtures are those of the registry
 
 pytestmark = [pytest.mark.cloud, pytest.mark.usefixtures("few_system_authorities")]
 UBUNTU, ALMA = f"{PROJECT}/ubuntu:24.04", f"{PROJECT}/linux/alma:9"
@@ -85,31 +87,13 @@ class World:
         return {Path(path).name: digest for digest, path in lines}
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EGIRegistry, Authority]]:
-    with with_authority(tmp_path_factory.mktemp("egi")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return make_disks(tmp_path_factory.mktemp("disks"))
-
-
 @pytest.fixture
 def world(
     cloud: Cloud, served: tuple[EGIRegistry, Authority], disks: dict[str, bytes], tmp_path: Path
 ) -> Iterator[World]:
-    root = tmp_path / "root"
-    egi, authority = served
-    authority.publish(root / "etc/grid-security/certificates")
     cloud.empty()
-    egi.registry.clear()
-    egi.front.paths.clear()
-    backend = Backend.create(root, cloud)
-    (root / "etc/cloudkeeper").mkdir(parents=True)
-    (root / "etc/cloudkeeper/cloudkeeper.yml").write_text("cloudkeeper:\n  formats: [qcow2, raw]\n")
-    made = World(cloud, backend, egi, disks, CatchAll(cloud, egi.host))
+    backend = lay_out(tmp_path / "root", cloud, served)
+    made = World(cloud, backend, served[0], disks, CatchAll(cloud, served[0].host))
     made.push(UBUNTU, "one.qcow2")
     made.push(ALMA, "one.qcow2")
     made.configure("ops", "biomed")
@@ -121,19 +105,12 @@ def world(
 def watched(world: World, projects: Sequence[str]) -> Iterator[list[set[str]]]:
     """Poll what users of some projects find in Glance every 50 ms; yield the sets of names."""
     seen: list[set[str]] = []
-    is_over = threading.Event()
 
     def poll() -> None:
-        while not is_over.wait(0.05):
-            seen.extend(set(world.catch_all.names(project)) for project in projects)
+        seen.extend(set(world.catch_all.names(project)) for project in projects)
 
-    thread = threading.Thread(target=poll)
-    thread.start()
-    try:
+    with repeated(poll):
         yield seen
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def test_plan_and_status_on_a_glance_that_the_catch_all_has_filled(world: World) -> None:
