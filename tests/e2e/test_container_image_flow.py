@@ -154,7 +154,7 @@ def flow(cloud: Cloud, engine: DockerDaemon, tmp_path: Path) -> Iterator[Flow]:
 
 
 def test_a_registry_and_a_list_side_by_side_and_an_update_without_a_gap(flow: Flow) -> None:
-    """Four images for two VOs and three for one of them; another run of cron changes nothing."""
+    """Four images for two VOs, three for one of them; users find each image at all times."""
     listed = [image_id(number) for number in (1, 2, 3)]
     for number, reference in enumerate(REFERENCES):
         flow.push(reference, f"registry{number}")
@@ -168,8 +168,9 @@ def test_a_registry_and_a_list_side_by_side_and_an_update_without_a_gap(flow: Fl
     flow.push(replaced, "newer")
     with flow.watched(replaced) as seen:
         flow.sync()
+    # The new version is shown before the old one is hidden.
     assert seen
-    assert set(seen) == {1}, f"{seen.count(0)} of {len(seen)} looks found none"
+    assert 0 not in seen, f"{seen.count(0)} of {len(seen)} looks found none"
     for vo, earlier in before.items():
         after = flow.check(vo, list(earlier))
         changed = {name for name in after if after[name].id != earlier[name].id}
