@@ -199,7 +199,9 @@ def _check(store: ObjectStore, name: str, content: bytes) -> None:
 
 def _remove(store: ObjectStore, name: str, listed: Mapping[str, str], memory: StoreMemory) -> None:
     """Remove an object of ours under an earlier name, unless somebody else has replaced it."""
-    if name in listed and not memory.is_ours(name, listed[name]):
+    # a store without a listing shows only the object that it is asked for
+    found = listed if name in listed else store.tags(name)
+    if name in found and not memory.is_ours(name, found[name]):
         return
     store.remove(name)
     del memory.written[name]

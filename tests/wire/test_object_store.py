@@ -203,6 +203,16 @@ def test_new_endpoint_removes_the_earlier_name(store: Store, tmp_path: Path) -> 
     assert NAME not in publishing.objects
 
 
+def test_earlier_name_that_is_somebody_elses_now(publishing: Publishing) -> None:
+    """A web server has no listing; there, too, only our own object is removed."""
+    publishing.run()
+    (old,) = publishing.objects
+    publishing.objects[old] = b"notes of somebody"
+    publishing.run(document(url="https://new.example.org:5000/v3"))
+    assert publishing.objects[old] == b"notes of somebody"
+    assert len(publishing.objects) == 2
+
+
 @pytest.mark.parametrize("kept", [0, 1, 200])
 def test_created_with_nothing_or_half_stored(publishing: Publishing, kept: int) -> None:
     """R13: the store answers 201."""
