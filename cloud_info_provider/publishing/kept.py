@@ -113,12 +113,16 @@ class KeptDocument:
                 self._content = files.read_regular(self.path, limit=LARGEST, follow=True)
             except FileNotFoundError:
                 self._content = b""
+            except files.NotAFile as error:
+                cause = str(error.strerror).lower()
+                remedy = "name a file with --output, or as file.path in publish.yaml"
+                raise LocalFailure(self.path, cause, remedy) from error
             except OSError as error:
                 raise files.describe_unusable(self.path, error) from error
             yield
 
     def update(self, new: Document, *, failed: Collection[str], now: datetime) -> None:
-        """Replace the file, unless the guard holds the new document.
+        """Replace the file, unless the guard holds the new document, or the file is of a later run.
 
         Raises:
             UsageError: the file is another site's.
@@ -127,6 +131,9 @@ class KeptDocument:
         """
         last = self._last()
         self._require_same_site(last, new)
+        if _is_earlier(new, last, now):
+            logger.warning("%s: stays, because another run wrote a later answer to it", self.path)
+            return
         merged = document.with_kept(last, new, failed=failed, now=now)
         gone, size = document.removed(last, merged)
         # An answer that lacks even more is not the one that is to come again.
@@ -193,3 +200,12 @@ class KeptDocument:
         self._memory.delivered[target.place] = digest
         save()
         return name
+
+
+def _is_earlier(new: Document, last: Document, now: datetime) -> bool:
+    """Check whether the cloud answered before it gave what the file has.
+
+    A file from the future was written while the clock was wrong, and protects nothing.
+    """
+    answered, known = site_document.created(new), site_document.created(last)
+    return answered is not None and known is not None and answered < known <= now

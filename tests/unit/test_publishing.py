@@ -274,6 +274,7 @@ def test_full_disk_keeps_the_last_good_file(tmp_path: Path) -> None:
         assert site.path.read_bytes() == before
 
 
+@pytest.mark.programs("strace")
 def test_power_cut_finds_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     """Write, fsync, rename, fsync the directory, in this order."""
     script = (
@@ -299,8 +300,22 @@ def test_read_only_directory(site: Site) -> None:
     site.update(document(now=NOW))
     site.path.unlink()
     site.path.mkdir()
-    with pytest.raises(LocalFailure, match="is a directory"):
+    with pytest.raises(LocalFailure, match="is a directory; name a file with --output"):
         site.update(document(now=NOW))
+
+
+def test_earlier_answer_does_not_replace_a_later_one(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A slow run that ends after the next one has older data: the file never goes backwards."""
+    minute = timedelta(minutes=1)
+    site.update(document("ops", "biomed", now=NOW), at=NOW)
+    site.update(document("ops", "biomed", now=NOW - HOUR), at=NOW + minute)
+    assert site_document.created(site_document.load(site.path.read_bytes())) == NOW
+    assert "another run wrote a later answer" in caplog.text
+    # A file that was written while the clock was ahead is replaced.
+    site.update(document("ops", "biomed", now=NOW - minute), at=NOW - minute)
+    assert site_document.created(site_document.load(site.path.read_bytes())) == NOW - minute
 
 
 def test_two_runs_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
