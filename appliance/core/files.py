@@ -244,6 +244,8 @@ def describe_skipped(path: Path, error: OSError, *, consequence: str = "") -> Lo
         remedy = f"{'' if consequence else 'if nobody needs it: '}rm {flag}{word}"
         if error.errno == errno.EIO:
             remedy = "check the disk"
+        elif kind == "a device" and not consequence:
+            remedy = "name a file in its place"
     return LocalFailure(shown(path), f"{cause}; {consequence}" if consequence else cause, remedy)
 
 

@@ -50,7 +50,9 @@ def first(document: Document, kind: str) -> Object:
 def related(one: Object, kind: str) -> list[str]:
     """Return the ids of a class that an object is associated with."""
     found = (one.get("Associations") or {}).get(kind) or []
-    return [found] if isinstance(found, str) else [str(item) for item in found]
+    if isinstance(found, str):
+        return [found]
+    return [str(item) for item in found] if isinstance(found, list) else []
 
 
 def site(document: Document) -> str:

@@ -251,7 +251,8 @@ def test_nobody_there(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--url", "is.cloud.egi.eu"], "--url: is not a URL"),
         (["--url", "https://u:p@host"], "--url: holds an account"),
-        (["--timeout", "0"], "--timeout: must be 1 or more"),
+        (["--timeout", "0"], "--timeout: must be 1 to 3600"),
+        (["--timeout", "99999999999999999999"], "--timeout: must be 1 to 3600"),
     ],
 )
 def test_wrong_flags(
@@ -277,7 +278,7 @@ def test_no_file(root: Path, egi: InformationService, capsys: pytest.CaptureFixt
     assert "correct --file" in capsys.readouterr().err
     path.mkdir()
     assert diff(root, "--url", egi.url) == 3
-    assert "is a directory" in capsys.readouterr().err
+    assert "is a directory; name the site's JSON with --file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"Share": 1}'])
@@ -289,6 +290,27 @@ def test_file_that_is_damaged(
     shown = capsys.readouterr().err
     assert f"{path}: is not a site's JSON" in shown
     assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"MappingPolicy": [{"Associations": {"Share": 5}}]}',
+        '{"CloudComputingService": [{"Associations": {"AdminDomain": {"a": 1}}, "OtherInfo": 1}]}',
+        '{"CloudComputingEndpoint": [{"URL": "http://[half"}], "Share": [{"ID": {}}]}',
+        '{"CloudComputingService": [{"CreationTime": [], "Validity": 1e400}]}',
+    ],
+)
+def test_document_of_odd_types(
+    root: Path, egi: InformationService, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a site or a store may hold is compared as far as it can be read."""
+    write(root, text)
+    assert diff(root, "--url", egi.url) == 1
+    write(root, document())
+    egi.answers["/odd.json"] = (200, text.encode(), {})
+    assert diff(root, "--url", f"{egi.url}/odd.json") == 1
+    assert "bug in this program" not in capsys.readouterr().err
 
 
 @pytest.mark.root

@@ -29,6 +29,7 @@ _FILE = "/var/lib/fedcloud/cloud-info/information.json"
 _EGI = "https://is.cloud.egi.eu"
 _LARGEST = 64 * 2**20
 _TIMEOUT = 30
+_LONGEST_TIMEOUT = 3600
 _COLUMNS = ("WHAT", "VO", "NAME", "HERE", "THERE")
 
 
@@ -49,7 +50,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=_TIMEOUT,
         metavar="SECONDS",
-        help=f"seconds to wait for an answer (default: {_TIMEOUT})",
+        help=f"seconds to wait for an answer, 1 to {_LONGEST_TIMEOUT} (default: {_TIMEOUT})",
     )
     parser.add_argument("--json", action="store_true", help="print the differences as JSON")
 
@@ -80,8 +81,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _url(arguments: argparse.Namespace, host: settings.Host) -> str:
-    if arguments.timeout < 1:
-        raise UsageError("--timeout", "must be 1 or more", "write a number of seconds")
+    if not 1 <= arguments.timeout <= _LONGEST_TIMEOUT:
+        words = f"must be 1 to {_LONGEST_TIMEOUT}"
+        raise UsageError("--timeout", words, "write a number of seconds")
     if not arguments.url:
         if host.profile != "egi":
             words = f"must be given, because the profile in {host.settings_file} is {host.profile}"
@@ -112,6 +114,9 @@ def _read(path: Path, *, is_own: bool) -> Document:
         )
         words = "does not exist"
         raise Unavailable(path, words, remedy if is_own else "correct --file") from None
+    except files.NotAFile as error:
+        remedy = "name the site's JSON with --file"
+        raise Unavailable(path, str(error.strerror).lower(), remedy) from error
     except OSError as error:
         raise files.describe_unusable(path, error) from error
     try:
@@ -145,7 +150,8 @@ def _print_table(
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print(log.one_line("  ".join(cells).rstrip()))
     if there is None:
-        print(f"No site {here.name} is listed: check GOCDB, and ask the catch-all's operators.")
+        words = f"No site {here.name} is listed: check GOCDB, and ask the catch-all's operators."
+        print(log.one_line(words))
 
 
 def _times(there: SiteView | None) -> str:

@@ -176,7 +176,10 @@ def _plain(url: str) -> str:
 
     EGI's probe accepts the URL with and without ``:443``, too.
     """
-    parts = urlsplit(url.strip().rstrip("/"))
+    try:
+        parts = urlsplit(url.strip().rstrip("/"))
+    except ValueError:  # half a bracket: no URL
+        return url
     usual = {"https": ":443", "http": ":80"}.get(parts.scheme, "")
     place = parts.netloc.lower()
     return parts._replace(netloc=place.removesuffix(usual) if usual else place).geturl()
