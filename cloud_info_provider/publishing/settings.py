@@ -22,13 +22,15 @@ from appliance.core.config import document, yaml_file
 from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings
 from appliance.core.run import log, place
-from appliance.core.run.errors import ConfigurationError, Problem
+from appliance.core.run.errors import ConfigurationError, Problem, UsageError
 from appliance.core.run.layout import Layout
 from cloud_info_provider.publishing.s3 import S3Key
 from cloud_info_provider.publishing.selection import HTTP, OUTPUT, PUBLISH_FILE, S3, STORES, SWIFT
 from cloud_info_provider.publishing.web import WebAddress
 
 _TIMEOUT = 60
+_BESIDE = (".state", ".lock")
+"""Suffixes of the files beside the output (`cloud_info_provider.publishing.kept`)."""
 _LONGEST_SECRET = 8192
 _CONTAINER = re.compile(r"[^/\x00-\x1f]{1,128}")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
@@ -108,8 +110,13 @@ def load(arguments: argparse.Namespace, layout: Layout) -> PublishSettings:
         problems += error.problems
     if problems:
         raise ConfigurationError([_renamed(problem) for problem in problems])
+    chosen_output = Path(arguments.output).absolute() if arguments.output else output
+    if chosen_output.suffix in _BESIDE:
+        words = f"{chosen_output} has the name of a file that is kept beside the output"
+        subject = "--output" if arguments.output else f"{path}: file.path"
+        raise UsageError(subject, words, "end it with .json")
     return PublishSettings(
-        Path(arguments.output).absolute() if arguments.output else output,
+        chosen_output,
         target,
         timedelta(seconds=hold),
         tuple(map(_renamed, warnings)),
@@ -170,7 +177,8 @@ class _BadSecret(Exception):
 def _secret(text: str) -> str:
     path = Path(text)
     if not path.is_absolute():
-        raise _BadSecret(f"must be an absolute path, not {text!r}")
+        # not quoted: it may be the secret itself
+        raise _BadSecret("must be the absolute path of a file, which holds the secret")
     try:
         with files.open_regular(path, follow=True) as file:
             mode = path.stat().st_mode & 0o777
@@ -234,6 +242,10 @@ def _server(settings: Settings, section: str, words: str) -> WebAddress:
     if url and (fault := hosts.url_fault(url)):
         shown = "" if set(url) & set("@?#") else f"{url!r} "
         settings.error(section, "url", f"{shown}{fault}; write {words}")
+    elif not url.isascii():
+        settings.error(
+            section, "url", f"{url!r} is not ASCII; write the host as xn--…, the path as %…"
+        )
     authorities = settings.file(section, "cacert")
     timeout = settings.integer(section, "timeout", default=_TIMEOUT, minimum=1, maximum=3600)
     return WebAddress(url.rstrip("/"), authorities, timedelta(seconds=timeout))
@@ -245,6 +257,8 @@ def _http(part: _PublishFile) -> WebTarget:
     server = _server(settings, HTTP, "https://HOST/FOLDER")
     user = settings.text(HTTP, "username")
     password, token = settings.text(HTTP, "password"), settings.text(HTTP, "token")
+    if not token.isascii():
+        settings.error(HTTP, "token", "is not ASCII, as tokens are; copy it again into its file")
     if token and (user or password):
         settings.error(HTTP, "token", "is set, and username too; write one of the two")
     if bool(user) != bool(password):
@@ -269,6 +283,9 @@ def _s3(part: _PublishFile) -> BucketTarget:
     if not secret_key:
         settings.error(S3, "secret_key_file", "must be set: the file of the key's secret")
     region = settings.text(S3, "region", default="us-east-1")
+    for name, text in (("access_key", access_key), ("region", region)):
+        if not text.isascii():
+            settings.error(S3, name, f"{text!r} is not ASCII, as the names of S3 are")
     key = S3Key(access_key, secret_key, region)
     return BucketTarget(_server(settings, S3, "https://HOST"), bucket, key)
 

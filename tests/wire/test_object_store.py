@@ -419,6 +419,10 @@ def test_basic_and_bearer(store: Store, tmp_path: Path) -> None:
     path.write_text(f"http:\n  url: {store.url}/cloud-info\n  token_file: {secret}\n")
     publishing.run()
     assert {headers["authorization"] for headers in store.headers} == {f"Bearer {PASSWORD}"}
+    secret.write_text("тайна\n")
+    with pytest.raises(ConfigurationError, match=r"http\.token: is not ASCII") as caught:
+        publishing.run()
+    assert "тайна" not in str(caught.value)
 
 
 Spoil = Callable[[Path, Path], object]
@@ -442,8 +446,11 @@ def _replace(old: str, new: str) -> Spoil:
         ("swift", _replace("swift:", "swfit:"), "auth_url: must be set"),
         ("http", _replace("/cloud-info/", "/x?y=1"), "continues after its path"),
         ("http", _replace("  username: ci\n", ""), "name and password belong together"),
-        ("http", _replace("password_file: ", "password_file: x"), "must be an absolute path"),
+        ("http", _replace("password_file: ", "password_file: x"), "must be the absolute path"),
         ("s3", _replace("bucket: cloud-info", "bucket: a/b"), "not the name of a bucket"),
+        ("s3", _replace("access_key: AK", "access_key: ÄK"), "s3.access_key: 'ÄK' is not ASCII"),
+        ("s3", _replace("region: ", "region: ü"), "s3.region: 'ünorth-1' is not ASCII"),
+        ("s3", _replace("url: http://", "url: http://ü"), "s3.url: "),
         ("s3", _replace("secret_key_file", "other"), "secret_key_file: must be set"),
     ],
 )
@@ -455,6 +462,15 @@ def test_wrong_settings(store: Store, tmp_path: Path, kind: str, spoil: Spoil, w
         publishing.settings()
     assert words in str(caught.value).replace("No such", "no such")
     assert str(path) in str(caught.value)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_secret_in_place_of_its_file_is_not_shown(store: Store, tmp_path: Path) -> None:
+    publishing = Publishing(store, tmp_path, "http")
+    path = tmp_path / "etc/cloud-info-provider/publish.yaml"
+    path.write_text(f"http:\n  url: {store.url}\n  username: ci\n  password_file: {PASSWORD}\n")
+    with pytest.raises(ConfigurationError, match="must be the absolute path of a file") as caught:
+        publishing.settings()
     assert PASSWORD not in str(caught.value)
 
 

@@ -113,6 +113,21 @@ def test_only_json_goes_to_a_file(root: Path, capsys: pytest.CaptureFixture[str]
     assert "'ams' is not in this version" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["x.state", "x.lock"])
+def test_output_named_as_a_file_beside_it(
+    root: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The memory would replace the document."""
+    path = root / name
+    assert run(root, *JSON, "--publisher", "file", "--output", str(path)) == 2
+    assert f"--output: {path} has the name of a file that is kept" in capsys.readouterr().err
+    settings = root / "etc/cloud-info-provider/publish.yaml"
+    settings.write_text(f"file:\n  path: {path}\n")
+    assert run(root, *JSON, "--publisher", "file", "--check-config") == 2
+    assert f"{settings}: file.path: {path} has the name" in capsys.readouterr().err
+    assert not path.exists()
+
+
 def test_errors_of_all_files_together(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = root / "etc/cloud-info-provider"
     (directory / "publish.yaml").write_text("s3:\n  url: https://s3.example.org\n")
