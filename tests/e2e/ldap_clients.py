@@ -58,17 +58,28 @@ class Answer:
     code: int | None
 
 
-def receive(client: socket.socket, *, pause: float = 0, block: int = 1 << 16) -> Answer:
-    """Read an answer to its end, with a pause after each block."""
+def receive(
+    client: socket.socket, *, pause: float = 0, stop: threading.Event | None = None
+) -> Answer | None:
+    """Read an answer to its end, with a pause after each block; None if it was stopped before."""
     data = bytearray()
     while not (end := _END.search(data[-400:])):
-        part = client.recv(block)
+        if stop is not None and stop.is_set():
+            return None
+        part = client.recv(1 << 16)
         if not part:
             return Answer(len(_ENTRY.findall(data)), None)
         data += part
         if pause:
             time.sleep(pause)
     return Answer(len(_ENTRY.findall(data)), end[1][0])
+
+
+def whole(client: socket.socket) -> Answer:
+    """Read an answer to its end."""
+    found = receive(client)
+    assert found is not None
+    return found
 
 
 @dataclass
@@ -90,7 +101,7 @@ class Poller:
         try:
             with connect(self.port, seconds=5) as client:
                 client.sendall(request(scope=_BASE))
-                found = receive(client)
+                found = whole(client)
             if (found.entries, found.code) != (1, 0):
                 raise ConnectionError(str(found))
         except OSError as error:
@@ -127,7 +138,9 @@ class TreeReader:
             try:
                 with connect(self.port, seconds=60, window=4096 if self.pause else 0) as client:
                     client.sendall(request())
-                    found = receive(client, pause=self.pause)
+                    found = receive(client, pause=self.pause, stop=self._stop)
+                if found is None:
+                    return
                 if found.code == 0:
                     self.sizes.append(found.entries)
                 else:
