@@ -286,7 +286,7 @@ def _read_ams(settings: Settings) -> AMSAccess:
         settings.warn(
             "broker",
             "port",
-            "has no effect with AMS; for another port than 443 write host: HOST:PORT",
+            "has no effect with AMS; to use a port other than 443, write host: HOST:PORT",
         )
     authn_port = settings.integer(
         "broker", "authn_port", default=_AUTHN_PORT, minimum=1, maximum=hosts.MAX_PORT

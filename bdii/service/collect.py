@@ -215,7 +215,7 @@ def _checked(last: LastGood | None, answer: SourceAnswer) -> SourceAnswer:
     """Return the answer, unusable if it ends within a line and earlier ones did not."""
     if answer.tree is None or answer.is_terminated or last is None or not last.is_terminated:
         return answer
-    words = "its last line has no line end, so the output is cut off; end it with a line end"
+    words = "its last line has no newline, so the output is cut off; end it with a newline"
     return replace(answer, tree=None, problems=(f"{answer.source}: {words}", *answer.problems))
 
 

@@ -167,8 +167,8 @@ class Updater:
         if collected.waiting.is_held:
             minutes = self.settings.shrink_hold.total_seconds() / 60
             done.problems.append(
-                f"{done.waiting} of {len(self.published)} entries would be deleted at once: held "
-                f"until answers have lacked them for {minutes:g} minutes (BDII_SHRINK_HOLD)"
+                f"{done.waiting} of {len(self.published)} entries would be deleted at once: kept "
+                f"until they have been missing for {minutes:g} minutes (BDII_SHRINK_HOLD)"
             )
         return done
 

@@ -3,7 +3,7 @@
 The main thread starts slapd or takes over the one that runs, starts it again if it ends or stops
 answering, and takes the signals; a worker thread does the cycles. SIGTERM and SIGINT end all of it
 within ten seconds; SIGHUP reloads the configuration and starts a cycle. If this process ends in
-another way, slapd serves on (`bdii.service.supervise`).
+another way, slapd keeps serving (`bdii.service.supervise`).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class BdiiService:
             self._watch(updater)
             worker.join(_END.total_seconds())
             if self._bug is not None:
-                raise self._bug  # slapd serves on
+                raise self._bug  # slapd keeps serving
             self._slapd.stop()
         return ExitStatus.DONE
 
@@ -176,7 +176,7 @@ class BdiiService:
     def _end_if_stuck(self) -> None:
         generation = self._slapd.generation
         if self._answers.is_stuck():
-            logger.error("slapd does not answer, and does nothing; it is replaced")
+            logger.error("slapd does not answer and uses no CPU; it is restarted")
             self._slapd.give_up(generation)
 
     def _revive(self, updater: Updater) -> bool:

@@ -107,7 +107,7 @@ def _start() -> _Child | None:
 
 
 def _end_with_parent(reader: int) -> None:
-    """Wait for the end of the parent, and end this process as abruptly: slapd serves on."""
+    """Wait for the end of the parent, and end this process as abruptly: slapd keeps serving."""
     os.read(reader, 1)
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -99,7 +99,7 @@ class Pipeline:
     def _confirm(self, pending: dict[int, Change], done: Done) -> None:
         for number, result in self._results(self._receive()):
             if (change := pending.pop(number, None)) is None:
-                raise ConnectionResetError("slapd ends the connection")  # its notice is number 0
+                raise ConnectionResetError("slapd closed the connection")  # its notice is number 0
             if result == 0:
                 done.made.append(change)
 
@@ -116,7 +116,7 @@ class Pipeline:
     def _receive(self) -> bytes:
         block = self._socket.recv(1 << 16)
         if not block:
-            raise ConnectionResetError("the connection is closed")
+            raise ConnectionResetError("slapd closed the connection")
         return block
 
     def _results(self, block: bytes) -> Iterator[tuple[int, int]]:

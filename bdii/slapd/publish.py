@@ -125,8 +125,10 @@ class Publisher:
             before = self.published
             self._read_back()
             if count := _count_different(before, self.published):
-                words = "slapd served %d entries unlike those published; they are corrected"
-                logger.warning(words, count)
+                logger.warning(
+                    "slapd served %d entries that differ from those published; they are corrected",
+                    count,
+                )
 
     def _read_back(self) -> None:
         started = time.monotonic()

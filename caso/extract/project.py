@@ -135,7 +135,7 @@ def servers(listing: Servers, since: datetime) -> Iterator[Server]:
             f"server {min(awaited)}",
             "has changed, but Nova's listing of changed servers lacks it: a cell did not answer in"
             " time",
-            "look into Nova's logs; the next run goes on from here",
+            "look into Nova's logs; the next run continues from here",
         )
 
 

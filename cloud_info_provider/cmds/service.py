@@ -88,8 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--replace-object",
         metavar="NAME",
-        help="object of the same GOCDB id in the object store that somebody else wrote, and that"
-        " this run may replace, or remove if its name is another one",
+        help="object of this site in the object store that another program wrote: this run may"
+        " replace it, or remove it if its name differs from the uploaded one",
     )
     flags.add(made)
 

@@ -206,7 +206,11 @@ def _swift(part: _PublishFile) -> SwiftTarget:
     timeout = settings.integer(section, "timeout", default=_TIMEOUT, minimum=1, maximum=3600)
     container = settings.text(section, "container", required="the name of the container")
     if container and not _CONTAINER.fullmatch(container):
-        settings.error(section, "container", f"{container!r} is not the name of a container")
+        settings.error(
+            section,
+            "container",
+            f"{container!r} cannot be a container's name; write 1 to 128 characters without /",
+        )
     login = Access(
         auth_type=auth_type,
         auth_url=url,
@@ -277,7 +281,7 @@ def _s3(part: _PublishFile) -> BucketTarget:
     part.refuse_inline(S3, ("secret_key",))
     bucket = settings.text(S3, "bucket", required="the name of the bucket")
     if bucket and not _BUCKET.fullmatch(bucket):
-        settings.error(S3, "bucket", f"{bucket!r} is not the name of a bucket")
+        settings.error(S3, "bucket", f"{bucket!r} cannot be the name of a bucket")
     access_key = settings.text(S3, "access_key", required="the name of the access key")
     secret_key = settings.text(S3, "secret_key")
     if not secret_key:

@@ -123,8 +123,8 @@ def upload(
     if refused := [other for other in others if other != replacing]:
         raise Unavailable(
             f"{store.place}: {refused[0]}",
-            f"is of this site (GOCDB id {key}) and was written by somebody else, so nothing was"
-            " uploaded",
+            f"has the name or the GOCDB id ({key}) of this site's object, and this program has no"
+            " record of writing it, so nothing was uploaded",
             "EGI shows two objects of one id as two sites: delete that object, or run this once"
             f" more with --replace-object {shlex.quote(refused[0])}",
         )

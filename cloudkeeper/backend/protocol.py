@@ -41,7 +41,7 @@ def _decoder(kind: type[Message]) -> Callable[[bytes], Message]:
         try:
             return kind.FromString(content)
         except DecodeError:
-            raise Malformed("frontend", "a request is not one of cloudkeeper") from None
+            raise Malformed("frontend", "a request is not in the format of cloudkeeper") from None
 
     return decode
 

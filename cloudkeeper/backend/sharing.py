@@ -229,9 +229,7 @@ def join(door: Glance, image_id: str, project: str, door_of_member: Glance | Non
         remedy = _REMEDIES.get(getattr(error, "code", 0), error.remedy)
         raise Failed(subject, cause, remedy, status=status_of(error)) from error
     if not door_of_member:
-        cause = (
-            f"its users find it after project {project}, a member of the older version, accepts it"
-        )
+        cause = f"project {project}, a member of the older version, has not accepted it yet"
         remedy = f"in that project, run: openstack image set --accept {image_id}"
         raise Failed(subject, cause, remedy, status=CallStatus.RESOURCE_STATE)
 

@@ -301,9 +301,9 @@ def _connection(data: ImageData, places: DataPlaces) -> http.client.HTTPConnecti
         names = {parts.hostname, parts.netloc.rpartition("@")[2].lower()}
         port = parts.port
     except ValueError:
-        raise transfer_failure(data, "its location is no URL") from None
+        raise transfer_failure(data, "its location is not a URL") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise transfer_failure(data, "its location is no URL of a web server")
+        raise transfer_failure(data, "its location is not a URL of a web server")
     if not names & places.remote_hosts:
         raise transfer_failure(
             data,

@@ -118,7 +118,7 @@ def _partial(error: BaseException) -> bytes:
 def _slow(name: str, host: str, found: float, rate: Pace) -> Unavailable:
     seconds = rate.window.total_seconds()
     words = (
-        f"is too slow: {host} sends {pace.shown(found)}, and the least is"
+        f"is too slow: {host} sends {pace.shown(found)}, less than the limit of"
         f" {pace.shown(rate.least)} over {seconds:g} s"
     )
     return Unavailable(name, words, RETRIED)

@@ -336,6 +336,6 @@ def _why_waiting(found: Plan, wanted: ImageList) -> str:
     is_named = all(one.identifier for one in wanted.refused)
     ignore = "add the refused ones to ignore-images, or " if is_named else ""
     return (
-        f"no longer in the list, but kept: {counted(len(found.waiting))}, which a refused image "
-        f"may replace: {names}; if none does, {ignore}run once: {again}"
+        f"no longer in the list, but kept: {counted(len(found.waiting))}, because a refused "
+        f"image may be a new version: {names}; if none is, {ignore}run once: {again}"
     )

@@ -353,7 +353,7 @@ class Workshop:
                 with self._receiving(replace(offer.source, partial=partial), source) as received:
                     return self._download(offer, received, part, partial)
             except (CannotResume, Tampered) as error:
-                logger.warning("%s: %s; downloaded again from its first byte", name, error)
+                logger.warning("%s: %s; the download starts again from the first byte", name, error)
         with self._receiving(replace(offer.source, partial=version), source) as received:
             return self._download(offer, received, part, version)
 

@@ -41,10 +41,12 @@ def read_first(content: bytes) -> first.Appliance:
     try:
         message = first.Appliance.FromString(content)
     except DecodeError:
-        raise Malformed("appliance", "the message is not one of cloudkeeper 1.x") from None
+        raise Malformed(
+            "appliance", "the message is not in the format of cloudkeeper 1.x"
+        ) from None
     unknown = UnknownFieldSet(message)
     if any(unknown[place].field_number in (16, 17) for place in range(len(unknown))):
-        raise Malformed("appliance", "the message is one of cloudkeeper 2.0, not of 1.x")
+        raise Malformed("appliance", "the message is in the format of cloudkeeper 2.0, not of 1.x")
     return message
 
 
@@ -58,9 +60,13 @@ def read_second(content: bytes, *, is_removal: bool = False) -> first.Appliance:
     try:
         message = second.Appliance.FromString(content)
     except DecodeError:
-        raise Malformed("appliance", "the message is not one of cloudkeeper 2.0") from None
+        raise Malformed(
+            "appliance", "the message is not in the format of cloudkeeper 2.0"
+        ) from None
     if not message.digest and not is_removal:
-        raise Malformed("appliance", "the message has no digest, so it is not of cloudkeeper 2.0")
+        raise Malformed(
+            "appliance", "the message has no digest, so it is not in the format of cloudkeeper 2.0"
+        )
     made = first.Appliance(**{name: getattr(message, name) for name in _SAME})
     attributes = {
         _DIGEST: message.digest,

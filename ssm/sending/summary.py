@@ -40,9 +40,9 @@ def name_left(
         record.fail(f"{name}: {reason}")
     further = 0 if is_complete else claims.count_unreached(left)
     if left:
-        _fail(record, f"{_some(left)}: not sent; the next run goes on from here")
+        _fail(record, f"{_some(left)}: not sent; the next run continues from here")
     if further > 0:
-        _fail(record, f"{further} further messages: not reached; the next run goes on from here")
+        _fail(record, f"{further} further messages: not reached; the next run continues from here")
 
 
 def _fail(record: RunRecord, line: str) -> None:

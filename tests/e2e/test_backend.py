@@ -437,7 +437,7 @@ CLAIMS = {
     "size=17": "bytes, but the frontend sent 17",
     "checksum=": "has no SHA-512 or SHA-256",
     "format=OVA": "ova is an archive, not a disk format",
-    "mode=REMOTE": "its location is no URL of a web server",
+    "mode=REMOTE": "its location is not a URL of a web server",
 }
 
 

@@ -157,7 +157,7 @@ def test_a_tree_that_shrinks_by_more_than_half_is_held(tmp_path: Path) -> None:
             lambda: len(images(bdii.entries())) == 41, what="the new one beside the old ones"
         )
         bdii.wait_for(
-            lambda: "39 of 46 entries would be deleted at once: held until" in bdii.log,
+            lambda: "39 of 46 entries would be deleted at once: kept until" in bdii.log,
             what="the report",
         )
         bdii.wait_for_images(2)

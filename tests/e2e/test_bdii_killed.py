@@ -15,7 +15,7 @@ NEW = cloud(*(image(n, "ops", name="changed" if n == 4 else "") for n in range(3
 
 # Runs the service until the new tree is published and on disk, and stores the entries that a client
 # finds at the start and at the end. An engine that was killed would be started again and killed at
-# the same call, so the process above it is killed too; slapd serves on.
+# the same call, so the process above it is killed too; slapd keeps serving.
 UNTIL_PUBLISHED = """
 "$@" --serve 2>"$SEEN/log" & pid=$!
 ends() {

@@ -277,7 +277,10 @@ def test_an_image_stays_while_the_entry_of_its_successor_is_refused(world: World
     world.publish([renamed, world.image(2, "one.raw", dc__date__expires=in_days(-1))])
     done = world.sync()
     assert done.returncode == 1
-    assert f"1 image, which a refused image may replace: {image_id(3)}; if none" in done.stderr
+    assert (
+        f"1 image, because a refused image may be a new version: {image_id(3)}; if none"
+        in done.stderr
+    )
     assert list(world.cloud.appliances) == [key(1)]
     assert "a refused image may replace it" in world.sync("--dry-run").stdout
     path = world.root / "cloudkeeper.yml"

@@ -181,7 +181,7 @@ def test_a_cell_that_is_down_fails_the_project(extract_from: str, tmp_path: Path
         assert line == (
             "caso-extract: project one (one): server a1: Nova lists it, but the cell that "
             "holds it does not answer; "
-            "repair the cell; the next run goes on from here"
+            "repair the cell; the next run continues from here"
         )
         assert seconds(tmp_path) == {}
 

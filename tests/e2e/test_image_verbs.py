@@ -223,11 +223,11 @@ def test_a_refused_image_is_fetched_again_when_it_is_forgotten(world: World) -> 
         (["--endorser-dn", "/CN=a", "x"], "--endorser-dn: needs --endorser-ca, too"),
         (
             ["--endorser-dn", "CN=a", "--endorser-ca", "/CN=b", "https://a.example.org/list"],
-            "--endorser-dn: 'CN=a' is no DN in slash form; write /DC=",
+            "--endorser-dn: 'CN=a' is not a DN in slash form; write /DC=",
         ),
         (
             ["--endorser-dn", "/CN=a", "--endorser-ca", "/CN=b", "registry.example.org/project"],
-            "is no URL, and only lists have endorsers",
+            "is not a URL, and only image lists have endorsers",
         ),
     ],
 )

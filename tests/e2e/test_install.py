@@ -643,7 +643,7 @@ def test_a_link_is_refused(own: Path, root: Path) -> None:
 
 def test_another_s_signature_is_refused(own: Path, root: Path) -> None:
     _, public = bundles.make_key(own.parent, "other")
-    assert f"its signature is not of {public}; nothing was changed" in refused(
+    assert f"its signature does not match {public}; nothing was changed" in refused(
         own, root, key=public
     )
     bundles.seal(own, key=None)
@@ -729,7 +729,7 @@ def test_the_key_of_the_first_installation_is_asked_for_ever_after(
     again = install_itself(with_key, root, "--fingerprint", fingerprint_of(with_key))
     assert again.returncode == 3
     assert (
-        f"its signature is not of {root}/etc/fedcloud/signing-key.pem; nothing was changed"
+        f"its signature does not match {root}/etc/fedcloud/signing-key.pem; nothing was changed"
         in again.stderr
     )
 

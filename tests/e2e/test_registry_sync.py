@@ -360,7 +360,10 @@ def test_a_tag_that_is_gone_stays_while_its_successor_is_refused(world: World) -
         done = world.sync(*flags)
         assert done.returncode == 1
         again = f"cloudkeeper sync --list {world.list_id('ops')} --allow-remove 1"
-        assert f"1 image, which a refused image may replace: {bad}; if none does" in done.stderr
+        assert (
+            f"1 image, because a refused image may be a new version: {bad}; if none is"
+            in done.stderr
+        )
         assert f"or run once: {again}" in done.stderr
         assert len(world.cloud.appliances) == 2
     assert world.record()["counts"]["removals_withheld"] == 2

@@ -91,7 +91,7 @@ def test_figures_of_runs_that_send_nothing(tmp_path: Path, trust: Trust) -> None
         running.send_signal(signal.SIGTERM)
         running.communicate(timeout=20)
         assert running.returncode == 1
-        watch.compare(1, "not sent; the next run goes on from here", sent=1)
+        watch.compare(1, "not sent; the next run continues from here", sent=1)
         assert site.run("ssmsend").returncode == 0
         assert figures(site, "ssmsend")["left"] == 0
 

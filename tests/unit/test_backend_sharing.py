@@ -565,8 +565,8 @@ def test_members_that_an_administrator_added_are_kept(site: SharingSite, option:
         assert site.glance.members[new][ADMIN] == "pending"
         (line,) = site.site.record()["failures"]
         assert line == (
-            f"image {new}: its users find it after project {ADMIN}, a member of the older version, "
-            f"accepts it; in that project, run: openstack image set --accept {new}"
+            f"image {new}: project {ADMIN}, a member of the older version, has not accepted it "
+            f"yet; in that project, run: openstack image set --accept {new}"
         )
         site.glance.members[new][ADMIN] = "accepted"
         assert site.sync(client, {"ops": "2"}) == []

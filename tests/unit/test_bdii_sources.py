@@ -302,7 +302,7 @@ def test_an_output_that_ends_within_a_line_is_cut_if_earlier_ones_were_not(
     found = gathered(bdii, {"ldif/a.ldif": last})
     assert ("glue2groupid=x,o=glue" in wanted(found)) is not has_ended
     assert (found.last["ldif/a.ldif"].silence is not None) is has_ended
-    words = "its last line has no line end, so the output is cut off; end it with a line end"
+    words = "its last line has no newline, so the output is cut off; end it with a newline"
     assert found.problems == ((f"ldif/a.ldif: {words}",) if has_ended else ())
     (tmp_path / "gip/ldif/a.ldif").write_text(ENTRY)
     assert gathered(bdii, found.last).last["ldif/a.ldif"].is_terminated

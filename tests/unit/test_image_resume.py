@@ -484,7 +484,7 @@ def test_a_body_that_drips_ends_after_a_window(
     assert words.startswith(f"disk: is too slow: {host} sends ")
     rate = int(words.partition("sends ")[2].split()[0])
     assert 1 <= rate <= 150  # a byte every 10 ms
-    assert " bytes/s, and the least is 3.3 MiB/s over 0.3 s; the next run retries" in words
+    assert " bytes/s, less than the limit of 3.3 MiB/s over 0.3 s; the next run retries" in words
 
 
 @pytest.mark.timeout(30)

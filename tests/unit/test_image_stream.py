@@ -898,9 +898,9 @@ def test_a_socket_elsewhere_is_not_connected_to(tmp_path: Path) -> None:
         ("http://localhost:1/x", "add it to remote_hosts in cloudkeeper-os.conf"),
         ("https://user:s3cret@metadata.example.org/x", "from metadata.example.org are not allowed"),
         ("http://127.0.0.1.example.org/x", "are not allowed"),
-        ("file:///etc/passwd", "is no URL of a web server"),
-        ("/etc/passwd", "is no URL of a web server"),
-        ("http://[/", "is no URL"),
+        ("file:///etc/passwd", "is not a URL of a web server"),
+        ("/etc/passwd", "is not a URL of a web server"),
+        ("http://[/", "is not a URL"),
     ],
 )
 def test_other_hosts_need_the_configuration(tmp_path: Path, location: str, words: str) -> None:

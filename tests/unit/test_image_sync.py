@@ -123,8 +123,8 @@ AGAIN = "run once: cloudkeeper sync --list list --allow-remove 1"
 @pytest.mark.parametrize(
     ("refused", "words"),
     [
-        ((BAD,), f"b; if none does, add the refused ones to ignore-images, or {AGAIN}"),
-        ((BAD, BAD, NAMELESS), f"b, one without identifier; if none does, {AGAIN}"),
+        ((BAD,), f"b; if none is, add the refused ones to ignore-images, or {AGAIN}"),
+        ((BAD, BAD, NAMELESS), f"b, one without identifier; if none is, {AGAIN}"),
     ],
 )
 def test_an_image_stays_while_its_successor_is_refused(
@@ -135,8 +135,8 @@ def test_an_image_stays_while_its_successor_is_refused(
     report = plan(source, [image("a")])
     assert (removed(report), source.asked, report.withheld) == ([], [], 1)
     assert report.failures[-1] == (
-        "source: VO vo: no longer in the list, but kept: 1 image, which a refused image may "
-        f"replace: {words}"
+        "source: VO vo: no longer in the list, but kept: 1 image, because a refused image "
+        f"may be a new version: {words}"
     )
     assert len(report.failures) == 1 + len(set(refused))
 

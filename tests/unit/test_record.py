@@ -214,7 +214,7 @@ def test_sigterm_leaves_the_record_of_the_run_that_it_ended(tmp_path: Path) -> N
         assert process.stdout.readline() == b"begun\n"
         process.terminate()
         assert process.wait(20) == -signal.SIGTERM
-        assert b"stopped by SIGTERM; the next run goes on from here" in process.stderr.read()
+        assert b"stopped by SIGTERM; the next run continues from here" in process.stderr.read()
     entry = json.loads((tmp_path / "x.json").read_text())
     assert (entry["status"], entry["failures"]) == (3, ["stopped by SIGTERM"])
     assert 'fedcloud_run_left{program="x"} 3.0' in (tmp_path / "x.prom").read_text()

@@ -202,7 +202,7 @@ FRAMES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         lambda m: m.replace(b"Encoding: base64", b"Encoding: 7bit"),
         "its signature is not base64",
     ),
-    "base64": (lambda m: m.replace(b"MII", b"M!I", 1), "its base64 is broken"),
+    "base64": (lambda m: m.replace(b"MII", b"M!I", 1), "its base64 is invalid"),
     "delimiter inside": (
         lambda m: m.replace(b"VMUUID: two", b"--" + boundary(m) + b" two"),
         "does not have exactly two parts",
@@ -290,7 +290,7 @@ def test_accounting_comes_in_two_parts_only(shop: Workshop) -> None:
             "enveloped-data, not signed-data",
         ),
         (b"Transfer-Encoding: base64", b"Transfer-Encoding: binary", "its signature is not base64"),
-        (b"\n\nMI", b"\n\nM!", "its base64 is broken"),
+        (b"\n\nMI", b"\n\nM!", "its base64 is invalid"),
         (b"\n\nMI", b"\n\nMA", "structure cannot be read"),
     ],
 )
@@ -342,7 +342,7 @@ def test_pem_that_is_refused(shop: Workshop) -> None:
     cases = {
         "its PEM has no end": message[: message.index(b"-----END")],
         "unsigned text after its end": message + b"unsigned\n",
-        "its base64 is broken": message.replace(b"\nMI", b"\nM!"),
+        "its base64 is invalid": message.replace(b"\nMI", b"\nM!"),
         "No blank line": message.replace(b"PKCS7", b"CERTIFICATE"),
     }
     for cause, changed in cases.items():

@@ -173,7 +173,7 @@ def test_messages_that_a_run_did_not_reach_are_reported(tmp_path: Path, trust: T
         assert sender.run() is ExitStatus.PARTLY
         assert broker.ids() == names[:64]
     assert sender._record.failures == [
-        "6 further messages: not reached; the next run goes on from here"
+        "6 further messages: not reached; the next run continues from here"
     ]
     assert QueueSimple(str(tmp_path / "spool")).count() == 6
 

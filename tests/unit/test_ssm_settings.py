@@ -283,7 +283,7 @@ def test_ams_as_ssm_4_ships_it(directory: Path) -> None:
     assert settings.link.use_ssl
     assert warnings(settings) == [
         (
-            ":5: [broker] port: has no effect with AMS; for another port than 443 write host: "
+            ":5: [broker] port: has no effect with AMS; to use a port other than 443, write host: "
             "HOST:PORT"
         ),
         ":6: [broker] use_ssl: has no effect: AMS always uses TLS; write true",

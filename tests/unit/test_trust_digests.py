@@ -58,7 +58,7 @@ def test_it_is_shown_moved_and_released(host: Host) -> None:
     [
         ([TAG, "--digest", "sha512:00"], "'sha512:00' is not a SHA-256 digest; write sha256: and"),
         ([TAG, "--digest", ONE.upper()], "is not a SHA-256 digest"),
-        ([TAG.rpartition(":")[0], "--digest", ONE], "is no HOST/PROJECT/REPOSITORY:TAG"),
+        ([TAG.rpartition(":")[0], "--digest", ONE], "is not HOST/PROJECT/REPOSITORY:TAG"),
         ([TAG.replace("images", "other"), "--digest", ONE], "is not configured"),
         (["https://x.example.org/image.list", "--digest", ONE], "only tags have digests"),
         (["--digest", ONE], "--digest: needs a SOURCE"),

@@ -112,5 +112,5 @@ def _refuse_unknown(server: Server) -> None:
         raise Unavailable(
             f"server {server.get('id')}",
             "Nova lists it, but the cell that holds it does not answer",
-            "repair the cell; the next run goes on from here",
+            "repair the cell; the next run continues from here",
         )

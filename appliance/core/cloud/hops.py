@@ -28,7 +28,7 @@ _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DETAIL = 160
 """Characters of an issuer's message that ours quotes."""
-_NEXT_RUN = "nothing is lost, the next run goes on from here"
+_NEXT_RUN = "nothing is lost, the next run continues from here"
 
 
 class LoginFailure(ApplianceError):

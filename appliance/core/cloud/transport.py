@@ -135,7 +135,7 @@ class Transport(session.Session):
             raise Unavailable(
                 hosts.of_url(error.response.url),
                 f"still {_after_host(error)}",
-                f"{remedy}; the next run goes on from here",
+                f"{remedy}; the next run continues from here",
             ) from error
         except exceptions.ConnectionError as error:
             raise _unreachable(error, url, self._access) from error

@@ -123,7 +123,9 @@ CHECK_LOGS = "check its logs, and those of a proxy before it"
 _REMEDIES = {
     errno.EPERM: "check the owner of the file and of the directory that it is in",
     errno.EACCES: "check owner and mode of the file and of the directories above it",
-    errno.ENOSPC: "free space on this file system; nothing is lost, the next run goes on from here",
+    errno.ENOSPC: (
+        "free space on this file system; nothing is lost, the next run continues from here"
+    ),
     errno.EROFS: "the file system is read-only: mount it writable",
-    errno.EDQUOT: "raise the quota; nothing is lost, the next run goes on from here",
+    errno.EDQUOT: "raise the quota; nothing is lost, the next run continues from here",
 }

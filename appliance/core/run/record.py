@@ -175,7 +175,7 @@ def _recorded_at_termination(record: RunRecord, directory: Path | None) -> Itera
         signal.signal(number, signal.SIG_DFL)
         try:
             name = signal.Signals(number).name
-            logger.error("stopped by %s; the next run goes on from here", name)
+            logger.error("stopped by %s; the next run continues from here", name)
             record.fail(f"stopped by {name}")
             record.write(directory, ExitStatus.NOTHING)
             os.kill(os.getpid(), number)

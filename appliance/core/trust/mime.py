@@ -179,7 +179,7 @@ def read_pem(message: bytes) -> bytes:
     As in `split_signed`, text before it is ignored and text after it is refused.
 
     Raises:
-        Malformed: its beginning or end is missing, text follows it, or its base64 is broken.
+        Malformed: its beginning or end is missing, text follows it, or its base64 is invalid.
 
     """
     _preamble, kind, body = [*_PEM.split(message, 1), b"", b""][:3]
@@ -195,7 +195,7 @@ def decode_transfer(body: bytes, *, encoding: str) -> bytes:
     """Decode a ``Content-Transfer-Encoding``; ``body`` has LF line ends.
 
     Raises:
-        Malformed: the encoding is unknown, or base64 is broken.
+        Malformed: the encoding is unknown, or base64 is invalid.
 
     """
     match encoding.lower():
@@ -236,4 +236,4 @@ def _decode_base64(body: bytes) -> bytes:
         # Without strict_mode, characters outside the alphabet are skipped: hidden content.
         return binascii.a2b_base64(body.translate(None, b" \t\n"), strict_mode=True)
     except ValueError:
-        raise Malformed("message", "its base64 is broken") from None
+        raise Malformed("message", "its base64 is invalid") from None

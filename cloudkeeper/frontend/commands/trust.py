@@ -99,10 +99,12 @@ class _Asked:
     def pin(self, endorser: Endorser) -> ExitStatus:
         """Accept lists of this endorser only."""
         if not self._address:
-            raise UsageError(self._source, "is no URL, and only lists have endorsers", _KNOWN)
+            raise UsageError(
+                self._source, "is not a URL, and only image lists have endorsers", _KNOWN
+            )
         for flag, dn in (("--endorser-dn", endorser.dn), ("--endorser-ca", endorser.ca)):
             if not dn.startswith("/"):
-                raise UsageError(flag, f"{dn!r} is no DN in slash form", "write /DC=…/CN=…")
+                raise UsageError(flag, f"{dn!r} is not a DN in slash form", "write /DC=…/CN=…")
         place = self._address.place
         before = self._accepted(place)
         for entry in before:
@@ -119,7 +121,7 @@ class _Asked:
         host, _, reference = self._source.partition("/")
         repository, _, tag = reference.rpartition(":")
         if not (names.is_repository(repository) and names.is_tag(tag)):
-            words = "is no HOST/PROJECT/REPOSITORY:TAG, and only tags have digests"
+            words = "is not HOST/PROJECT/REPOSITORY:TAG, and only tags have digests"
             raise UsageError(self._source, words, _KNOWN)
         projects = [f"{each.host}/{each.project}/" for each in self._configured.registries]
         if not self._source.startswith(tuple(projects)):
