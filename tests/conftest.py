@@ -14,6 +14,7 @@ import pytest
 
 from appliance.core import retry
 from appliance.core.run import log
+from tests import needs
 from tests.testbed import Authority, Testbed
 from tests.testbed import pki as testbed_pki
 from tests.testbed.broker import Broker
@@ -21,6 +22,8 @@ from tests.testbed.broker import Broker
 _TOP = Path(__file__).resolve().parents[1]
 _KEYS = 16
 """RSA keys of all tests of a checkout; no test makes as many and compares them."""
+_GLANCE_PORTS = 20
+"""Distance of the ports of a second test bed, between those of the first."""
 
 
 def pytest_configure() -> None:
@@ -55,13 +58,16 @@ def _usual_process() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def instance() -> Iterator[Testbed]:
+def instance(request: pytest.FixtureRequest) -> Iterator[Testbed]:
     """Yield the test bed, started as far as other fixtures need it, and stop it afterwards.
 
     It is kept if it ran before, or with $FEDCLOUD_TESTBED_KEEP.
     """
     state = Path(os.environ.get("FEDCLOUD_TESTBED_STATE") or _TOP / ".cache/testbed/tests")
-    testbed = Testbed(state, int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000))
+    ports = int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000)
+    if needs.is_beside_the_cloud(request.config):
+        state, ports = state.with_name(f"{state.name}-glance"), ports + _GLANCE_PORTS
+    testbed = Testbed(state, ports)
     state.parent.mkdir(parents=True, exist_ok=True)
     ours = state.with_name(f"{state.name}.started-by-tests")
     with state.with_name(f"{state.name}.users").open("w") as users:

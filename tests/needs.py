@@ -22,10 +22,11 @@ import pytest
 
 _TESTS = Path(__file__).resolve().parent
 QUICK_FOLDERS = ("unit", "property", "wire")
-_NEEDY = frozenset({"broker", "cloud", "container", "matrix", "timed", "vm"})
+_NEEDY = frozenset({"broker", "cloud", "container", "glance", "matrix", "timed", "vm"})
 """Markers that keep a test out of the quick ones."""
 _ROWS = {
     "cloud": {"broker", "cloud"},
+    "glance": {"glance"},
     "containers": {"container", "vm"},
 }
 """Tests that run one after the other, by their markers; of several rows, a test is of the first."""
@@ -43,6 +44,8 @@ _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _left = pytest.StashKey[int]()
 _named: set[str] = set()
 """The programs that the running test names."""
+_running = ""
+"""The row of the running test."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,9 +71,16 @@ def _refuse_debian_programs(event: str, arguments: tuple[Any, ...]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Note which programs the test names."""
+    """Note which programs the test names, and its row."""
+    global _running  # noqa: PLW0603  # pytest calls plugins that are modules
     _named.clear()
     _named.update(_programs(item))
+    _running = row(item)
+
+
+def is_beside_the_cloud(config: pytest.Config) -> bool:
+    """Check whether the running test needs Glance while another process tests the whole cloud."""
+    return bool(config.getoption("forks", 1) > 1 and _running == "glance")
 
 
 def is_quick(item: pytest.Item) -> bool:
@@ -88,7 +98,7 @@ def is_quick(item: pytest.Item) -> bool:
 def row(item: pytest.Item) -> str:
     """Return what a test has in common with those that run in one process, one after the other.
 
-    The cloud's images and accounts are there once, and tests of some count its requests. So are the
+    A cloud's images and accounts are there once, and some tests count its requests. So are the
     machine and the fixed ports of containers.
     """
     markers = _markers(item)
@@ -98,10 +108,16 @@ def row(item: pytest.Item) -> str:
     return str(item.path)
 
 
-def rank(item: pytest.Item) -> int:
-    """Return the place of an item's row; rows of several files, the longest ones, come first."""
-    names = [*_ROWS]
-    return names.index(row(item)) if row(item) in names else len(names)
+def rank(item: pytest.Item) -> tuple[int, int]:
+    """Return the place of an item's row, and the item's place in it.
+
+    Rows of several files, which are the longest ones, come first. In them, what needs the engine is
+    last, because images are built and put into a bundle meanwhile; the machine needs the bundle.
+    """
+    names, markers = [*_ROWS], _markers(item)
+    if row(item) not in names:
+        return len(names), 0
+    return names.index(row(item)), len(markers & {"container", "vm"})
 
 
 def is_shared(item: pytest.Item) -> bool:
@@ -150,7 +166,7 @@ def _needs(item: pytest.Item) -> Iterator[str]:
         return
     markers = _markers(item)
     yield "packages"
-    if markers & {"broker", "cloud"}:
+    if markers & {"broker", "cloud", "glance"}:
         yield "testbed"
     if "cloud" in markers or item.path.stem.endswith("_peer"):
         yield "peer"

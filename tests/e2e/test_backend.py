@@ -18,7 +18,7 @@ from tests.e2e import images_cloud
 from tests.e2e.images_backend import LIST, ONE, TWO, Backend, Client, Offer, started
 from tests.e2e.images_cloud import PASSWORD, Cloud
 
-pytestmark = pytest.mark.cloud
+pytestmark = pytest.mark.glance
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from tests.e2e.images_backend import LIST, ONE, TWO, Backend, Client, Offer, sta
 from tests.e2e.images_cloud import FAULTY, Cloud
 from tests.simulators.glance_faults import GlanceFaults
 
-pytestmark = pytest.mark.cloud
+pytestmark = pytest.mark.glance
 
 UPLOAD = r"PUT /v2/images/[^/]+/file"
 

@@ -19,7 +19,7 @@ from tests.e2e.images_backend import LIST, ONE, TWO, Backend, Client, Offer, Slo
 from tests.e2e.images_cloud import Cloud
 from tests.e2e.killpoints import Command, KillMatrix, environment
 
-pytestmark = pytest.mark.cloud
+pytestmark = pytest.mark.glance
 
 THREE = "5b4f1d2e-0000-4000-8000-000000000003"
 SYSCALLS = (

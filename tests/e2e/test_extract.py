@@ -17,7 +17,8 @@ from tests.demo import counters
 from tests.e2e.caso_site import PEER, PROGRAMS, CasoSite, lines
 from tests.testbed import Testbed
 
-pytestmark = pytest.mark.cloud
+# the first test of CI's row starts and seeds the cloud
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(900)]
 ALL = {"ops", "biomed", "fedcloud.egi.eu"}
 
 

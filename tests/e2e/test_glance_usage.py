@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.images_cloud import Cloud
 from tests.testbed.api import GLANCE
 
-pytestmark = [pytest.mark.cloud, pytest.mark.matrix]
+pytestmark = [pytest.mark.glance, pytest.mark.matrix]
 
 
 def test_without_limits_of_keystone_glance_names_none(cloud: Cloud) -> None:

@@ -18,7 +18,7 @@ from tests.simulators.disk_images import DiskImages
 from tests.testbed.api import ApiError
 from tests.unit.test_image_conversion import prepared
 
-pytestmark = [pytest.mark.cloud, pytest.mark.matrix, pytest.mark.programs("qemu-img")]
+pytestmark = [pytest.mark.glance, pytest.mark.matrix, pytest.mark.programs("qemu-img")]
 
 UNSUPPORTED = 415
 SENT = (Format.QCOW2, Format.RAW, Format.VMDK, Format.VDI, Format.ISO)

@@ -33,7 +33,7 @@ from tests.testbed.configuration import REGION
 from tests.testbed.oci_registry import TokenLogin, described_as
 from tests.testbed.pki import AUTHORITY_DN, HOST_DN, Authority, Credential
 
-pytestmark = [pytest.mark.cloud, pytest.mark.usefixtures("few_system_authorities")]
+pytestmark = [pytest.mark.glance, pytest.mark.usefixtures("few_system_authorities")]
 PROJECTS = {"ops": "img-ops", "biomed": "img-biomed"}
 
 

@@ -27,7 +27,7 @@ from tests.testbed.pki import Authority
 
 # ruff: noqa: F811  the fixtures are those of the registry
 
-pytestmark = pytest.mark.cloud
+pytestmark = pytest.mark.glance
 UBUNTU = f"{PROJECT}/ubuntu:24.04"
 SHARE = "image_sharing = share"
 PROJECTS = {"ops": "img-ops", "biomed": "img-biomed", "vo.example.org": "img-biomed@elsewhere"}

@@ -31,7 +31,7 @@ from tests.testbed.pki import Authority
 
 # ruff: noqa: F811  the fixtures are those of the registry
 
-pytestmark = [pytest.mark.cloud, pytest.mark.usefixtures("few_system_authorities")]
+pytestmark = [pytest.mark.glance, pytest.mark.usefixtures("few_system_authorities")]
 UBUNTU, ALMA = f"{PROJECT}/ubuntu:24.04", f"{PROJECT}/linux/alma:9"
 DEBIAN = f"{PROJECT}/debian:12"
 LONG_AGO = timedelta(hours=7)

@@ -40,6 +40,25 @@ def test_bad():
     assert False
 """
 )
+OF_THE_CLOUD = (
+    NOTES
+    + """
+from tests import needs
+pytestmark = pytest.mark.KIND
+@pytest.mark.vm
+@pytest.mark.container
+def test_machine():
+    note("KIND machine")
+@pytest.mark.container
+@pytest.mark.parametrize("number", range(3))
+def test_container(number):
+    note("KIND container")
+@pytest.mark.parametrize("number", range(4))
+def test_cloud(number, request):
+    note(f"KIND {needs.is_beside_the_cloud(request.config)}")
+"""
+)
+ENDS = ["container"] * 3 + ["machine"]
 ENDING = (
     NOTES
     + """
@@ -97,6 +116,27 @@ def test_each_test_runs_once_and_a_row_in_one_process(checkout: Path) -> None:
     assert all(any("shared" in name for name in of_one) for of_one in processes.values())
     (row,) = [of_one for of_one in processes.values() if "cloud" in of_one]
     assert row[:6] == ["cloud"] * 6
+
+
+def rows(checkout: Path) -> dict[str, list[str]]:
+    """Return what the tests of each row have noted, in their order."""
+    found = defaultdict(list)
+    for names in ran(checkout).values():
+        for name in names:
+            kind, _, noted = name.partition(" ")
+            found[kind].append(noted)
+    return found
+
+
+def test_rows_have_clouds_of_their_own_and_end_with_what_needs_the_engine(checkout: Path) -> None:
+    for kind in ("glance", "cloud"):
+        (checkout / f"tests/e2e/test_{kind}.py").write_text(OF_THE_CLOUD.replace("KIND", kind))
+    status, shown = run(checkout)
+    assert (status, "16 passed" in shown) == (0, True), shown
+    assert rows(checkout) == {"cloud": ["False"] * 4 + ENDS, "glance": ["True"] * 4 + ENDS}
+    (checkout / "ran").unlink()
+    run(checkout, "--forks", "1")
+    assert set(rows(checkout)["glance"]) == {"False", *ENDS}
 
 
 def test_a_fork_that_ends_fails_the_run_and_the_others_go_on(checkout: Path) -> None:
