@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import json
 import logging
+import resource
 import sys
 import threading
 from dataclasses import replace
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # Faulty entries of a source that a single run names; the service names the first few.
 _MOST_LINES = 10_000
+# Open files of the engine: those of some thousand sources. The usual limit is 1024.
+_MOST_FILES = 16_384
 
 # The value of --diff without a URL: the difference from the tree published last.
 _PUBLISHED = ""
@@ -99,6 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{arguments.config}: configuration is good: the BDII of a {settings.level}")
         return ExitStatus.DONE
     _log(arguments, settings)
+    _allow_open_files()
     if arguments.serve:
         return _serve(arguments, layout, settings)
     if arguments.stop_slapd:
@@ -108,6 +112,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.diff not in (None, _PUBLISHED):
         return _compare(settings, arguments.diff, as_json=arguments.json)
     return _show(settings, with_differences=arguments.diff is not None)
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files: each source has one for its entries, or two."""
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if most == resource.RLIM_INFINITY else min(_MOST_FILES, most)
+    if usual not in (resource.RLIM_INFINITY, -1) and usual < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _stop_slapd(settings: BdiiSettings) -> ExitStatus:

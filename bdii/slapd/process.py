@@ -72,7 +72,7 @@ class Slapd:
         self._started = 0.0
         self._quick_ends = 0
         self._databases = settings.state / "db"
-        self._pid_file = settings.state / "slapd.pid"
+        self._pid_file = running.pid_file(settings)
 
     @property
     def is_alive(self) -> bool:
@@ -110,7 +110,7 @@ class Slapd:
         with self._lock:
             files.make_directory(self.settings.state)
             files.make_directory(self.settings.run, mode=0o700)
-            if (found := running.find(self._pid_file, self._databases)) is not None:
+            if (found := running.find(self.settings)) is not None:
                 if self._adopt(found):
                     return True
                 found.end(patience=_STOP_TIME)
@@ -269,8 +269,9 @@ class Slapd:
         log = directory / "slapd.log"
         limit = _descriptors()
         command = [
-            # the shell writes the process id, which stays the same through each exec
-            *("sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self._pid_file)),
+            # The shell writes the process id, which stays the same through each exec. A full disk
+            # must not keep slapd from serving, so it starts without the file as well.
+            *("sh", "-c", 'echo $$ >"$0"; exec "$@"', str(self._pid_file)),
             # the limit of descriptors is the limit of clients: slapd cannot exhaust the host
             *("prlimit", f"--nofile={limit}:{limit}", "--"),
             *self._command(directory),
@@ -308,7 +309,7 @@ class Slapd:
 
 def end_leftover(settings: BdiiSettings) -> bool:
     """End a slapd that has outlived its program; return whether there was one."""
-    found = running.find(settings.state / "slapd.pid", settings.state / "db")
+    found = running.find(settings)
     if found is None:
         return False
     found.end(patience=_STOP_TIME)
@@ -318,7 +319,7 @@ def end_leftover(settings: BdiiSettings) -> bool:
 
 def runs(settings: BdiiSettings) -> bool:
     """Check whether a slapd of this BDII runs, whichever program started it."""
-    found = running.find(settings.state / "slapd.pid", settings.state / "db")
+    found = running.find(settings)
     if found is None:
         return False
     has_ended = found.has_ended

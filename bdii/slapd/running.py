@@ -1,9 +1,9 @@
 """A slapd that runs: the process, and the proof that it is the one that this BDII started.
 
 slapd lives in a session of its own and outlives the program that started it. The next program finds
-it by the process id in a file. It is ours if it uses one of our databases, and it is taken over
-only if it also is what we would start now: the same program, arguments and configuration, at our
-socket.
+it by the process id in a file, or else as the process that listens at our socket. It is ours if it
+uses one of our databases, and it is taken over only if it also is what we would start now: the same
+program, arguments and configuration, at our socket.
 """
 
 from __future__ import annotations
@@ -97,16 +97,34 @@ def _stat(pid: int) -> str:
         return ""
 
 
-def find(pid_file: Path, databases: Path) -> ServerProcess | None:
-    """Return the process that a file names, if it is a slapd on one of these databases."""
-    try:
-        found = ServerProcess(int(files.read_regular(pid_file, limit=100)))
-    except (OSError, ValueError):
-        return None
-    if any(argument.startswith(f"{databases}/") for argument in found.arguments()):
-        return found
-    found.close()
+def find(settings: BdiiSettings) -> ServerProcess | None:
+    """Return the slapd that runs on one of our databases: that of the file, or at the socket.
+
+    If the disk was full when it started, the file does not name it.
+    """
+    databases = f"{settings.state / 'db'}/"
+    for number in (_of_file, _of_socket):
+        try:
+            found = ServerProcess(number(settings))
+        except (OSError, ValueError):
+            continue
+        if any(argument.startswith(databases) for argument in found.arguments()):
+            return found
+        found.close()
     return None
+
+
+def pid_file(settings: BdiiSettings) -> Path:
+    """Return the path of the file with slapd's process id."""
+    return settings.state / "slapd.pid"
+
+
+def _of_file(settings: BdiiSettings) -> int:
+    return int(files.read_regular(pid_file(settings), limit=100))
+
+
+def _of_socket(settings: BdiiSettings) -> int:
+    return _listener(settings.socket)
 
 
 def why_foreign(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.bdii_service import SERVICE, Bdii, Entries, cloud, image, images, running, search
+from tests.e2e.bdii_service import SERVICE, Bdii, Entries, cloud, image, images, parse, running, search
 
 
 def stale(entries: Entries) -> Entries:
@@ -549,3 +549,31 @@ def test_a_full_disk_is_reported_and_the_published_tree_stays(tmp_path: Path) ->
     bdii.script("sleep 60")
     with running(bdii):
         bdii.wait_for_images(3)
+
+
+def test_full_disk_keeps_no_slapd_from_serving(tmp_path: Path) -> None:
+    """slapd.pid stays empty on it. The next engine finds slapd all the same."""
+    bdii = Bdii(tmp_path)
+    bdii.provide(cloud(image(1), image(2)))
+    file = tmp_path / "state/slapd.pid"
+    full = ("strace", "-D", "-f", "-qqq", "-o", os.devnull, "-e", "signal=none", "-P", str(file))
+    with running(bdii, *full, "-e", "trace=write", "-e", "inject=write:error=ENOSPC"):
+        bdii.wait_for_images(2)
+        assert file.read_text() == ""
+        os.kill(bdii.engine(), signal.SIGKILL)
+        bdii.wait_for(lambda: "taking over slapd" in bdii.log)
+        bdii.wait_for_images(2)
+        assert bdii.signal(signal.SIGTERM) == 0
+        with pytest.raises(subprocess.CalledProcessError):
+            bdii.entries()
+
+
+def test_more_sources_than_open_files_are_usual(tmp_path: Path) -> None:
+    """The entries of each source are in a file that stays open; the soft limit is raised."""
+    bdii = Bdii(tmp_path)
+    for number in range(100):
+        (tmp_path / f"gip/ldif/{number}.ldif").write_text(cloud(image(number)))
+    limited = ["prlimit", "--nofile=64:4096", *bdii.command]
+    shown = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
+    assert len(images(parse(shown.stdout))) == 100
+    assert "Too many open files" not in shown.stderr
