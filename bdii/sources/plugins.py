@@ -187,10 +187,18 @@ def applied(wanted: Tree, edits: Sequence[Edit]) -> tuple[Tree, list[str]]:
             entry = wanted[dn]
             for one in of_entry:
                 entry = _modified(entry, one)
+            _require_name(wanted[dn], entry)
             changed[dn] = tree.checked(entry)[1]
         except LdifError as error:
             problems.append(f"{words}: {error.cause}, skipped")
     return changed, problems
+
+
+def _require_name(before: Entry, after: Entry) -> None:
+    """Raise `LdifError` if a value that is in the entry's name has gone: slapd would refuse it."""
+    for attribute, value in ldif.parse_dn(before.dn)[0]:
+        if value in before.get(attribute) and value not in after.get(attribute):
+            raise LdifError(before.dn, f"its name needs {attribute}: {value}")
 
 
 def _modified(entry: Entry, one: Edit) -> Entry:

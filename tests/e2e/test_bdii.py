@@ -10,7 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.bdii_service import SERVICE, Bdii, Entries, cloud, image, images, parse, running, search
+from tests.e2e.bdii_service import (
+    SERVICE,
+    Bdii,
+    Entries,
+    cloud,
+    image,
+    images,
+    parse,
+    running,
+    search,
+)
 
 
 def stale(entries: Entries) -> Entries:

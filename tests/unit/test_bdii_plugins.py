@@ -137,6 +137,11 @@ def test_one_that_cannot_be_run_is_one_line(tmp_path: Path) -> None:
         (f"dn: {DN}\nchangetype: modify\nadd: a", "not a modification of a"),
         (f"dn: {DN}\nchangetype: modify\nadd: a\nb: c", "not a modification of a"),
         (f"dn: {DN}\nchangetype: modify\nreplace: objectClass", "has no objectClass, skipped"),
+        (f"dn: {DN}\nGLUE2ServiceID: t", "its name needs GLUE2ServiceID: s, skipped"),
+        (
+            f"dn: {DN}\nchangetype: modify\ndelete: glue2serviceid",
+            "its name needs GLUE2ServiceID: s, skipped",
+        ),
         ("changetype: modify\nadd: a\na: b", "line 1: the record has no dn:"),
         ("what is this", "line 1: neither 'attribute: value' nor a comment"),
         ("dn: nonsense\na: b", "nonsense"),
