@@ -23,13 +23,14 @@ from datetime import timedelta
 from appliance.core.directory import Refused
 from appliance.core.run.errors import LocalFailure
 from bdii import plan, tree
+from bdii.messages import few, printable, shortened
 from bdii.service.collect import Collected, collect, modify
 from bdii.service.plugin_memory import PluginMemory
 from bdii.service.state import StateDirectory
 from bdii.settings import BdiiSettings
 from bdii.slapd.infosys import Statistics
 from bdii.slapd.process import Slapd
-from bdii.slapd.publish import Publisher
+from bdii.slapd.publish import Applied, Publisher
 from bdii.sources.last_good import merge
 from bdii.sources.model import SourceAnswer
 from bdii.tree import BASE, Tree
@@ -117,16 +118,15 @@ class Updater:
         all_answered = time.monotonic()
         self._last, self._answers, self._asked = collected.last, collected.answers, started
         _store(done, lambda: self._state.save(self._last))
-        wanted = self._modify(self._merge(done), done, stop)
+        merged = self._merge(done)
+        wanted = self._modify(merged, done, stop)
         if self.first is not None and not self.started.is_set():
             self.first.put(wanted)
         self.started.wait()
         modified = time.monotonic()
         # slapd may have been restarted meanwhile: the plan is for the tree that it serves now
         self._publisher.synchronise()
-        changes = plan.make(self.published, wanted)
-        self.planned = len(changes)
-        applied = self._publisher.apply(changes, stop)
+        applied = self._publish(wanted, merged, done, stop)
         _store(done, lambda: self._state.write_published(self.published))
         done.problems += applied.problems()
         done.statistics = replace(
@@ -141,6 +141,27 @@ class Updater:
         except Refused as error:
             done.problems.append(str(error))
         return done
+
+    def _publish(self, wanted: Tree, merged: Tree, done: Cycle, stop: threading.Event) -> Applied:
+        """Publish the wanted tree; an entry that slapd refuses as plugins changed it, as merged."""
+        changes = plan.make(self.published, wanted)
+        self.planned = len(changes)
+        applied = self._publisher.apply(changes, stop)
+        reasons = {
+            change.dn: reason
+            for change, reason in applied.failed
+            if change.dn in merged and merged[change.dn] is not wanted.get(change.dn)
+        }
+        if not reasons or stop.is_set():
+            return applied
+        self._publisher.synchronise()
+        plain = {**wanted, **{dn: merged[dn] for dn in reasons}}
+        again = self._publisher.apply(plan.make(self.published, plain), stop)
+        words = "published without the changes of plugins"
+        done.problems += few(
+            [printable(f"{shortened(dn)}: {words}: {reasons[dn]}") for dn in reasons]
+        )
+        return Applied([*applied.made, *again.made], again.failed)
 
     def _merge(self, done: Cycle) -> Tree:
         """Return the wanted tree."""

@@ -545,6 +545,26 @@ def test_once_prints_the_tree_and_diff_prints_the_changes(tmp_path: Path) -> Non
     assert "provider/cloud: failed with status 7" in failed.stderr
 
 
+def test_a_plugin_that_slapd_refuses_costs_no_entry(tmp_path: Path) -> None:
+    """The entry is published without the plugin's change, and those below it too."""
+    bdii = Bdii(tmp_path)
+    bdii.provide(cloud(image(1, name="one"), image(2)))
+    plugin = tmp_path / "state/gip/plugin/status"
+    plugin.parent.mkdir(parents=True)
+    changed = [SERVICE, next(iter(images(parse(image(1)))))]
+    edits = "".join(f"dn: {dn}\nGLUE2EntityNonsense: x\n\n" for dn in changed)
+    plugin.write_text(f"#!/bin/sh\ncat <<'END'\n{edits}END\n")
+    plugin.chmod(0o755)
+    with running(bdii):
+        bdii.wait_for_images(2)
+        bdii.wait_for(lambda: "published without the changes of plugins" in bdii.log)
+        bdii.provide(cloud(image(1, name="other"), image(2)))
+        bdii.wait_for(
+            lambda: bdii.entries()[changed[1]]["GLUE2ApplicationEnvironmentAppName"] == ["other"],
+            what="the source's change",
+        )
+
+
 def test_a_full_disk_is_reported_and_the_published_tree_stays(tmp_path: Path) -> None:
     bdii = Bdii(tmp_path)
     bdii.provide(cloud(image(1), image(2)))
