@@ -249,7 +249,10 @@ def _secrets(vo: str, directory: str | None) -> Mapping[str, Setting]:
     try:
         names = sorted(one for one in os.listdir(path) if not one.startswith("."))
     except FileNotFoundError:
-        return {}
+        if Path(directory).is_dir():
+            return {}
+        words = "does not exist; correct --oidc-credentials-path"
+        raise ConfigurationError([Problem(Path(directory), 0, "", words)]) from None
     except OSError as error:
         raise ConfigurationError([_unreadable(path, error)]) from error
     for name in names:

@@ -12,6 +12,7 @@ from cloud_info_provider.account import TokenRefresh
 
 if TYPE_CHECKING:
     import requests
+    from requests.auth import AuthBase
 
 _LARGEST = 2**20
 _DETAIL = 160
@@ -51,7 +52,7 @@ def _ask(refresh: TokenRefresh, access: Access) -> requests.Response:
             return session.post(
                 refresh.endpoint,
                 data=form,
-                auth=(refresh.client_id, secret) if secret else _no_auth,
+                auth=_basic(refresh) if secret else _no_auth,
                 timeout=access.timeout.total_seconds(),
                 verify=access.verify,
                 allow_redirects=False,  # the token must not follow
@@ -68,6 +69,13 @@ def _ask(refresh: TokenRefresh, access: Access) -> requests.Response:
     except requests.exceptions.RequestException as error:
         words = f"{ISSUER} cannot be reached: {type(error).__name__}"
         raise LoginUnavailable(host, words, f"check {where} and the network") from error
+
+
+def _basic(refresh: TokenRefresh) -> AuthBase:
+    """Return the client's account; from texts, requests could only make Latin-1."""
+    from requests.auth import HTTPBasicAuth  # noqa: PLC0415  start-up is a cost
+
+    return HTTPBasicAuth(refresh.client_id.encode(), refresh.client_secret.encode())
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:

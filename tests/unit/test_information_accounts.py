@@ -90,6 +90,31 @@ def test_secrets_in_a_directory_for_each_vo(cloud: Cloud, tmp_path: Path) -> Non
     assert [share.vo for share in found.shares] == ["vo0", "vo1"]
 
 
+def test_a_missing_directory_of_secrets_is_an_error(cloud: Cloud, tmp_path: Path) -> None:
+    """A misspelled path must not make all VOs use the common account; one VO may have no folder."""
+    rc = f"OS_USERNAME=ci\nOS_PASSWORD={PASSWORD}\n"
+    flags = ("--oidc-credentials-path", str(tmp_path / "secrets"))
+    text = site(cloud, "project_id: p0", "project_id: p1")
+    with pytest.raises(ApplianceError) as raised:
+        read(tmp_path, *flags, text=text, rc=rc)
+    words = "does not exist; correct --oidc-credentials-path"
+    assert str(raised.value) == f"{tmp_path}/secrets: {words}"
+    (tmp_path / "secrets").mkdir()
+    assert len(read(tmp_path, *flags, text=text, rc=rc).shares) == 2
+
+
+def test_a_client_of_the_issuer_with_any_characters(
+    cloud: Cloud, issuer: Issuer, tmp_path: Path
+) -> None:
+    issuer.secret = "тайна"
+    flags = refreshing(
+        issuer,
+        *("--oidc-client-id", issuer.client_id, "--oidc-client-secret", issuer.secret),
+        *("--oidc-refresh-token", "refresh-0"),
+    )
+    assert len(read(tmp_path, *flags, text=site(cloud, "project_id: p0")).shares) == 1
+
+
 def test_a_secret_of_two_lines_names_its_file(cloud: Cloud, tmp_path: Path) -> None:
     directory = tmp_path / "secrets/vo0"
     directory.mkdir(parents=True)
