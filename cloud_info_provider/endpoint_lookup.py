@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 STATE = "/var/lib/fedcloud/cloud-info/endpoint.json"
 _LARGEST = 2**20
+_MOST_ENDPOINTS = 20
 _FRESH = timedelta(days=1)
 _RETRY = timedelta(minutes=15)
 """After a failed look-up."""
@@ -139,23 +140,31 @@ class EndpointLookup:
 
     def _read(self) -> dict[str, Any]:
         """Return what earlier runs learned of this endpoint."""
+        found = self._read_all().get(self.configuration.endpoint)
+        known = found if isinstance(found, dict) else {}
+        return {name: one for name, one in known.items() if isinstance(one, dict)}
+
+    def _read_all(self) -> dict[str, Any]:
+        """Return the whole file: hosts that publish several clouds have one for all."""
         try:
             kept = json_file.read(self.path, limit=_LARGEST)
-            found = dict(kept[self.configuration.endpoint])
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError) as error:
             logger.debug("%s: %r", self.path, error)
             return {}
-        return {name: one for name, one in found.items() if isinstance(one, dict)}
+        return kept if isinstance(kept, dict) else {}
 
     def _write(self) -> None:
         entry = {
             name: {**asdict(kept.value), "read": kept.read, "asked": kept.asked}
             for name, kept in (("gocdb", self._gocdb), ("certificate", self._certificate))
         }
+        kept = self._read_all()
+        kept.pop(self.configuration.endpoint, None)
+        others = dict([*kept.items()][1 - _MOST_ENDPOINTS :])
         try:
-            json_file.write(self.path, {self.configuration.endpoint: entry})
+            json_file.write(self.path, others | {self.configuration.endpoint: entry})
         except LocalFailure as error:
             logger.warning("%s; so the next run asks GOCDB again", error)
 

@@ -28,7 +28,8 @@ from cloud_info_provider.publishing.store import LARGEST, ObjectStore, StoreMemo
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_STATE = 4 * 2**20
+# Of ten thousand objects of others, the names, which have up to a thousand bytes each.
+_LARGEST_STATE = 64 * 2**20
 _PATIENCE = timedelta(seconds=30)
 
 

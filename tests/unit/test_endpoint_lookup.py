@@ -67,6 +67,16 @@ def test_the_answer_is_kept_for_a_day(gocdb: Gocdb, tmp_path: Path) -> None:
     assert look_up(tmp_path, gocdb).id == "8G0"
 
 
+def test_several_clouds_in_one_file(gocdb: Gocdb, tmp_path: Path) -> None:
+    """A host may publish several; the look-up of one keeps the answers of the others."""
+    assert look_up(tmp_path, gocdb).id == "7G0"
+    assert look_up(tmp_path, gocdb, SECOND.url).id == "6G0"
+    assert look_up(tmp_path, "http://127.0.0.1:9").id == "7G0"
+    for number in range(30):
+        look_up(tmp_path, "", f"https://{number}.example.org/v3")
+    assert len(json.loads((tmp_path / "endpoint.json").read_text())) == 20
+
+
 def test_a_clock_that_went_back_is_no_reason_to_wait(gocdb: Gocdb, tmp_path: Path) -> None:
     look_up(tmp_path, gocdb)
     set_age(tmp_path, timedelta(days=-400))

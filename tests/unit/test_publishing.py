@@ -18,6 +18,7 @@ from appliance.core.run.errors import Busy, LocalFailure, UsageError
 from cloud_info_provider.publishing import document as documents
 from cloud_info_provider.publishing import kept as kept_module
 from cloud_info_provider.publishing.kept import KeptDocument
+from cloud_info_provider.publishing.store import MOST_OBJECTS, StoreMemory
 from tests import egi_information, foreign, syscalls
 
 SITE, GOCDB_ID = "EXAMPLE.SITE", "1G0"
@@ -272,6 +273,15 @@ def test_full_disk_keeps_the_last_good_file(tmp_path: Path) -> None:
             site.update(document(now=NOW + HOUR, images=50))
         assert str(site.path) in str(caught.value)
         assert site.path.read_bytes() == before
+
+
+def test_memory_of_a_full_container(tmp_path: Path) -> None:
+    """As many objects of others as are looked at, with the longest names: ours are remembered."""
+    seen = {f"{number:05}{'ж' * 509}": ("f" * 32, "100000G0") for number in range(MOST_OBJECTS)}
+    known = StoreMemory(written={"ours": (GOCDB_ID, ["tag"])}, seen=seen)
+    memory = kept_module.DocumentMemory(stores={"place": known})
+    memory.write(tmp_path / "x.state", {})
+    assert kept_module.DocumentMemory.read(tmp_path / "x.state") == memory
 
 
 @pytest.mark.programs("strace")
