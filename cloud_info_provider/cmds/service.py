@@ -30,7 +30,13 @@ from cloud_info_provider.cmds import flags
 from cloud_info_provider.facts import Facts
 from cloud_info_provider.formats import selection
 from cloud_info_provider.formats.published_cloud import Rendering
-from cloud_info_provider.publishing.selection import OUTPUT, PUBLISH_FILE, PUBLISHERS, STDOUT
+from cloud_info_provider.publishing.selection import (
+    OUTPUT,
+    PUBLISH_FILE,
+    PUBLISHERS,
+    STDOUT,
+    STORES,
+)
 from cloud_info_provider.settings import ProviderSettings
 
 if TYPE_CHECKING:
@@ -101,6 +107,9 @@ def provide(arguments: argparse.Namespace) -> ExitStatus:
         if value is not None and value not in values:
             cause = "is not in this version" if value in others else "is unknown"
             raise UsageError(f"--{name}", f"{value!r} {cause}", f"write {' or '.join(values)}")
+    if arguments.replace_object and arguments.publisher not in STORES:
+        words = "belongs to a publisher that uploads"
+        raise UsageError("--replace-object", words, f"add --publisher {' or '.join(STORES)}")
     if arguments.check_config:
         configuration, _ = _configure(arguments)
         form = f"the form of cloud-info-provider {configuration.generation.releases}"

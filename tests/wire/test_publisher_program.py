@@ -113,6 +113,13 @@ def test_only_json_goes_to_a_file(root: Path, capsys: pytest.CaptureFixture[str]
     assert "'ams' is not in this version" in capsys.readouterr().err
 
 
+def test_replaced_object_needs_a_store(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in ((), ("--publisher", "file")):
+        assert run(root, *JSON, *flags, "--replace-object", "x") == 2
+        words = "--replace-object: belongs to a publisher that uploads; add --publisher swift or"
+        assert words in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["x.state", "x.lock"])
 def test_output_named_as_a_file_beside_it(
     root: Path, name: str, capsys: pytest.CaptureFixture[str]
