@@ -19,6 +19,8 @@ SERVICE, ENDPOINT = "CloudComputingService", "CloudComputingEndpoint"
 SHARE, POLICY = "Share", "MappingPolicy"
 IMAGE, FLAVOR = "CloudComputingImage", "CloudComputingInstanceType"
 UNKNOWN = "UNKNOWN"
+LARGEST_STATE = 64 * 2**20
+"""Bytes of the memory beside a document; the names of ten thousand objects may be in it."""
 
 
 def load(content: bytes) -> Document:

@@ -28,8 +28,6 @@ from cloud_info_provider.publishing.store import LARGEST, ObjectStore, StoreMemo
 
 logger = logging.getLogger(__name__)
 
-# Of ten thousand objects of others, the names, which have up to a thousand bytes each.
-_LARGEST_STATE = 64 * 2**20
 _PATIENCE = timedelta(seconds=30)
 
 
@@ -54,7 +52,7 @@ class DocumentMemory:
     def read(cls, path: Path) -> DocumentMemory:
         """Return the memory in a file; an empty one if there is none that can be used."""
         try:
-            entry: Any = json_file.read(path, limit=_LARGEST_STATE)
+            entry: Any = json_file.read(path, limit=site_document.LARGEST_STATE)
             since = entry.get("held_since")
             return cls(
                 clock.parse(since) if since else None,
@@ -67,7 +65,7 @@ class DocumentMemory:
             )
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
             cause = error if isinstance(error, OSError) else OSError("it does not hold our state")
             words = "who wrote which object is no longer known"
             logger.warning("%s", files.describe_skipped(path, cause, consequence=words))

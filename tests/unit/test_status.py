@@ -364,6 +364,9 @@ def test_the_age_of_the_information_is_shown(
     assert f"Information: {path}, read from the cloud 25 minutes ago\n" in capsys.readouterr().out
     assert main(["status", "--json", "--root", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["information"]["held"] == 0
+    # The memory of a store with many objects makes the state large.
+    published(tmp_path, age=timedelta(minutes=25), stores={"x": "n" * 5 * 2**20})
+    assert main(["status", "--root", str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -373,6 +376,7 @@ def test_the_age_of_the_information_is_shown(
         (1, {"held": 98}, "stays, because 98 objects would vanish at once"),
         (1, {"created": "x"}, "information.state is damaged; rm "),
         (1, {"created": [1]}, "information.state is damaged; rm "),
+        (1, {"held": float("inf")}, "information.state is damaged; rm "),
     ],
 )
 def test_information_that_needs_somebody(

@@ -14,9 +14,9 @@ from appliance.admin.inventory import Flow
 from appliance.admin.settings import Host
 from appliance.core import clock, files, json_file
 from appliance.core.run.layout import Layout
+from appliance.core.site_document import LARGEST_STATE
 
 _FILE = "/var/lib/fedcloud/cloud-info/information.json"
-_LARGEST = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def of_file(layout: Layout, host: Host, *, now: datetime) -> PublishedFile | Non
     if not host.flows[Flow.INFORMATION] or not state.exists():
         return None
     try:
-        entry = json_file.read(state, limit=_LARGEST)
+        entry = json_file.read(state, limit=LARGEST_STATE)
         created, until = entry.get("created"), entry.get("valid_until")
         return PublishedFile(
             path,
@@ -81,6 +81,6 @@ def of_file(layout: Layout, host: Host, *, now: datetime) -> PublishedFile | Non
         )
     except OSError as error:
         return PublishedFile(path, now, problem=str(files.describe_skipped(state, error)))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         words = f"information: {state} is damaged; rm {files.shell_word(state)}"
         return PublishedFile(path, now, problem=words)
