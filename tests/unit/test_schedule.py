@@ -139,6 +139,7 @@ def test_minutes_follow_from_the_name_of_the_site(root: Path) -> None:
     assert len(found) > 4
 
 
+@pytest.mark.programs("systemd-analyze")
 @pytest.mark.parametrize("text", ["gocdb: SITE-3\nendpoint: x\n", "site: {name: SITE-3}\n"])
 def test_minutes_of_both_forms_and_both_starters(root: Path, text: str) -> None:
     name_site(root, text)
