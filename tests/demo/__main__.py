@@ -123,6 +123,8 @@ def tell_of_information(testbed: Testbed, seed: Seed, site: Site, story: Story) 
     stage = information.Stage(testbed, seed, site, PORT_BASE + _BDII_PORT, story.say)
     with story.chapter("Information: from the cloud to ldapsearch at site level"), stage.open():
         rows = stage.undisturbed()
+        story.say("The same cloud as JSON, for EGI")
+        rows += stage.as_json()
         story.say("Sabotage: the provider fails")
         return rows + stage.provider_fails()
 

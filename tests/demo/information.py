@@ -1,7 +1,8 @@
-"""The information flow in two acts: the cloud as GLUE, two levels of BDII, and ldapsearch."""
+"""The information flow in three acts: the cloud as GLUE in two levels of BDII, and as JSON."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import time
@@ -13,9 +14,11 @@ from tests.demo.report import Row
 from tests.demo.site import PROGRAMS, Site
 from tests.testbed import Seed, Testbed
 from tests.testbed.patience import CEILING, Patience
+from tests.testbed.seed import Project
 
 _PATIENCE_SECONDS = 90.0
 _CLASSES = {"images": "GLUE2ApplicationEnvironment", "flavors": "GLUE2ExecutionEnvironment"}
+_JSON_CLASSES = {"images": "CloudComputingImage", "flavors": "CloudComputingInstanceType"}
 _QUERIES = {
     "images": (
         "glance",
@@ -136,6 +139,39 @@ class Stage:
         )
         return self._rows("information, undisturbed", _entries(printed))
 
+    def as_json(self) -> list[Row]:
+        """Print the same cloud in the form that EGI reads, and count what it offers to each VO."""
+        printed = subprocess.run(
+            self.site.command(
+                "cloud-info-provider-service",
+                *("--all-images", "--format", "glue21json", "--gocdb-url", ""),
+            ),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        document = json.loads(printed)
+        shares = {share["ProjectID"]: share["ID"] for share in document["Share"]}
+        self.say(f"  {len(printed)} bytes of JSON, {len(shares)} VOs")
+        before = self._published()
+
+        def offered(kind: str, project: str) -> int:
+            objects = document[_JSON_CLASSES[kind]]
+            return sum(shares[project] in each["Associations"]["Share"] for each in objects)
+
+        return [
+            Row(
+                act="the same cloud as JSON",
+                flow=f"{kind} for {project.vo}",
+                done=str(_count(before, kind, str(project.vo))),
+                delivered=str(offered(kind, project.id)),
+                counted=str(self._counted(kind, project.id)),
+                counted_by="the cloud's databases, in SQL",
+            )
+            for project in self._served()
+            for kind in _CLASSES
+        ]
+
     def provider_fails(self) -> list[Row]:
         """Give the provider a wrong password; what was published must stay, marked as old."""
         before = self._published()
@@ -165,7 +201,6 @@ class Stage:
 
     def _rows(self, act: str, done: list[str]) -> list[Row]:
         published = self._published()
-        served = [project for project in self.seed.projects.values() if project.vo]
         return [
             Row(
                 act=act,
@@ -175,9 +210,14 @@ class Stage:
                 counted=str(self._counted(kind, project.id)),
                 counted_by="the cloud's databases, in SQL",
             )
-            for project in sorted(served, key=lambda project: project.name)
+            for project in self._served()
             for kind in _CLASSES
         ]
+
+    def _served(self) -> list[Project]:
+        """Return the projects of VOs, by name."""
+        served = [project for project in self.seed.projects.values() if project.vo]
+        return sorted(served, key=lambda project: project.name)
 
     def _write_account(self, password: str) -> None:
         text = _RC.format(
