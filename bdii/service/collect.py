@@ -149,14 +149,20 @@ def modify(
             limit=settings.source_limit,
             kind="plugin",
         )
-    except FileNotFoundError:  # not in use
-        return Edited(wanted)
     except OSError as error:
-        line = f"directory {settings.plugin_directory}: {error.strerror}"
-        return Edited(wanted, before, (line,))
+        is_missing = isinstance(error, FileNotFoundError)
+        if is_missing and not before:  # not in use
+            return Edited(wanted)
+        line = f"directory {settings.plugin_directory}: {(error.strerror or str(error)).lower()}"
+        if is_missing:
+            line += "; make it, empty if no plugin is wanted any more"
+        return plugins.kept(wanted, before, (line,))
     edited = plugins.edit(wanted, found, before=before, scratch=scratch, stop=stop)
-    lines = [line for answer in skipped for line in answer.problems]
-    return replace(edited, problems=(*lines, *edited.problems))
+    lines = tuple(line for answer in skipped for line in answer.problems)
+    names = [answer.source for answer in skipped if answer.source in before]
+    kept = plugins.kept(edited.wanted, {name: before[name] for name in names}, lines)
+    printed = {**edited.printed, **kept.printed}
+    return Edited(kept.wanted, printed, (*kept.problems, *edited.problems))
 
 
 def _of_other_sites(answer: SourceAnswer, site: Site) -> list[str]:

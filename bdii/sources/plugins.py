@@ -86,6 +86,15 @@ def edit(
     return Edited(wanted, kept | printed, tuple(problems))
 
 
+def kept(wanted: Tree, before: Mapping[str, Sequence[Edit]], causes: Sequence[str]) -> Edited:
+    """Return a tree with what plugins have printed last, which cannot be run because of these."""
+    problems = [*causes]
+    for name in sorted(before):
+        wanted, more = applied(wanted, before[name])
+        problems += [printable(f"{name}: {line}") for line in few(more)]
+    return Edited(wanted, before, tuple(problems))
+
+
 def _run(
     plugin: LdifSource,
     wanted: Tree,

@@ -3,13 +3,17 @@
 import threading
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from appliance.core import ldif
 from appliance.core.run.errors import LocalFailure
 from bdii import tree
+from bdii.service.collect import modify
 from bdii.service.plugin_memory import PluginMemory
+from bdii.settings import BdiiSettings
 from bdii.sources import plugins
 from bdii.sources.model import LdifSource
 from bdii.sources.plugins import Edit, Edited
@@ -117,6 +121,41 @@ def test_a_plugin_that_fails_keeps_what_it_printed_last(
     assert bad.printed == good.printed
     assert edited(plugin(tmp_path, script)).wanted == WANTED  # and has nothing at first
     assert edited(before=good) == Edited(WANTED)  # a plugin that was removed has nothing left
+
+
+def test_a_missing_directory_keeps_what_was_printed_last(tmp_path: Path) -> None:
+    """A file system that is not mounted must not publish the entries without the changes."""
+    directory = tmp_path / "plugins"
+    chosen = cast(
+        "BdiiSettings",
+        SimpleNamespace(
+            plugin_directory=directory, read_timeout=timedelta(seconds=5), source_limit=100_000
+        ),
+    )
+
+    def run(before: Edited | None = None) -> Edited:
+        printed = before.printed if before else {}
+        return modify(chosen, WANTED, before=printed, scratch=None, stop=threading.Event())
+
+    assert run() == Edited(WANTED)  # not in use
+    directory.mkdir()
+    program = plugin(directory, f"printf 'dn: {DN}\\nGLUE2ServiceType: kept\\n'").command[0]
+    first = run()
+    assert first.problems == ()
+    directory.rename(tmp_path / "away")
+    missing = run(first)
+    assert service(missing.wanted)["GLUE2ServiceType"] == ("kept",)
+    assert missing.printed == first.printed
+    words = "no such file or directory; make it, empty if no plugin is wanted any more"
+    assert missing.problems == (f"directory {directory}: {words}",)
+    directory.mkdir()
+    assert run(missing) == Edited(WANTED)
+    # A plugin that cannot be used fails like one that ends with an error.
+    (directory / Path(program).name).symlink_to(tmp_path / "nothing")
+    broken = run(first)
+    assert service(broken.wanted)["GLUE2ServiceType"] == ("kept",)
+    assert broken.printed == first.printed
+    assert broken.problems[0].startswith(f"{directory}/p: skipped: ")
 
 
 def test_one_that_cannot_be_run_is_one_line(tmp_path: Path) -> None:
