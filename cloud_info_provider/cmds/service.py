@@ -188,7 +188,7 @@ def _run(
         if publishing is not None:
             from cloud_info_provider.publishing import publish  # noqa: PLC0415  start-up is a cost
 
-            publish.retry(publishing)
+            publish.retry(publishing, site=configuration.site.name)
         raise
     if publishing is None:
         # in one piece and flushed here: a full disk then fails the run, not the end of the process

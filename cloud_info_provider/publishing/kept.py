@@ -120,6 +120,11 @@ class KeptDocument:
                 raise files.describe_unusable(self.path, error) from error
             yield
 
+    @property
+    def site(self) -> str:
+        """Return the name of the site whose document the file holds; empty if there is none."""
+        return site_document.site(self._last())
+
     def update(self, new: Document, *, failed: Collection[str], now: datetime) -> None:
         """Replace the file, unless the guard holds the new document, or the file is of a later run.
 

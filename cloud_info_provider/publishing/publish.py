@@ -49,17 +49,21 @@ def publish(
             logger.info("stored %s", name)
 
 
-def retry(chosen: PublishSettings) -> None:
+def retry(chosen: PublishSettings, *, site: str) -> None:
     """Upload what an earlier run could not, though this one could not read the cloud.
 
-    A failure is logged: the run has failed already, for another reason.
+    A failure is logged: the run has failed already, for another reason. The file of another site,
+    which a run that reads the cloud refuses, is not uploaded here either.
     """
     if chosen.target is None:
         return
     kept = KeptDocument(chosen.output, shrink_hold=chosen.shrink_hold)
     try:
         with kept.opened():
-            if name := kept.deliver(_store(chosen.target)):
+            if kept.site not in ("", site):
+                words = "%s: holds the information of %s, not of %s, so it is not uploaded"
+                logger.warning(words, chosen.output, kept.site, site)
+            elif name := kept.deliver(_store(chosen.target)):
                 logger.info("stored %s of an earlier run", name)
     except ApplianceError as error:
         logger.warning("%s", error)

@@ -270,22 +270,22 @@ def test_failed_upload_is_retried_without_the_cloud(publishing: Publishing) -> N
     with pytest.raises(AccessDenied):
         publishing.run()
     publishing.store.faults = []
-    publish.retry(publishing.settings())
+    publish.retry(publishing.settings(), site=SITE)
     assert publishing.objects[NAME] == publishing.output.read_bytes()
     asked = len(publishing.store.requests)
-    publish.retry(publishing.settings())
+    publish.retry(publishing.settings(), site=SITE)
     assert len(publishing.store.requests) == asked  # it is there
 
 
 def test_retry_without_success_is_logged(
     publishing: Publishing, caplog: pytest.LogCaptureFixture
 ) -> None:
-    publish.retry(publishing.settings())  # nothing was ever published
+    publish.retry(publishing.settings(), site=SITE)  # nothing was ever published
     assert publishing.objects == {}
     publishing.store.faults = [StoreFault("PUT", NAME, status=403)]
     with pytest.raises(AccessDenied):
         publishing.run()
-    publish.retry(publishing.settings())
+    publish.retry(publishing.settings(), site=SITE)
     assert "cannot store" in caplog.text
 
 

@@ -175,6 +175,25 @@ def test_failed_upload_is_repeated_without_the_cloud(
         assert "Traceback" not in capsys.readouterr().err
 
 
+def test_file_of_another_site_is_not_uploaded(
+    root: Path, cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even while the cloud, and so the name of the site, cannot be read from it."""
+    directory = root / "etc/cloud-info-provider"
+    services = [Service("7G0", "EXAMPLE-SITE", f"{cloud.url}/identity/v3")]
+    with Store(objects={"x": {}}).serve() as store, Gocdb(services).serve() as gocdb:
+        assert run(root, *JSON, "--publisher", "file", gocdb=gocdb.url) == 0
+        yaml = directory / "openstack.yaml"
+        yaml.write_text(yaml.read_text().replace("EXAMPLE-SITE", "OTHER-SITE"))
+        (directory / "publish.yaml").write_text(f"http:\n  url: {store.url}/x\n")
+        cloud.faults = [Fault("/identity", status=503)]
+        capsys.readouterr()
+        assert run(root, *JSON, "--publisher", "http", gocdb=gocdb.url) == 3
+        words = f"{output(root)}: holds the information of EXAMPLE-SITE, not of OTHER-SITE"
+        assert words in capsys.readouterr().err
+        assert store.objects == {"x": {}}
+
+
 def test_without_gocdb_only_the_file_is_written(
     root: Path, cloud: Cloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
