@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 
 from appliance.admin.command import main
+from appliance.admin.diff import served
 from tests.simulators.information_service import InformationService
 from tests.unit.test_publishing import ENDPOINT, GOCDB_ID, SITE, document
 
@@ -244,6 +248,30 @@ def test_nobody_there(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().err
     assert "127.0.0.1:9: cannot be reached: Connection refused" in shown
     assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n["])
+def test_answer_that_never_ends(
+    root: Path, begin: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A byte now and then holds up nobody: the limit of a socket is one for each byte."""
+    monkeypatch.setattr(served, "_ANSWER", 0.5)
+    has_ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            with contextlib.suppress(OSError), server.accept()[0] as client:
+                client.sendall(begin)
+                while not has_ended.wait(0.05):
+                    client.sendall(b" ")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert diff(root, "--url", url, "--timeout", "1") == 3
+        has_ended.set()
+        thread.join()
+    assert "its answer did not end within 0.5 s; try again later" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

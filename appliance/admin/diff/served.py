@@ -10,7 +10,9 @@ import contextlib
 import http.client
 import json
 import os
+import socket
 import ssl
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +28,8 @@ from appliance.core.version import __version__
 
 _LARGEST = 64 * 2**20
 _MOST_REDIRECTS = 3
+_ANSWER = 4
+"""Times the limit for one byte, in which a whole answer must end."""
 _OK = 200
 _REDIRECTS = (301, 302, 307, 308)
 
@@ -66,28 +70,30 @@ class Reader:
             raise Unavailable(where, words, "check --url, and a proxy before it") from error
 
     def _ask(self, url: str) -> _Answer:
-        parts, where = urlsplit(url), hosts.of_url(url)
+        where, seconds = hosts.of_url(url), _ANSWER * self.timeout.total_seconds()
+        has_expired = threading.Event()
         try:
             with contextlib.closing(self._connection(url)) as connection:
-                target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-                headers = {"Accept": "application/json", "User-Agent": f"appliance/{__version__}"}
-                connection.request("GET", target, headers=headers)
-                answer = connection.getresponse()
-                body = answer.read(_LARGEST + 1)
-                location = answer.getheader("Location") or ""
+                connection.connect()
+                with _cut_after(seconds, connection.sock, has_expired):
+                    answer = _exchange(connection, url)
         except ssl.SSLCertVerificationError as error:
             words = f"its TLS certificate is not trusted: {error.verify_message}"
             remedy = "name a file that holds its authority as FEDCLOUD_CA_BUNDLE"
             raise Unavailable(where, words, remedy) from error
         except (OSError, http.client.HTTPException, UnicodeError) as error:
+            if has_expired.is_set():
+                raise _late(where, seconds) from error
             cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
             if proxy.is_refusal(error):
                 raise Unavailable(where, *proxy.explain(url, error, cause)) from error
             words = f"cannot be reached: {cause}"
             raise Unavailable(where, words, "check --url, the network and the proxy") from error
-        if len(body) > _LARGEST:
+        if has_expired.is_set():
+            raise _late(where, seconds)
+        if len(answer.body) > _LARGEST:
             raise Unavailable(where, f"its answer has more than {_LARGEST >> 20} MiB", CHECK_LOGS)
-        return _Answer(answer.status, answer.reason, location, body)
+        return answer
 
     def _connection(self, url: str) -> http.client.HTTPConnection:
         parts, seconds = urlsplit(url), self.timeout.total_seconds()
@@ -122,6 +128,43 @@ class _Answer:
     reason: str
     location: str
     body: bytes
+
+
+def _exchange(connection: http.client.HTTPConnection, url: str) -> _Answer:
+    """Send the request, and return the answer."""
+    parts = urlsplit(url)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    headers = {"Accept": "application/json", "User-Agent": f"appliance/{__version__}"}
+    connection.request("GET", target, headers=headers)
+    answer = connection.getresponse()
+    body = answer.read(_LARGEST + 1)
+    return _Answer(answer.status, answer.reason, answer.getheader("Location") or "", body)
+
+
+@contextlib.contextmanager
+def _cut_after(
+    seconds: float, connected: socket.socket, has_expired: threading.Event
+) -> Iterator[None]:
+    """End a connection after some time: its own limit is one for each byte."""
+
+    def cut() -> None:
+        has_expired.set()
+        with contextlib.suppress(OSError):
+            # not the method of a TLS connection, which another thread is reading
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _late(where: str, seconds: float) -> Unavailable:
+    words = f"its answer did not end within {seconds:g} s"
+    return Unavailable(where, words, "try again later, or with a larger --timeout")
 
 
 def read(reader: Reader, url: str, *, name: str, gocdb_id: str) -> SiteView | None:
