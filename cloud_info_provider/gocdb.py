@@ -70,7 +70,8 @@ def _parse(content: bytes, base: str) -> Element:
     from xml.etree import ElementTree as ET  # noqa: PLC0415  start-up is a cost
 
     # A document type could define entities that expand without end; GOCDB's answers have none.
-    if b"<!DOCTYPE" not in content:
+    # Nor are they in UTF-16, in which the word would look otherwise.
+    if b"<!DOCTYPE" not in content and b"\0" not in content:
         try:
             return ET.fromstring(content)  # noqa: S314  no entities, see above
         except ET.ParseError:

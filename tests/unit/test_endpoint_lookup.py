@@ -115,6 +115,10 @@ def test_of_two_sites_with_one_url_it_is_ours(
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "down": ({"status": 503}, "GOCDB answers 503"),
     "page": ({"body": b"<html><p>"}, "something else than a list of services"),
+    "entities in UTF-16": (
+        {"body": "<!DOCTYPE x [<!ENTITY a 'b'>]><results>&a;</results>".encode("utf-16")},
+        "something else",
+    ),
     "entities": ({"body": b"<!DOCTYPE x [<!ENTITY a 'b'>]><results/>"}, "something else"),
     "none": ({"services": []}, "has no service org.openstack.nova with the URL"),
 }
