@@ -32,7 +32,7 @@ from appliance.core.glue.vocabulary import OS_FAMILIES, OS_NAMES
 from appliance.core.ldif import Entry, child, normalise_dn
 from appliance.core.version import __version__
 from cloud_info_provider.facts import Endpoint, Facts, Flavor, OfferedImage, ServerCounts, Share
-from cloud_info_provider.formats.published_cloud import PublishedCloud, Rendering
+from cloud_info_provider.formats.published_cloud import PublishedCloud, Rendering, settings_of
 from cloud_info_provider.settings import ShareSettings, SiteSettings
 
 ROOT = "o=glue"
@@ -395,11 +395,6 @@ class _CloudTree:
             },
         )
 
-    def settings_of(self, share: Share) -> ShareSettings:
-        """Return the settings of a share; a VO can have several projects."""
-        of_vo = [each for each in self.configured if each.vo == share.vo]
-        return next((each for each in of_vo if each.project_id == share.project_id), of_vo[0])
-
     def share_id(self, share: Share) -> str:
         return f"{self.service_id}_share_{share.vo}_{share.project_id}"
 
@@ -424,7 +419,7 @@ class _CloudTree:
                         "project_id": share.project_id,
                         "project_name": share.project_name,
                         "project_domain_name": share.project_domain,
-                        **self.settings_of(share).information,
+                        **settings_of(share, self.configured).information,
                         **quotas,
                         "TotalVM": share.servers.total,
                         "RunningVM": share.servers.running,
@@ -440,7 +435,7 @@ class _CloudTree:
             child(self.service_dn, "GLUE2ShareID", self.share_id(share)),
             f"{self.share_id(share)}_Policy",
             "GLUE2MappingPolicy",
-            [self.settings_of(share)],
+            [settings_of(share, self.configured)],
             f"Members of {share.vo}",
             {"GLUE2MappingPolicyShareForeignKey": self.share_id(share)},
         )

@@ -22,7 +22,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from cloud_info_provider.facts import Accelerators, Flavor, OfferedImage, ServerCounts, Share
-from cloud_info_provider.formats.published_cloud import PublishedCloud, Rendering
+from cloud_info_provider.formats.published_cloud import PublishedCloud, Rendering, settings_of
 
 Json = dict[str, Any]
 _Thing = TypeVar("_Thing", Flavor, OfferedImage)
@@ -49,7 +49,6 @@ class _CloudObjects:
         self.facts = cloud.facts
         self.site = cloud.site
         self.shares = sorted(cloud.facts.shares, key=lambda share: (share.vo, share.project_id))
-        self.configured = {share.vo: share for share in cloud.shares}
         self.service_id = f"{cloud.endpoint}_cloud.compute"
         self.manager_id = f"{self.service_id}_manager"
         self.endpoint_id = f"{cloud.endpoint}_OpenStack_v3"
@@ -234,7 +233,7 @@ class _CloudObjects:
         return f"{self.endpoint_id}_share_{share.vo}_{share.project_id}"
 
     def share(self, share: Share) -> Json:
-        information = self.configured[share.vo].information
+        information = settings_of(share, self.cloud.shares).information
         return self.object(
             self.share_id(share),
             f"{share.vo} - {share.project_id} share",
@@ -266,19 +265,20 @@ class _CloudObjects:
             "",
             {"Share": [self.share_id(share)], "PolicyUserDomain": [share.vo]},
             {
-                "Rule": list(self.configured[share.vo].membership),
+                "Rule": list(settings_of(share, self.cloud.shares).membership),
                 "Scheme": "org.glite.standard",
             },
         )
 
     def access_policy(self) -> Json:
-        configured = sorted(self.configured.values(), key=lambda share: share.vo)
+        configured = sorted(self.cloud.shares, key=lambda share: share.vo)
+        rules = [rule for share in configured for rule in share.membership]
         return self.object(
             f"{self.endpoint_id}_policy",
             "",
             {"CloudComputingEndpoint": [self.endpoint_id]},
             {
-                "Rule": [rule for share in configured for rule in share.membership],
+                "Rule": list(dict.fromkeys(rules)),
                 "Scheme": "org.glite.standard",
             },
         )

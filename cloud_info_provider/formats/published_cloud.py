@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cloud_info_provider.facts import Facts
+from cloud_info_provider.facts import Facts, Share
 from cloud_info_provider.settings import ShareSettings, SiteSettings
 
 
@@ -29,6 +29,12 @@ class PublishedCloud:
     endpoint: str
     auth_url: str
     auth_type: str
+
+
+def settings_of(share: Share, configured: Sequence[ShareSettings]) -> ShareSettings:
+    """Return the settings of a share; a VO can have several projects."""
+    of_vo = [each for each in configured if each.vo == share.vo]
+    return next((each for each in of_vo if each.project_id == share.project_id), of_vo[0])
 
 
 @dataclass(frozen=True, slots=True)

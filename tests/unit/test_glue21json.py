@@ -10,6 +10,7 @@ import pytest
 from cloud_info_provider.facts import Accelerators, Facts, GocdbEntry, OfferedImage, Share
 from cloud_info_provider.formats import glue21json
 from cloud_info_provider.formats.published_cloud import PublishedCloud
+from cloud_info_provider.settings import ShareSettings
 from tests import egi_information
 from tests.unit.test_glue import BIOMED, KEYSTONE, LARGE, OPS, SITE, configured
 
@@ -133,6 +134,27 @@ def test_two_projects_of_one_vo() -> None:
     site = egi_information.read(render(facts(shares=(OPS, second))))
     assert [(share.vo, share.project_id) for share in site.shares] == [("ops", "p0"), ("ops", "p9")]
     assert [flavor.name for flavor in site.shares[1].flavors] == [LARGE.name]
+
+
+def test_each_project_of_a_vo_has_its_own_description() -> None:
+    """The file describes each project: its members, its networks, its agreement."""
+    made = facts(shares=(OPS, replace(OPS, project_id="p9")))
+    shares = [
+        ShareSettings("ops", project, "", rules, {"sla": f"https://sla.example.org/{project}"})
+        for project, rules in (("p0", ("VO:ops",)), ("p9", ("VO:ops", "VO:ops/Role=test")))
+    ]
+    cloud = PublishedCloud(made, SITE, shares, KEYSTONE, KEYSTONE, "v3password")
+    document = json.loads(glue21json.render(cloud).text)
+    assert [(one["ProjectID"], one["SLA"][-2:]) for one in document["Share"]] == [
+        ("p0", "p0"),
+        ("p9", "p9"),
+    ]
+    assert [one["Rule"] for one in document["MappingPolicy"]] == [
+        ["VO:ops"],
+        ["VO:ops", "VO:ops/Role=test"],
+    ]
+    (policy,) = document["AccessPolicy"]
+    assert policy["Rule"] == ["VO:ops", "VO:ops/Role=test"]
 
 
 def test_without_the_id_of_gocdb_there_is_no_site() -> None:
