@@ -69,6 +69,16 @@ def rows(text: str) -> list[list[str]]:
     return [" ".join(line.split()).split(" ") for line in lines[start + 1 :]]
 
 
+def with_second_project() -> str:
+    read = json.loads(document())
+    share, policy = dict(read["Share"][0]), dict(read["MappingPolicy"][0])
+    assert policy["Associations"] == {"Share": [share["ID"]], "PolicyUserDomain": ["ops"]}
+    read["Share"].append(share | {"ID": "again", "ProjectID": "p-again"})
+    policy["Associations"] = {"Share": ["again"], "PolicyUserDomain": ["ops"]}
+    read["MappingPolicy"].append(policy | {"ID": "again_Policy"})
+    return json.dumps(read)
+
+
 def test_same(root: Path, egi: InformationService, capsys: pytest.CaptureFixture[str]) -> None:
     assert diff(root, "--url", egi.url) == 0
     shown = capsys.readouterr()
@@ -117,6 +127,22 @@ def test_each_kind_of_difference(
     assert f"image ops {REF} version 24.10, id ops-0 version 24.04, id ops-0" in flat
     assert "image ops ops-1 present -" in flat
     assert len(flat) == 6
+
+
+def test_several_projects_of_a_vo(
+    root: Path, egi: InformationService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In any order; a project that one side lacks is a difference."""
+    write(root, with_second_project())
+    turned = json.loads(with_second_project())
+    turned["Share"].reverse()
+    egi.documents["x.json"] = json.dumps(turned)
+    assert diff(root, "--url", egi.url) == 0
+    capsys.readouterr()
+    egi.documents["x.json"] = document()
+    assert diff(root, "--url", egi.url) == 1
+    (row,) = rows(capsys.readouterr().out)
+    assert " ".join(row) == "project ops p-again, p-ops p-ops"
 
 
 def test_image_that_was_uploaded_anew(

@@ -190,7 +190,7 @@ def read(reader: Reader, url: str, *, name: str, gocdb_id: str) -> SiteView | No
         return SiteView(
             name=ours[0]["name"],
             url=ours[0]["url"],
-            projects={one["name"]: one["id"] for one in projects},
+            projects=view.projects_by_vo((one["name"], one["id"]) for one in projects),
             images=_images(images),
             others=tuple(one["name"] for one in ours[1:]),
         )

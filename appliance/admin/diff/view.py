@@ -24,7 +24,7 @@ class SiteView:
     Attributes:
         name: the name that it is listed under.
         url: URL of Keystone.
-        projects: by VO, its project.
+        projects: by VO, its projects, sorted and separated by commas.
         images: by VO, the images by identifier, each with version and id in the cloud.
         flavors: by VO, the names of flavors; None if this side does not show them.
         created: when the cloud was read; None if this side does not show it.
@@ -66,16 +66,24 @@ def of_document(document: Document) -> SiteView:
     return SiteView(
         name=site_document.site(document),
         url=site_document.url(document),
-        projects={
-            vos[str(share.get("ID"))]: str(share.get("ProjectID") or "")
+        projects=projects_by_vo(
+            (vos[str(share.get("ID"))], str(share.get("ProjectID") or ""))
             for share in document.get(SHARE, ())
             if str(share.get("ID")) in vos
-        },
+        ),
         images=_by_vo(document.get(IMAGE, ()), vos, _image),
         flavors=_by_vo(document.get(FLAVOR, ()), vos, _flavor),
         created=site_document.created(document),
         valid_until=site_document.valid_until(service),
     )
+
+
+def projects_by_vo(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the projects of each VO, which may have several, in a form that can be compared."""
+    found: dict[str, set[str]] = {}
+    for vo, project in pairs:
+        found.setdefault(vo, set()).add(project)
+    return {vo: ", ".join(sorted(projects)) for vo, projects in found.items()}
 
 
 def _by_vo(
