@@ -123,6 +123,7 @@ def read(path: Path, *, layout: Layout) -> tuple[BdiiSettings, tuple[Problem, ..
         options.path(SECTION, "BDII_SITE_URLS", default=gip / "site-urls.conf"),
     )
     site_timeout = _seconds(options, "BDII_SITE_TIMEOUT", 30, minimum=1)
+    has_images = options.boolean(SECTION, "BDII_SITE_IMAGES", default=True)
     port = options.integer(SECTION, "BDII_PORT", default=2170, minimum=1, maximum=hosts.MAX_PORT)
     log_file = options.path(SECTION, "BDII_LOG_FILE", default=Path())
     log_level = options.choice(SECTION, "BDII_LOG_LEVEL", default="INFO", allowed=LEVELS)
@@ -162,7 +163,7 @@ def read(path: Path, *, layout: Layout) -> tuple[BdiiSettings, tuple[Problem, ..
         runs=layout.runs,
     )
     _check(options, settings)
-    return _with_site(options, settings, site_paths, site_timeout)
+    return _with_site(options, settings, site_paths, timeout=site_timeout, has_images=has_images)
 
 
 def _seconds(options: Settings, option: str, default: int, *, minimum: int = 0) -> timedelta:
@@ -192,7 +193,12 @@ def _check(options: Settings, settings: BdiiSettings) -> None:
 
 
 def _with_site(
-    options: Settings, settings: BdiiSettings, paths: tuple[Path, Path, Path], timeout: timedelta
+    options: Settings,
+    settings: BdiiSettings,
+    paths: tuple[Path, Path, Path],
+    *,
+    timeout: timedelta,
+    has_images: bool,
 ) -> tuple[BdiiSettings, tuple[Problem, ...]]:
     """Finish reading, and report the errors of all files together."""
     problems: list[Problem] = []
@@ -204,6 +210,7 @@ def _with_site(
     if settings.level == "site":
         try:
             site, more = read_site(*paths, timeout=timeout)
+            site = replace(site, has_images=has_images)
             settings, warnings = replace(settings, site=site), warnings + more
         except ConfigurationError as error:
             problems += error.problems

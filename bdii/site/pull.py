@@ -13,6 +13,7 @@ from bdii.sources.model import LdifSource, SourceAnswer
 from bdii.tree import SUFFIX, normal
 
 _SUFFIX = re.compile(r", *o *= *glue *$", re.IGNORECASE)
+_WITHOUT_IMAGES = "(!(objectClass=GLUE2ApplicationEnvironment))"
 _NO_SUCH_OBJECT = 32  # LDAP's result code, which is ldapsearch's exit status
 
 
@@ -56,6 +57,7 @@ def _search(pull: Pull, site: Site) -> list[str]:
         *("-LLL", "-x", "-o", "ldif-wrap=no"),
         *("-o", f"nettimeout={seconds}", "-l", seconds),
         *("-H", pull.url, "-b", pull.base),
+        *(() if site.has_images else (_WITHOUT_IMAGES,)),
     ]
 
 

@@ -63,6 +63,7 @@ class Site:
         pulls: the BDIIs to pull from.
         problems: wrong lines of site-urls.conf, named by their first word; the others are used.
         named_in: the file and line of the name.
+        has_images: whether the images of the BDIIs below are published.
         timeout: for one BDII to answer.
 
     """
@@ -83,6 +84,7 @@ class Site:
     problems: tuple[Problem, ...] = ()
     timeout: timedelta = timedelta(seconds=30)
     named_in: str = ""
+    has_images: bool = True
 
 
 def read(

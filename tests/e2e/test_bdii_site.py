@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import run_records
-from tests.e2e.bdii_service import Bdii, cloud, free_port, image, images, running
+from tests.e2e.bdii_service import SERVICE, Bdii, cloud, free_port, image, images, running
 
 SITE_CFG = """\
 SITE_NAME = TEST-SITE
@@ -178,6 +178,18 @@ def test_an_empty_source_is_distinguished_from_one_that_is_down(tmp_path: Path) 
             f"ldap://127.0.0.1:{below.port} answers, but has no"
         )
         above.wait_for(lambda: words in above.log, what="the reason")
+
+
+def test_a_site_may_leave_out_images(tmp_path: Path) -> None:
+    below = resource(tmp_path / "resource")
+    below.provide(cloud(image(1, "ops"), image(2, "ops")))
+    urls = f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n"
+    above = site(tmp_path / "site", urls, BDII_SITE_IMAGES="no")
+    with running(below), running(above):
+        below.wait_for_images(2)
+        pulled = f"{SERVICE.removesuffix('o=glue')}{DOMAIN}"
+        above.wait_for(lambda: pulled in above.entries(), what="the service")
+        assert not images(above.entries())
 
 
 def test_a_source_that_starts_later_is_not_left_out_for_a_whole_pause(tmp_path: Path) -> None:
