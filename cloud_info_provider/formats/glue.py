@@ -32,7 +32,12 @@ from appliance.core.glue.vocabulary import OS_FAMILIES, OS_NAMES
 from appliance.core.ldif import Entry, child, normalise_dn
 from appliance.core.version import __version__
 from cloud_info_provider.facts import Endpoint, Facts, Flavor, OfferedImage, ServerCounts, Share
-from cloud_info_provider.formats.published_cloud import PublishedCloud, Rendering, settings_of
+from cloud_info_provider.formats.published_cloud import (
+    PublishedCloud,
+    Rendering,
+    missing_flavors,
+    settings_of,
+)
 from cloud_info_provider.settings import ShareSettings, SiteSettings
 
 ROOT = "o=glue"
@@ -181,10 +186,7 @@ class _CloudTree:
             for thing in things
             if not _clean(thing.id)
         ]
-        if not any(share.flavors for share in shares):
-            words = "make flavors public, or give the VOs' projects access to some"
-            lines.append(f"no VO may use any flavor, so no server can be started; {words}")
-        return lines
+        return lines + missing_flavors(self.facts)
 
     def service(self, servers: Sequence[ServerCounts]) -> Entry:
         is_whole = not self.facts.failed

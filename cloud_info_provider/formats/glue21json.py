@@ -22,7 +22,12 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from cloud_info_provider.facts import Accelerators, Flavor, OfferedImage, ServerCounts, Share
-from cloud_info_provider.formats.published_cloud import PublishedCloud, Rendering, settings_of
+from cloud_info_provider.formats.published_cloud import (
+    PublishedCloud,
+    Rendering,
+    missing_flavors,
+    settings_of,
+)
 
 Json = dict[str, Any]
 _Thing = TypeVar("_Thing", Flavor, OfferedImage)
@@ -38,7 +43,8 @@ def render(cloud: PublishedCloud) -> Rendering:
     """Return the JSON text, on one line."""
     document = _CloudObjects(cloud).document()
     text = json.dumps(document, allow_nan=False)
-    return Rendering(f"{text}\n", sum(map(len, document.values())))
+    count = sum(map(len, document.values()))
+    return Rendering(f"{text}\n", count, tuple(missing_flavors(cloud.facts)))
 
 
 class _CloudObjects:

@@ -31,6 +31,14 @@ class PublishedCloud:
     auth_type: str
 
 
+def missing_flavors(facts: Facts) -> list[str]:
+    """Return a line if no VO may use any flavor; no line otherwise."""
+    if any(share.flavors for share in facts.shares):
+        return []
+    words = "make flavors public, or give the VOs' projects access to some"
+    return [f"no VO may use any flavor, so no server can be started; {words}"]
+
+
 def settings_of(share: Share, configured: Sequence[ShareSettings]) -> ShareSettings:
     """Return the settings of a share; a VO can have several projects."""
     of_vo = [each for each in configured if each.vo == share.vo]

@@ -9,7 +9,7 @@ import pytest
 
 from cloud_info_provider.facts import Accelerators, Facts, GocdbEntry, OfferedImage, Share
 from cloud_info_provider.formats import glue21json
-from cloud_info_provider.formats.published_cloud import PublishedCloud
+from cloud_info_provider.formats.published_cloud import PublishedCloud, Rendering
 from cloud_info_provider.settings import ShareSettings
 from tests import egi_information
 from tests.unit.test_glue import BIOMED, KEYSTONE, LARGE, OPS, SITE, configured
@@ -34,10 +34,14 @@ GPU = replace(
 )
 
 
-def render(facts: Facts, *vos: str) -> str:
-    shares = configured(*(vos or [share.vo for share in facts.shares]), *facts.failed)
+def rendered(facts: Facts) -> Rendering:
+    shares = configured(*(share.vo for share in facts.shares), *facts.failed)
     cloud = PublishedCloud(facts, SITE, shares, KEYSTONE, KEYSTONE, "v3password")
-    return glue21json.render(cloud).text
+    return glue21json.render(cloud)
+
+
+def render(facts: Facts) -> str:
+    return rendered(facts).text
 
 
 def facts(**changes: Any) -> Facts:
@@ -76,8 +80,10 @@ def test_an_image_of_several_vos_is_one_object() -> None:
 @pytest.mark.parametrize("share", [replace(OPS, images=()), replace(OPS, flavors=())])
 def test_a_cloud_that_offers_nothing_is_a_site_all_the_same(share: Share) -> None:
     """EGI's reader demands every class, and drops a site that lacks one."""
-    site = egi_information.read(render(facts(shares=(share,))))
-    assert [each.vo for each in site.shares] == ["ops"]
+    found = rendered(facts(shares=(share,)))
+    assert [each.vo for each in egi_information.read(found.text).shares] == ["ops"]
+    words = ["no VO may use any flavor"] if not share.flavors else []
+    assert [line.partition(",")[0] for line in found.problems] == words
 
 
 def test_a_vo_that_failed_keeps_its_access_and_is_named() -> None:
