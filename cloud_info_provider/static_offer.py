@@ -105,6 +105,7 @@ class _StaticReader:
             yield Flavor(name, name, cpu, memory, disk, ephemeral, {})
 
     def images(self) -> Iterator[OfferedImage]:
+        seen: dict[str, str] = {}
         for name in self._names("images"):
             texts = {
                 option: self._text("images", name, option)
@@ -113,8 +114,12 @@ class _StaticReader:
                     *("os_family", "os_name", "os_version", "os_type"),
                 )
             }
+            identifier = texts["id"] or name
+            if (first := seen.setdefault(identifier, name)) != name:
+                self._warn_of_repeated(name, identifier, first)
+                continue
             yield OfferedImage(
-                id=texts["id"] or name,
+                id=identifier,
                 name=texts["name"] or name,
                 marketplace=texts["marketplace_id"],
                 base="",
@@ -125,6 +130,13 @@ class _StaticReader:
                 os_distribution=texts["os_name"],
                 os_version=texts["os_version"],
             )
+
+    def _warn_of_repeated(self, name: str, identifier: str, first: str) -> None:
+        above = f"{_COMPUTE}.images"
+        entry = self._settings.where(f"{above}.{name}", "id")
+        entry = entry or self._tree.children.get(above, {}).get(name)
+        words = f"is left out, because {first!r} has the id {identifier!r} too; write another id"
+        self._settings.warn(above, name, words, entry=entry)
 
     def quotas(self) -> dict[str, int]:
         found = {}

@@ -140,3 +140,17 @@ def test_errors_of_the_description(tmp_path: Path) -> None:
         f"{path}:22: compute.endpoints.https://cloud-service01.example.org:8787: is not a URL",
         f"{path}:37: compute.templates.resource_tpl#large.memory: '8G' is not allowed",
     ]
+
+
+def test_a_repeated_id_leaves_out_its_image_and_is_named_by_its_line(tmp_path: Path) -> None:
+    text = f"{SAMPLE}        again:\n            name: Again\n            id: os_tpl#other\n"
+    configuration = load(tmp_path, "--middleware", "static", rc=None, text=text)
+    assert configuration.offer is not None
+    (share, _) = configuration.offer.facts.shares
+    assert [image.name for image in share.images] == ["Foo Image", 'Image, "of" VOs']
+    (warning,) = [line for line in map(str, configuration.warnings) if "left out" in line]
+    line = len(text.splitlines())
+    assert warning.endswith(
+        f"openstack.yaml:{line}: compute.images.again: is left out, because 'os_tpl#other' has the "
+        "id 'os_tpl#other' too; write another id"
+    )
