@@ -299,13 +299,26 @@ class SiteFile:
         settings = self._settings
         names = [name for name in self.tree.children.get("", {}) if name.startswith("vos[")]
         if not names:
-            settings.accept(OUTERMOST, ["vos"])
-            settings.error(OUTERMOST, "vos", "must be set: the VOs, each with name and auth")
+            self._report_no_list()
         for section in names:
             entry = self.tree.children[""][section]
             settings.accept(section, self.tree.sections.get(section, {}))  # more keys are allowed
-            vo = settings.text(section, "name", required="the VO's name")
+            vo = settings.text(section, "name")
+            if not vo:
+                named = settings.where(section, "name") or entry
+                settings.error(section, "name", "must be set: the VO's name", entry=named)
             yield self._share(vo, section, entry, needs_project=True)
+
+    def _report_no_list(self) -> None:
+        """Report that the VOs are missing, or not in a list."""
+        self._settings.accept(OUTERMOST, ["vos"])
+        named = self.tree.children.get("", {}).get("vos")
+        words = "must be a list" if named else "must be set"
+        text = f"{words}: the VOs, each with name and auth"
+        self._settings.error(OUTERMOST, "vos", text, entry=named)
+        for section, options in self.tree.sections.items():
+            if section.partition(".")[0] == "vos":
+                self._settings.accept(section, options)
 
     def _named_vos(self, *, needs_project: bool) -> Iterator[DescribedShare]:
         names = self.tree.children.get(_SHARES, {})

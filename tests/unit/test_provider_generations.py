@@ -197,11 +197,15 @@ def test_the_catch_all_s_usual_login_is_an_access_token(
         (
             "gocdb: SITE_NAME\nendpoint: ftp://x\nvos:\n- name: ops\n- auth: {project_id: p}\n",
             [
-                "openstack.yaml: vos[1].name: must be set",
                 "openstack.yaml:1: gocdb: is still the placeholder 'SITE_NAME'",
                 "openstack.yaml:2: endpoint: 'ftp://x' is not a URL",
                 "openstack.yaml:4: vos[0]: has no project",
+                "openstack.yaml:5: vos[1].name: must be set",
             ],
+        ),
+        (
+            "gocdb: A\nendpoint: https://k.example.org/v3\nvos: {ops: {auth: {project_id: p}}}\n",
+            ["openstack.yaml:3: vos: must be a list: the VOs, each with name and auth"],
         ),
         (
             HEAD + "".join(ENTRY.format(name) for name in ("ops", "/ops", "../x", "vö")),
