@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
+from appliance.core import hosts
 from appliance.core.config import document, shell
 from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings
@@ -22,7 +23,8 @@ from bdii.ignored import IGNORED
 SECTION = "DEFAULT"
 _ASSIGNMENT = re.compile(r"(?P<key>\w+)\s*=\s*(?P<value>.*)")
 _PULL = re.compile(
-    r"(?P<name>[-.\w]+)\s+(?P<url>ldap://(?:\[[0-9A-Fa-f:.]+\]|[-.\w]+):\d{1,5})/(?P<base>\S+)"
+    r"(?P<name>[-.\w]+)\s+(?P<url>ldap://(?:\[[0-9A-Fa-f:.]+\]|[-.\w]+):(?P<port>\d{1,5}))"
+    r"/(?P<base>\S+)"
 )
 # Bases of GLUE 1, which existing files have: Mds-Vo-name=resource,o=grid and =SITE,o=grid.
 _RESOURCE = re.compile(r"(?:.*,)?mds-vo-name=resource,o=grid", re.IGNORECASE)
@@ -220,6 +222,8 @@ def read_pulls(path: Path) -> tuple[tuple[Pull, ...], tuple[Problem, ...]]:
         name = match["name"] if match else _first_word(line)
         if match is None:
             cause = f"not 'NAME ldap://host:port/base', the port included: {line[:60]!r}"
+        elif not 1 <= int(match["port"]) <= hosts.MAX_PORT:
+            cause = f"{match['port']} is no port; write a number from 1 to {hosts.MAX_PORT}"
         elif not base:
             cause = f"base {match['base']!r} is neither below o=glue nor mds-vo-name=…,o=grid"
         elif name in pulls:

@@ -271,6 +271,11 @@ def test_a_source_that_starts_later_is_not_left_out_for_a_whole_pause(tmp_path: 
             "\nCLOUD ldap://cloud:2170/dc=org\n",
             "urls.conf:2: CLOUD: base 'dc=org' is neither below o=glue",
         ),
+        (
+            "urls.conf",
+            "CLOUD ldap://cloud:99999/o=glue\n",
+            "urls.conf:1: CLOUD: 99999 is no port; write a number from 1 to 65535",
+        ),
         ("bdii.conf", "BDII_PORT=99999\n", "bdii.conf:1: BDII_PORT: '99999' is not allowed"),
     ],
 )
