@@ -145,6 +145,26 @@ def test_several_projects_of_a_vo(
     assert " ".join(row) == "project ops p-again, p-ops p-ops"
 
 
+def test_image_that_is_there_twice(
+    root: Path, egi: InformationService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new version is uploaded before the old one goes; both sides list them in any order."""
+    read = json.loads(with_registry("24.04"))
+    (old,) = (one for one in read["CloudComputingImage"] if one["ID"] == "ops-0")
+    other = {"eu.egi.cloud.image_ref": REF, "eu.egi.cloud.tag": "24.10"}
+    read["CloudComputingImage"].append(old | {"ID": "new-id", "OtherInfo": other})
+    write(root, json.dumps(read))
+    read["CloudComputingImage"].reverse()
+    egi.documents["x.json"] = json.dumps(read)
+    assert diff(root, "--url", egi.url) == 0
+    capsys.readouterr()
+    egi.documents["x.json"] = with_registry("24.04")
+    assert diff(root, "--url", egi.url) == 1
+    (row,) = rows(capsys.readouterr().out)
+    both = "version 24.04, id ops-0; version 24.10, id new-id"
+    assert " ".join(row) == f"image ops {REF} {both} version 24.04, id ops-0"
+
+
 def test_image_that_was_uploaded_anew(
     root: Path, egi: InformationService, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -191,7 +191,7 @@ def read(reader: Reader, url: str, *, name: str, gocdb_id: str) -> SiteView | No
             name=ours[0]["name"],
             url=ours[0]["url"],
             projects=view.projects_by_vo((one["name"], one["id"]) for one in projects),
-            images=_images(images),
+            images=view.offers(map(_image, images)),
             others=tuple(one["name"] for one in ours[1:]),
         )
     except (TypeError, LookupError, AttributeError) as error:
@@ -214,10 +214,7 @@ def _known(one: Mapping[str, object], *names: str) -> dict[str, str]:
     return {name: str(one[name]) for name in names}
 
 
-def _images(found: list[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    images: dict[str, dict[str, str]] = {}
-    for one in found:
-        identifier = str(one.get("egi_id") or one.get("appdb_id") or "")
-        name, rest = view.image_row(identifier, str(one.get("version") or ""), str(one["id"]))
-        images.setdefault(str(one.get("vo") or ""), {})[name] = rest
-    return images
+def _image(one: Mapping[str, Any]) -> tuple[str, str, str]:
+    identifier = str(one.get("egi_id") or one.get("appdb_id") or "")
+    row = view.image_row(identifier, str(one.get("version") or ""), str(one["id"]))
+    return str(one.get("vo") or ""), *row

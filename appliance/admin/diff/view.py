@@ -91,13 +91,26 @@ def _by_vo(
     vos: Mapping[str, str],
     read: Callable[[Object], tuple[str, str]],
 ) -> Offers:
-    found: dict[str, dict[str, str]] = {}
-    for one in objects:
-        for share in site_document.related(one, SHARE):
-            if share in vos:
-                name, rest = read(one)
-                found.setdefault(vos[share], {})[name] = rest
-    return found
+    return offers(
+        (vos[share], *read(one))
+        for one in objects
+        for share in site_document.related(one, SHARE)
+        if share in vos
+    )
+
+
+def offers(rows: Iterable[tuple[str, str, str]]) -> dict[str, dict[str, str]]:
+    """Return what is offered, from rows of VO, name, and what else must agree.
+
+    An image that is being replaced is there twice, in any order: both count.
+    """
+    found: dict[str, dict[str, set[str]]] = {}
+    for vo, name, rest in rows:
+        found.setdefault(vo, {}).setdefault(name, set()).add(rest)
+    return {
+        vo: {name: "; ".join(sorted(each)) for name, each in named.items()}
+        for vo, named in found.items()
+    }
 
 
 def _flavor(one: Object) -> tuple[str, str]:
