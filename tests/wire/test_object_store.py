@@ -265,6 +265,18 @@ def test_store_that_refuses(publishing: Publishing, status: int, words: str) -> 
     assert publishing.objects[NAME] == publishing.output.read_bytes()
 
 
+def test_store_that_is_full_for_a_day(publishing: Publishing) -> None:
+    """Our object is still known as ours: each of many uploads that failed has its own digest."""
+    publishing.run(document(age=timedelta(hours=11)))
+    publishing.store.faults = [StoreFault("PUT", NAME, status=507)]
+    for number in range(20):
+        with pytest.raises(Unavailable, match="it is full"):
+            publishing.run(document(age=timedelta(hours=10) - number * timedelta(minutes=30)))
+    publishing.store.faults = []
+    publishing.run()
+    assert publishing.objects[NAME] == publishing.output.read_bytes()
+
+
 def test_failed_upload_is_retried_without_the_cloud(publishing: Publishing) -> None:
     publishing.store.faults = [StoreFault("PUT", NAME, status=403)]
     with pytest.raises(AccessDenied):
