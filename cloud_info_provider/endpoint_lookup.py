@@ -25,8 +25,9 @@ from cloud_info_provider.settings import ProviderSettings
 logger = logging.getLogger(__name__)
 
 STATE = "/var/lib/fedcloud/cloud-info/endpoint.json"
-_LARGEST = 2**20
-_MOST_ENDPOINTS = 20
+_LARGEST = 32 * 2**20
+_MOST_ENDPOINTS = 200
+"""Clouds of one host. EGI's catch-all reads 25; a handshake names up to 64 kB of authorities."""
 _FRESH = timedelta(days=1)
 _RETRY = timedelta(minutes=15)
 """After a failed look-up."""
