@@ -161,7 +161,8 @@ class KeptDocument:
         try:
             return site_document.load(self._content) if self._content else {}
         except ValueError as error:
-            logger.warning("%s: is replaced, because its content is damaged: %s", self.path, error)
+            words = "its content is damaged, so the next good answer of the cloud replaces it"
+            logger.warning("%s: %s: %s", self.path, words, error)
             return {}
 
     def _require_same_site(self, last: Document, new: Document) -> None:

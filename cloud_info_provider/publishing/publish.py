@@ -60,10 +60,11 @@ def retry(chosen: PublishSettings, *, site: str) -> None:
     kept = KeptDocument(chosen.output, shrink_hold=chosen.shrink_hold)
     try:
         with kept.opened():
-            if kept.site not in ("", site):
+            held = kept.site  # empty without a file, or with a damaged one
+            if held not in ("", site):
                 words = "%s: holds the information of %s, not of %s, so it is not uploaded"
-                logger.warning(words, chosen.output, kept.site, site)
-            elif name := kept.deliver(_store(chosen.target)):
+                logger.warning(words, chosen.output, held, site)
+            elif held and (name := kept.deliver(_store(chosen.target))):
                 logger.info("stored %s of an earlier run", name)
     except ApplianceError as error:
         logger.warning("%s", error)

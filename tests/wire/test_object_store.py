@@ -289,6 +289,19 @@ def test_failed_upload_is_retried_without_the_cloud(publishing: Publishing) -> N
     assert len(publishing.store.requests) == asked  # it is there
 
 
+def test_damaged_file_is_not_uploaded(
+    publishing: Publishing, caplog: pytest.LogCaptureFixture
+) -> None:
+    publishing.run()
+    stored = publishing.objects[NAME]
+    publishing.output.write_bytes(b"{]")
+    publish.retry(publishing.settings(), site=SITE)
+    assert publishing.objects == {NAME: stored}
+    assert caplog.text.count("information.json: its content is damaged, so the next good") == 1
+    publishing.run()
+    assert publishing.objects[NAME] == publishing.output.read_bytes() != stored
+
+
 def test_retry_without_success_is_logged(
     publishing: Publishing, caplog: pytest.LogCaptureFixture
 ) -> None:
