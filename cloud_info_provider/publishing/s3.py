@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _NOT_FOUND = 404
 _ITEM = re.compile(r"<Contents>(.*?)</Contents>", re.DOTALL)
 _NEXT = re.compile(r"<NextContinuationToken>([^<]*)</NextContinuationToken>")
+_CUT = re.compile(r"<IsTruncated>\s*true\s*<")
 _REGION = re.compile(r"<Region>([a-z0-9-]{1,50})</Region>")
 _CODE = re.compile(r"<Code>(\w{1,80})</Code>")
 
@@ -64,6 +65,9 @@ class S3Bucket:
                 words = f"answers {answer.status_code} to a listing, but with none"
                 raise Unavailable(self.place, words, CHECK_LOGS)
             found |= page
+            if more is None and _CUT.search(text):
+                words = f"lists only {len(found)} of its objects, and not how to read the others"
+                raise Unavailable(self.place, words, "use a store that answers list-type=2")
             if more is None:
                 return found
             if len(found) > MOST_OBJECTS:

@@ -48,9 +48,7 @@ class SwiftContainer:
             if (last := list(page)[-1]) <= marker or len(found) > MOST_OBJECTS:
                 words = f"its listing does not end after {len(found)} objects"
                 raise Unavailable(self.place, words, CHECK_LOGS)
-            marker = last
-            if len(page) < _PAGE:
-                break
+            marker = last  # a short page need not be the last one: stores have limits of their own
         return found
 
     def _page(self, marker: str) -> dict[str, str]:
