@@ -87,4 +87,5 @@ class ProviderAccount:
 def _identity(access: Access) -> tuple[object, ...]:
     """Return what two accounts have in common that are the same."""
     options: Mapping[str, str] = access.options
-    return (access.auth_type, access.auth_url, access.verify, *sorted(options.items()))
+    plain = (access.auth_type, access.auth_url, access.verify, access.certificate, access.interface)
+    return (*plain, *sorted(options.items()))

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -115,6 +116,19 @@ def test_all_programs_log_in_once(issuer: Issuer, keystone: openstack.Cloud) -> 
     wanted = {f"vo.{name}": MappingEntry(f"vo.{name}", name) for name in keystone.projects}
     assert len(projects.resolve(Cloud(access), wanted)) == len(wanted)
     assert issuer.requests == {DISCOVERY: 2, TOKEN: 2}  # another run
+
+
+@pytest.mark.parametrize(
+    "change", [{"certificate": ("/b.pem", "/b.key")}, {"interface": "internal"}]
+)
+def test_accounts_that_differ_beside_their_options_are_two(change: dict[str, Any]) -> None:
+    """A VO may have the same options as another one, and a client certificate of its own."""
+    access = Access("v3password", "https://k.example.org/v3", {}, certificate=("/a.pem", "/a.key"))
+    configuration = SimpleNamespace(account=LoginSettings(access))
+    account = ProviderAccount(cast("ProviderSettings", configuration))
+    first = account.cloud("").transport
+    assert account.cloud("", LoginSettings(replace(access))).transport is first
+    assert account.cloud("", LoginSettings(replace(access, **change))).transport is not first
 
 
 def test_a_dead_login_is_replaced_once(issuer: Issuer, keystone: openstack.Cloud) -> None:
