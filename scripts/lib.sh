@@ -117,8 +117,8 @@ make_environment() {
       uv pip install -q --python "$ENVS/$name/bin/python" --no-deps "${BUILD[@]}" "$@"; }
 }
 
-TEST_PACKAGES=(activemq bzip2 ca-certificates docker-registry glue-schema ldap-utils logrotate openssl
-  python3-ldap qemu-utils slapd strace systemd xz-utils zstd)
+TEST_PACKAGES=(activemq bzip2 ca-certificates docker-registry glue-schema ldap-utils logrotate nginx
+  openssl python3-ldap qemu-utils slapd strace systemd xz-utils zstd)
 
 # What tests of containers and of machines need: an engine's programs, both versions of Compose, the
 # images, and the root file system of a machine, made beside them. Only root can have an engine.

@@ -33,7 +33,7 @@ _ROWS = {
 _DEBIAN_PROGRAMS = frozenset(
     {
         "activemq", "bzip2", "docker", "docker-registry", "ip", "ldapmodify", "ldapsearch",
-        "logrotate", "mmdebstrap", "openssl", "qemu-img", "slapadd", "slapd", "strace",
+        "logrotate", "mmdebstrap", "nginx", "openssl", "qemu-img", "slapadd", "slapd", "strace",
         "systemd-analyze", "systemd-tmpfiles", "xz", "zstd",
     }
 )  # fmt: skip

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -40,12 +40,22 @@ cloudkeeper:
 """
 
 
+class FileServer(Protocol):
+    """A web server of files."""
+
+    def put(self, path: str, content: bytes, /) -> str:
+        """Serve ``content`` at ``path``; return the URL."""
+
+    def url(self, path: str, /) -> str:
+        """Return the URL of a path."""
+
+
 @dataclass
-class ImageSite:
-    """A frontend, its list, and a backend on a cloud of its own."""
+class ServedSite:
+    """A frontend, its list on a server of files, and a backend on a cloud of its own."""
 
     backend: BackendSite
-    web: ImageServer
+    web: FileServer
     authority: Authority
 
     @property
@@ -106,6 +116,13 @@ class ImageSite:
             ),
             key=lambda each: json.dumps(each[0], sort_keys=True),
         )
+
+
+@dataclass
+class ImageSite(ServedSite):
+    """A site whose server the tests can have misbehave."""
+
+    web: ImageServer
 
 
 def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
