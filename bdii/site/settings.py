@@ -114,6 +114,9 @@ def read(
         problems += error.problems
     if problems or site is None:
         raise ConfigurationError(sorted(problems))
+    if not pulls:
+        words = "names no BDII, so no cloud is published; write NAME ldap://HOST:PORT/BASE"
+        warnings += (Problem(urls, 0, "", words, is_fatal=False),)
     return replace(site, host=host, pulls=pulls, problems=skipped, timeout=timeout), warnings
 
 

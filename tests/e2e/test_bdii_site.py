@@ -295,6 +295,14 @@ def test_errors_are_reported_with_file_and_line(
         assert "Traceback" not in done.stderr
 
 
+def test_a_site_without_a_source_has_a_warning(tmp_path: Path) -> None:
+    above = site(tmp_path / "site", "# all sources are gone\n")
+    once = above.once("--check-config")
+    assert once.returncode == 0
+    words = "urls.conf: names no BDII, so no cloud is published; write NAME ldap://HOST:PORT/BASE"
+    assert words in once.stderr
+
+
 def test_the_record_of_a_wrong_configuration_is_that_of_the_level(tmp_path: Path) -> None:
     """F-S2: the record of the last good cycle stayed in place."""
     for name, made in (
