@@ -72,7 +72,8 @@ def test_services_and_jobs_run_under_systemd(tmp_path: Path) -> None:
         _check_a_kill(machine)
         _check_that_slapd_outlives(machine)
         _check_a_wrong_configuration(machine)
-        machine.run("systemctl", "stop", "bdii", "cloudkeeper-os")
+        # systemctl waits for the units that it is given, not for those that stop with them
+        machine.run("systemctl", "stop", "bdii", "cloudbdii", "cloudkeeper-os")
         assert machine.shell("pgrep -u fedcloud", expect=1).stdout == ""
 
 
