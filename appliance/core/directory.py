@@ -210,6 +210,16 @@ def read(
     return list(_entries(response))
 
 
+def why_silent(host: str, port: int, *, timeout: timedelta) -> str:
+    """Ask for the entry o=glue as clients do; return why there is no answer, empty if there is."""
+    try:
+        # "1.1" asks for no attributes (RFC 4511, 4.5.1.8)
+        read(host, port=port, base="o=glue", attributes=["1.1"], is_base_only=True, timeout=timeout)
+    except ApplianceError as error:
+        return error.cause
+    return ""
+
+
 def _import() -> tuple[Any, Any]:
     with warnings.catch_warnings():  # ldap3 uses names that pyasn1 has renamed
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -15,7 +15,7 @@ from appliance.admin import settings
 from appliance.admin.wait.polling import ServiceWatch, wait_until
 from appliance.core import directory, ldif
 from appliance.core.run import cli
-from appliance.core.run.errors import ApplianceError, ExitStatus, UsageError
+from appliance.core.run.errors import ExitStatus, UsageError
 
 PORT = 2170
 _PAUSE = 0.2
@@ -145,18 +145,8 @@ def wait_for(host: str, port: int, *, watch: ServiceWatch | None, timeout: int) 
 
 def _fault(host: str, port: int, watch: ServiceWatch | None) -> str:
     """Query once; return why there is no answer of the service, empty if there is one."""
-    try:
-        directory.read(
-            # "1.1" asks for no attributes (RFC 4511, 4.5.1.8): the entry o=glue is enough.
-            host,
-            port=port,
-            base="o=glue",
-            attributes=["1.1"],
-            is_base_only=True,
-            timeout=_ANSWER,
-        )
-    except ApplianceError as error:
-        return error.cause
+    if fault := directory.why_silent(host, port, timeout=_ANSWER):
+        return fault
     # passes_check() returns None if the engine does not answer; the answer counts then.
     return "another program answers there" if watch and watch.passes_check() is False else ""
 

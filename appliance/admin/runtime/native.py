@@ -23,7 +23,7 @@ from appliance.admin.inventory import Job
 from appliance.admin.runtime.engine import ServiceState
 from appliance.core import directory, files
 from appliance.core.run import place
-from appliance.core.run.errors import ApplianceError, Unavailable
+from appliance.core.run.errors import Unavailable
 from appliance.core.run.layout import Layout
 
 PROGRAMS = "/opt/fedcloud/current/bin"
@@ -162,18 +162,7 @@ def _bdii_amiss(service: str, layout: Layout) -> str:
         host, port = parts.hostname or host, parts.port or port
     except (OSError, ValueError):
         pass  # it has never started, or another account may not look: its usual place
-    try:
-        directory.read(
-            host,
-            port=port,
-            base="o=glue",
-            attributes=["1.1"],
-            is_base_only=True,
-            timeout=_ANSWER,
-        )
-    except ApplianceError as error:
-        return error.cause
-    return ""
+    return directory.why_silent(host, port, timeout=_ANSWER)
 
 
 def logs(services: Sequence[str], *, lines: int, follow: bool) -> int:
