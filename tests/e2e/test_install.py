@@ -498,6 +498,24 @@ def test_an_upgrade_keeps_what_runs(made: Path, root: Path) -> None:
     assert install(older(made), root).stdout.startswith("Nothing to change")
 
 
+def test_an_upgrade_keeps_a_table_that_not_every_host_has(made: Path, root: Path) -> None:
+    """R12: the active table keeps the site's minutes, and no second, idle one comes beside it."""
+    install(newer(made), root)
+    activate(root)
+    idle, active = (
+        root / place / "cloud-info-json" for place in ("etc/fedcloud/cron.d", "etc/cron.d")
+    )
+    active.write_text(idle.read_text().replace("4,34 *", "9,39 *"))
+    idle.unlink()
+    shown = install(older(made), root)
+    assert shown.returncode == 0, shown.stderr
+    assert "\n9,39 * * * * root " in active.read_text()
+    assert not idle.exists()
+    assert (root / "etc/fedcloud/cron.d/cloud-info").exists()
+    assert not (root / "etc/cron.d/cloud-info").exists()
+    assert install(older(made), root).stdout.startswith("Nothing to change")
+
+
 def test_a_table_of_an_earlier_release_goes_on_to_count(made: Path, root: Path) -> None:
     """F-H14: what ran before the first installation runs after it, and no other job with it."""
     table = root / "etc/cron.d/caso"

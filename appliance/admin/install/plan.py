@@ -100,6 +100,8 @@ def files(
 
 _OURS = ("etc/fedcloud/networks/", "etc/logrotate.d/", "etc/tmpfiles.d/")
 """Folders of ``etc`` whose files are programs: a site extends them by files of its own."""
+_OPTIONAL_TABLES = "etc/fedcloud/cron.d/"
+"""Tables of cron for jobs that not every host starts."""
 _URLS = "/etc/sitebdii/site-urls.conf"
 _NATIVE_URLS = ((b"ldap://cloudbdii:2170/", b"ldap://localhost:2171/"),)
 
@@ -123,6 +125,8 @@ def _with_containers(bundle: Path, is_active: Callable[[str], bool]) -> Iterator
     top = bundle / "files"
     for source in _below(top / "etc"):
         name = source.relative_to(top).as_posix()
+        if name.startswith(_OPTIONAL_TABLES):
+            continue
         if name.startswith(_OURS):
             yield File(source, f"/{name}", Kind.PROGRAM, 0o644)
             continue
@@ -133,7 +137,7 @@ def _with_containers(bundle: Path, is_active: Callable[[str], bool]) -> Iterator
         )
         mode, group = (0o644, ROOT) if is_public else (0o640, account.ID)
         yield File(source, f"/{name}", Kind.CONFIGURATION, mode, group)
-    for source in _below(top / "cron.d"):
+    for source in (*_below(top / "cron.d"), *_below(top / _OPTIONAL_TABLES)):
         place = ACTIVE_TABLES if is_active(source.name) else IDLE_TABLES
         yield File(source, f"{place}{source.name}", Kind.CONFIGURATION, 0o644)
     for folder, target, mode in (
