@@ -25,10 +25,10 @@ from appliance.core.run.record import RunRecord
 from caso.batch import Recovered, Staging
 from caso.checkpoint import BEGINNING, Checkpoints
 from caso.extract.project import OVERLAP, ProjectTally, Shared, extract
-from caso.months import ExtractionWindow
+from caso.kinds import cloud as wire
+from caso.kinds.months import ExtractionWindow
 from caso.selection import Selected, select
 from caso.settings import CasoConfiguration
-from caso.wire import cloud as wire
 
 logger = logging.getLogger(__name__)
 

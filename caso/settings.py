@@ -26,7 +26,7 @@ from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from caso import ignored
 from caso.extract.nova import BENCHMARK_TYPE, BENCHMARK_VALUE, Names
-from caso.text import LONGEST
+from caso.kinds.text import LONGEST
 
 _SPOOL = "/var/spool/caso"
 _OUTPUT = "/var/spool/apel/outgoing/openstack"
@@ -257,7 +257,7 @@ def _overlay_flags(read: Document, arguments: argparse.Namespace) -> None:
 
 
 def _name(settings: Settings, option: str, value: str) -> str:
-    # The rules of `caso.validation`: one such name would put every record into quarantine.
+    # The rules of `caso.kinds.cloud`: one such name would put every record into quarantine.
     is_plain = value.isascii() and value.isprintable() and "%%" not in value
     if value and (not is_plain or len(value) > LONGEST or value.lower() in ("none", "null")):
         settings.error(

@@ -13,7 +13,7 @@
     image        the URL of an endorsed image, otherwise the image's id; none for a server booted
                  from a volume.
     public IPs   the number of addresses of type ``floating``.
-    names        cleaned by `caso.text.fit`.
+    names        cleaned by `caso.kinds.text.fit`.
 
 All times are UTC, whatever the host's time zone. A server that was never launched has used nothing
 and has no record; cASO accounts one second for it. A server that was still being built at the last
@@ -30,9 +30,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from appliance.core import clock
-from caso.months import Cut, ExtractionWindow, cuts
-from caso.records import Benchmark, CloudRecord, ServerStatus
-from caso.text import fit
+from caso.kinds.cloud import Benchmark, CloudRecord, ServerStatus
+from caso.kinds.months import Cut, ExtractionWindow, cuts
+from caso.kinds.text import fit
 
 Server = dict[str, Any]
 

@@ -19,15 +19,15 @@ from appliance.core.cloud.image import ImageProperties
 from appliance.core.cloud.session import Cloud
 from appliance.core.run.errors import LocalFailure, Unavailable
 from appliance.core.run.log import Once
-from caso import quarantine, validation
+from caso import quarantine
 from caso.batch import Batch
 from caso.checkpoint import BEGINNING
 from caso.extract.nova import NotUnderstood, ProjectContext, records
-from caso.months import ExtractionWindow
-from caso.records import CloudRecord
+from caso.kinds import cloud as wire
+from caso.kinds.cloud import CloudRecord
+from caso.kinds.months import ExtractionWindow
 from caso.selection import Selected
 from caso.settings import CasoConfiguration
-from caso.wire import cloud as wire
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def extract(
                 made += 1
                 _add(record, tally, shared.configuration, batch)
         except (NotUnderstood, ArithmeticError) as error:
-            # The latter: figures too large to compute with, in `validation` or `caso.wire`.
+            # The latter: figures too large to compute with, in `caso.kinds.cloud`.
             reason = str(error)
             if isinstance(error, ArithmeticError):
                 reason = f"its figures cannot be computed: {error}"
@@ -154,7 +154,7 @@ def _add(
     # Without a version records are discarded, but a dry run checks them all the same.
     text = wire.render(record, version=configuration.version or wire.VERSIONS[0])
     month = record.measured
-    if found := validation.faults(record, now=clock.now()):
+    if found := wire.faults(record, now=clock.now()):
         _refuse(
             f"{record.vm_uuid}-{month:%Y%m}", "; ".join(found), text, tally, configuration, batch
         )

@@ -6,8 +6,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from caso.records import CloudRecord
-from caso.wire import cloud
+from caso.kinds import cloud
+from caso.kinds.cloud import CloudRecord
 from tests.wire.test_cloud import FULL, SPARE
 
 PEER = Path(sys.prefix).parent / "peer/bin/python"

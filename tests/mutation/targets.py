@@ -56,7 +56,7 @@ TARGETS = {
         ),
     ),
     "records": Target(
-        ("caso/months.py", "caso/records.py"),
+        ("caso/kinds/months.py", "caso/kinds/cloud.py"),
         (
             "tests/unit/test_months.py",
             "tests/unit/test_records.py",

@@ -12,7 +12,7 @@ from dirq.QueueSimple import QueueSimple
 
 from caso.batch import Staging
 from caso.checkpoint import Checkpoints
-from caso.wire import cloud as wire
+from caso.kinds import cloud as wire
 from tests import foreign
 
 OCTOBER, NOVEMBER = datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 1, tzinfo=UTC)

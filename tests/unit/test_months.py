@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from caso.months import Cut, ExtractionWindow, cuts
+from caso.kinds.months import Cut, ExtractionWindow, cuts
 
 
 def at(text: str) -> datetime:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from caso.extract.nova import Names, NotUnderstood, ProjectContext, records
-from caso.months import ExtractionWindow
-from caso.records import Benchmark, CloudRecord, ServerStatus
-from caso.wire import cloud as wire
+from caso.kinds import cloud as wire
+from caso.kinds.cloud import Benchmark, CloudRecord, ServerStatus
+from caso.kinds.months import ExtractionWindow
 
 NOVEMBER = ExtractionWindow(
     datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 22, 9, tzinfo=UTC)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from caso.records import CloudRecord, ServerStatus
+from caso.kinds.cloud import CloudRecord, ServerStatus
 
 START = datetime(2026, 10, 31, 23, 0, tzinfo=UTC)
 END = datetime(2026, 11, 1, 2, 0, tzinfo=UTC)

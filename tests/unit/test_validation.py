@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caso.records import Benchmark, CloudRecord, ServerStatus
-from caso.text import fit
-from caso.validation import faults
+from caso.kinds.cloud import Benchmark, CloudRecord, ServerStatus, faults
+from caso.kinds.text import fit
 
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
 GOOD = CloudRecord(

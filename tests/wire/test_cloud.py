@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from caso.records import Benchmark, CloudRecord, ServerStatus
-from caso.wire import cloud
+from caso.kinds import cloud
+from caso.kinds.cloud import Benchmark, CloudRecord, ServerStatus
 
 GOLDEN = Path(__file__).parent / "cloud"
 START = datetime(2026, 11, 22, 8, 13, 55, tzinfo=UTC)

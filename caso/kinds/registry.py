@@ -1,0 +1,11 @@
+"""The kinds of usage records, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from caso.kinds import cloud
+from caso.kinds.kind import RecordKind
+
+KINDS: Mapping[str, RecordKind[Any]] = {kind.name: kind for kind in (cloud.kind(),)}
