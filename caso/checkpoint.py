@@ -15,16 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from appliance.core import files
 from appliance.core.lastrun import read
 from appliance.core.run import place
 from appliance.core.run.errors import LocalFailure
-
-BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-"""The start of the first window of a project, unless ``--since`` sets a later one."""
 
 _MODE = 0o644  # as cASO writes them
 

@@ -46,6 +46,7 @@ IGNORED: Mapping[str, tuple[str, ...]] = {
         *["application_credential_name", "application_credential_secret"],
     ),
     "accelerator": ("type_key", "vendor_key", "model_key", "number_key"),
+    "ssm": ("output_path", "max_size"),
     "logstash": ("host", "port"),
     "prometheus": (
         *["prometheus_endpoint", "prometheus_metric_name", "vm_uuid_label_name", "labels"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,33 +25,20 @@ from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from caso import ignored
-from caso.extract.nova import BENCHMARK_TYPE, BENCHMARK_VALUE, Names
 from caso.kinds.text import LONGEST
+from caso.messengers.messenger import Messenger
+from caso.messengers.registry import MESSENGERS
+from caso.sources import registry as sources
+from caso.sources.source import BENCHMARK_TYPE, BENCHMARK_VALUE, Names
 
 _SPOOL = "/var/spool/caso"
-_OUTPUT = "/var/spool/apel/outgoing/openstack"
 # cASO 1 had its files directly in /etc.
 _MAPPINGS = ("/etc/caso/voms.json", "/etc/voms.json")
 _FILES = ("/etc/caso/caso.conf", "/etc/caso.conf")
 _NO_PROJECTS = "PROJECT-NAMES"  # the placeholder in the shipped file
 _NOTHING = "not in this version, ignored"
 
-_MESSENGERS: Mapping[str, str | None] = {
-    "noop": None,
-    "ssm": "0.4",
-    "ssmv4": "0.4",
-    "ssmv2": "0.2",
-    # Before 1.4.2, messengers were configured by the names of their classes.
-    "caso.messenger.noop.NoopMessenger": None,
-    "caso.messenger.ssm.SSMMessenger": "0.4",
-    "caso.messenger.ssm.SSMMessengerV04": "0.4",
-    "caso.messenger.ssm.SSMMessengerV02": "0.2",
-    "caso.messenger.ssm.SsmMessager": "0.2",
-}
-"""The version of the cloud records of each messenger; its names in all releases of cASO."""
 _OTHER_MESSENGERS = ("logstash", "greendigit_cim", "caso.messenger.logstash.LogstashMessenger")
-_OTHER_RECORDS = ("ip", "accelerator", "storage", "energy")
-_EXTRACTORS = ("nova",)
 _OTHER_EXTRACTORS = ("cinder", "neutron", "prometheus", "ceilometer")
 
 
@@ -77,12 +64,9 @@ class CasoConfiguration:
     spool: Path
     """Directory of the checkpoints and the quarantine."""
     lock: Path
-    output: Path
-    """The spool of messages."""
-    max_size: int
-    """Records in one message."""
-    version: str | None
-    """Version of the cloud records to send; None to discard them."""
+    sources: tuple[str, ...]
+    """Names of the services to account."""
+    messengers: tuple[Messenger, ...]
     period: Period
     since: datetime | None
     """Start of the first window of a project without a checkpoint; None for the beginning."""
@@ -179,7 +163,6 @@ def _configuration(
             aliases=[("DEFAULT", "benchmark_value_key")],
         ),
     )
-    _extractors(settings)
     if entry := settings.where("accelerator", "number_key") or settings.where(
         "accelerator", "type_key"
     ):
@@ -200,9 +183,8 @@ def _configuration(
             default=Path(os.environ.get("CASO_LOCK_PATH") or spool),
             is_directory=True,
         ),
-        output=settings.path("ssm", "output_path", default=layout.path(_OUTPUT), is_directory=True),
-        max_size=settings.integer("ssm", "max_size", default=100, minimum=1),
-        version=_version(settings),
+        sources=_sources(settings),
+        messengers=_messengers(settings, layout),
         period=_period(settings),
         since=since,
         parallel=settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),
@@ -278,20 +260,22 @@ def _projects(settings: Settings) -> tuple[str, ...]:
     return found
 
 
-def _extractors(settings: Settings) -> None:
-    chosen = settings.words("DEFAULT", "extractor", default=_EXTRACTORS)
+def _sources(settings: Settings) -> tuple[str, ...]:
+    chosen = settings.words("DEFAULT", "extractor", default=sources.NAMES)
     for name in chosen:
         if name in _OTHER_EXTRACTORS:
             settings.warn("DEFAULT", "extractor", f"{name}: {_NOTHING}")
-        elif name not in _EXTRACTORS:
+        elif name not in sources.NAMES:
             settings.error("DEFAULT", "extractor", f"{name!r} is not an extractor; write nova")
-    if not set(chosen) & set(_EXTRACTORS):
+    known = tuple(name for name in sources.NAMES if name in chosen)
+    if not known:
         settings.error("DEFAULT", "extractor", "none of these is in this version; write nova")
+    return known
 
 
-def _version(settings: Settings) -> str | None:
+def _messengers(settings: Settings, layout: Layout) -> tuple[Messenger, ...]:
     chosen = settings.words("DEFAULT", "messengers", default=("noop",))
-    known = [name for name in chosen if name in _MESSENGERS]
+    known = [name for name in chosen if name in MESSENGERS]
     for name in chosen:
         if name in _OTHER_MESSENGERS:
             settings.warn("DEFAULT", "messengers", f"{name}: {_NOTHING}")
@@ -301,32 +285,18 @@ def _version(settings: Settings) -> str | None:
             )
     if not known:
         settings.error("DEFAULT", "messengers", "none of these is in this version; write ssm")
-    for name in known:
-        if name not in ("ssm", "noop") and _MESSENGERS[name] == _MESSENGERS["ssm"]:
-            settings.deprecate("DEFAULT", "messengers", f"{name}: write ssm")
-    versions = {version for name in known if (version := _MESSENGERS[name])}
-    for name in sorted({"ssm", "ssmv4"} & set(known)):
-        _record_types(settings, f"messenger_{name}")
-    if known and not versions:
+    # Without a known one, the options of the one to write are checked.
+    read = [MESSENGERS[name](settings, layout, name) for name in known or ("ssm",)]
+    sending = [messenger for messenger in read if messenger.name != "noop"]
+    if known and not sending:
         settings.warn(
             "DEFAULT",
             "messengers",
             "noop: records are discarded, and not extracted again; write ssm",
         )
     # With ssm and ssmv2 together cASO sends each record in both forms, and one replaces the other.
-    return max(versions, default=None)
-
-
-def _record_types(settings: Settings, section: str) -> None:
-    """Check that cloud records are sent: a run that sends none would still move checkpoints."""
-    chosen = settings.words(section, "record_types", default=("cloud",))
-    for word in chosen:
-        if word in _OTHER_RECORDS:
-            settings.warn(section, "record_types", f"{word}: {_NOTHING}")
-        elif word != "cloud":
-            settings.error(section, "record_types", f"{word!r} is not a record type; write cloud")
-    if chosen and "cloud" not in chosen:
-        settings.error(section, "record_types", "none of these is in this version; add cloud")
+    newest = {one.name: one for one in sorted(sending, key=lambda one: one.describe())}
+    return tuple(newest.values()) or tuple(read[:1])
 
 
 def _period(settings: Settings) -> Period:

@@ -58,7 +58,7 @@ def open_to_all() -> Iterator[Path]:
 
 
 def as_nobody(
-    code: str, *, modules: str = "appliance.core.files, caso.batch, bdii.service.state"
+    code: str, *, modules: str = "appliance.core.files, caso.messengers.batch, bdii.service.state"
 ) -> str:
     """Run Python code, our modules at hand, as a user who owns nothing; return its output."""
     modules = f"import {modules}\n"  # before the checkout may be closed to us

@@ -7,7 +7,6 @@ import argparse
 from appliance.core import clock, lastrun
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus
-from caso.batch import Staging
 from caso.checkpoint import Checkpoints
 from caso.cmds import mapping_migrate, projects, startup
 
@@ -39,13 +38,13 @@ def _show_checkpoints(arguments: argparse.Namespace) -> ExitStatus:
         if moment is not None:
             end = moment.isoformat(sep=" ", timespec="seconds")
             print(f"{path.name}: accounted up to {end}, {at - moment.replace(microsecond=0)} ago")
-    staging = Staging(configuration.output, checkpoints)
-    for line in staging.unusable():
-        print(line)
-        status = ExitStatus.PARTLY
-    for project in staging.pending():
-        print(f"{project}: a batch waits; the next caso-extract moves it to the spool")
-        status = ExitStatus.PARTLY
+    for messenger in [one.open(checkpoints) for one in configuration.messengers]:
+        for line in messenger.unusable():
+            print(line)
+            status = ExitStatus.PARTLY
+        for project in messenger.pending():
+            print(f"{project}: a batch waits; the next caso-extract moves it to the spool")
+            status = ExitStatus.PARTLY
     return status
 
 

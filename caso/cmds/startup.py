@@ -91,10 +91,6 @@ def configure(arguments: argparse.Namespace) -> CasoConfiguration:
 def report_check(configuration: CasoConfiguration) -> ExitStatus:
     """Print the report of ``--check-config`` on a configuration without faults."""
     access = configuration.access
-    records = (
-        f"cloud v{configuration.version}, {configuration.max_size} a message,"
-        f" to {configuration.output}"
-    )
     rows = {
         "files": ", ".join(map(str, configuration.paths)),
         "site": f"{configuration.names.site}, service {configuration.names.service}",
@@ -104,7 +100,7 @@ def report_check(configuration: CasoConfiguration) -> ExitStatus:
         f" then {configuration.mapping.path} ({len(configuration.mapping.entries)} projects)",
         "keystone": f"{access.auth_url} as {access.account} ({access.auth_type})"
         + (f", region {access.region}" if access.region else ""),
-        "records": records if configuration.version else "discarded (noop)",
+        "records": "; ".join(messenger.describe() for messenger in configuration.messengers),
         "state": str(configuration.spool),
     }
     print("configuration is good")

@@ -241,11 +241,18 @@ def check(record: CloudRecord, now: datetime) -> Checked[CloudRecord]:
     return Checked(record, faults=tuple(faults(record, now=now)))
 
 
+def describe(wall: int) -> str:
+    """Return a sum of wall seconds for people."""
+    return f"{wall / 3600:.1f} h of wall time since the servers' creation"
+
+
 def kind(version: str = "0.4") -> RecordKind[CloudRecord]:
     """Return the kind with the wire form of a version."""
     return RecordKind(
         name="cloud",
+        title=f"cloud v{version}",
         things="servers",
+        describe=describe,
         check=check,
         fields=partial(fields, version=version),
         render=partial(render, version=version),

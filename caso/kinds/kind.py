@@ -49,8 +49,12 @@ class RecordKind(Generic[R]):
 
     name: str
     """Its name in the option ``record_types``, as in cASO."""
+    title: str
+    """Its name and version, for people."""
     things: str
     """What it counts, in the plural: servers."""
+    describe: Callable[[int], str]
+    """Returns the sum of records' amounts for people, with its unit."""
     check: Callable[[R, datetime], Checked[R]]
     """Takes a record and the present time."""
     fields: Callable[[R], Mapping[str, object]]

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 SECOND = timedelta(seconds=1)
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+"""The start of the first window of a project, unless ``--since`` sets a later one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def cuts(born: datetime, died: datetime | None, window: ExtractionWindow) -> Ite
     last = max(
         born, (died if died is not None and has_ended else window.end).replace(microsecond=0)
     )
-    month = _first_moment(min(max(born, window.start), last))
+    month = first_moment(min(max(born, window.start), last))
     while month <= last:
         following = _next_month(month)
         # The end of a month is in it up to 23:59:59, so a life that ends at 00:00:00 goes on.
@@ -74,10 +76,11 @@ def cuts(born: datetime, died: datetime | None, window: ExtractionWindow) -> Ite
         month = following
 
 
-def _first_moment(moment: datetime) -> datetime:
+def first_moment(moment: datetime) -> datetime:
+    """Return the first moment of a month."""
     return moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def _next_month(month: datetime) -> datetime:
     # 32 days after the first of a month is always in the next one.
-    return _first_moment(month + timedelta(days=32))
+    return first_moment(month + timedelta(days=32))

@@ -15,7 +15,7 @@ RUN = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from caso.batch import Staging
+from caso.messengers.batch import Staging
 from caso.checkpoint import Checkpoints
 
 root = Path(sys.argv[1])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.core import clock
+from caso.messengers.ssm import SSM
 from tests.unit.test_caso_settings import LOGIN, V1, V5, load
 
 PEER = Path(sys.prefix).parent / "peer/bin/python"
@@ -78,6 +79,8 @@ def test_the_peer_reads_the_same(text: str, flags: list[str], tmp_path: Path) ->
         check=True,
     )
     peer: dict[str, Any] = json.loads(shown.stdout)
+    (messenger,) = read.messengers
+    assert isinstance(messenger, SSM)
     ours = {
         "site": read.names.site,
         "service": read.names.service,
@@ -86,8 +89,8 @@ def test_the_peer_reads_the_same(text: str, flags: list[str], tmp_path: Path) ->
         "region": read.access.region,
         "spool": str(read.spool).removeprefix(str(tmp_path)),
         "lock": str(read.lock).removeprefix(str(tmp_path)),
-        "output": str(read.output).removeprefix(str(tmp_path)),
-        "size": read.max_size,
+        "output": str(messenger.outputs["cloud"]).removeprefix(str(tmp_path)),
+        "size": messenger.max_size,
         "benchmark": [read.names.benchmark_type, read.names.benchmark_value],
         "dry": read.is_dry_run,
         "mapping": str(read.mapping.path).removeprefix(str(tmp_path)),

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from dirq.QueueSimple import QueueSimple
 
-from caso.batch import Staging
 from caso.checkpoint import Checkpoints
 from caso.kinds import cloud as wire
+from caso.messengers.batch import Staging
 from tests import foreign
 
 OCTOBER, NOVEMBER = datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 1, tzinfo=UTC)
@@ -198,8 +198,8 @@ def test_a_directory_of_root_stops_one_project(site: Site) -> None:
         for path in (root / "spool", area.path.parent, area.path, root):
             path.chmod(0o777)
         code = (
-            "from pathlib import Path; from caso.batch import Staging; from caso.checkpoint "
-            "import Checkpoints\n"
+            "from pathlib import Path; from caso.messengers.batch import Staging\n"
+            "from caso.checkpoint import Checkpoints\n"
             f"found = Staging(Path({str(root / 'spool')!r}), "
             f"Checkpoints(Path({str(root / 'state')!r}))).recover()\n"
             "print(found.stuck); print(sorted(map(str, found.foreign)))"

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from caso.batch import Staging
 from caso.checkpoint import Checkpoints
 from caso.cmds import control
+from caso.messengers.batch import Staging
 from tests import foreign
 
 CONFIG = """\
 [DEFAULT]
 site_name = TEST
+messengers = ssm
 spooldir = {0}/caso
 projects = ops
 [keystone_auth]

@@ -19,6 +19,7 @@ from appliance.core.run.errors import ConfigurationError, ExitStatus
 from appliance.core.run.layout import Layout
 from caso import settings
 from caso.cmds import startup
+from caso.messengers.ssm import SSM
 from caso.settings import CasoConfiguration
 
 ACCOUNT = (
@@ -122,9 +123,12 @@ def test_a_file_of_caso_1(tmp_path: Path) -> None:
     assert read.projects == ("ops", "fedcloud")
     assert (read.names.site, read.names.service) == ("EXAMPLE-SITE", "EXAMPLE-SITE")
     assert (read.names.benchmark_type, read.names.benchmark_value) == ("my:type", "my:value")
-    assert read.version == "0.4"
+    (messenger,) = read.messengers
+    assert isinstance(messenger, SSM)
+    assert [kind.title for kind in messenger.kinds] == ["cloud v0.4"]
     assert [entry.vo for entry in read.mapping.entries] == ["ops"]
-    assert (read.spool, read.output) == (tmp_path / "var/spool/caso", tmp_path / "outgoing")
+    assert read.spool == tmp_path / "var/spool/caso"
+    assert messenger.outputs == {"cloud": tmp_path / "outgoing"}
     assert read.access.options == {
         "auth_url": "https://keystone.example.org:5000/v3",
         "username": "caso",
@@ -141,8 +145,10 @@ def test_a_file_of_caso_5(tmp_path: Path) -> None:
     assert (read.tag, read.vo_properties) == ("account", ("accounting:egi.VO",))
     assert read.names.service == "EXAMPLE-SITE-2"
     assert (read.spool, read.lock) == (tmp_path / "spool", tmp_path / "spool/lock")
-    assert read.output == tmp_path / "var/spool/apel/outgoing/openstack"
-    assert read.max_size == 10
+    (messenger,) = read.messengers
+    assert isinstance(messenger, SSM)
+    assert messenger.outputs == {"cloud": tmp_path / "var/spool/apel/outgoing/openstack"}
+    assert messenger.max_size == 10
     assert read.is_dry_run
     assert read.access.is_bound
     assert read.access.auth_url == "https://keystone.example.org:5000/v3"
@@ -168,7 +174,9 @@ def test_a_file_of_caso_5(tmp_path: Path) -> None:
 )
 def test_messengers(messengers: str, version: str | None, warnings: int, tmp_path: Path) -> None:
     read = load(tmp_path, f"[DEFAULT]\nsite_name = S\nmessengers = {messengers}\n{LOGIN}")
-    assert read.version == version
+    (messenger,) = read.messengers
+    kinds = [kind.title for kind in messenger.kinds if messenger.name == "ssm"]
+    assert kinds == ([f"cloud v{version}"] if version else [])
     assert len(read.warnings) == warnings
 
 
@@ -194,7 +202,8 @@ def test_a_run_that_would_send_nothing_is_refused(
         f"[messenger_ssm] record_types: {words}" in line
         for words, line in zip(reported, shown, strict=True)
     )
-    assert load(tmp_path, text.replace("= ssm", "= noop")).version is None
+    (messenger,) = load(tmp_path, text.replace("= ssm", "= noop")).messengers
+    assert messenger.name == "noop"
 
 
 def test_several_properties_may_hold_the_vo(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from caso.extract.nova import Names, NotUnderstood, ProjectContext, records
 from caso.kinds import cloud as wire
 from caso.kinds.cloud import Benchmark, CloudRecord, ServerStatus
 from caso.kinds.months import ExtractionWindow
+from caso.sources.server import NotUnderstood, records
+from caso.sources.source import Names, ProjectContext
 
 NOVEMBER = ExtractionWindow(
     datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 22, 9, tzinfo=UTC)

@@ -24,8 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,6 +32,7 @@ from appliance.core import clock
 from caso.kinds.cloud import Benchmark, CloudRecord, ServerStatus
 from caso.kinds.months import Cut, ExtractionWindow, cuts
 from caso.kinds.text import fit
+from caso.sources.source import ProjectContext
 
 Server = dict[str, Any]
 
@@ -41,9 +41,6 @@ LONGEST_BUILD = timedelta(days=1)
 
 ``launched_at`` of an older one shows a rebuild or a resize, and was accounted before.
 """
-
-BENCHMARK_TYPE = "accounting:benchmark_type"
-BENCHMARK_VALUE = "accounting:benchmark_value"
 
 # States of Nova in which a server lives, or did until after the window's end.
 _LIVING = (
@@ -67,28 +64,6 @@ _STATUS = {
     "STOPPED": ServerStatus.STOPPED,
     **dict.fromkeys(_LIVING, ServerStatus.STARTED),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """The site and service as in GOCDB, and the flavor properties that hold the benchmark."""
-
-    site: str
-    service: str
-    benchmark_type: str = BENCHMARK_TYPE
-    benchmark_value: str = BENCHMARK_VALUE
-
-
-@dataclass(frozen=True, slots=True)
-class ProjectContext:
-    """The VO of a project's records, and lookups of values that Nova does not return."""
-
-    vo: str
-    names: Names
-    user_name: Callable[[str], str | None]
-    image: Callable[[str], str]
-    warn: Callable[[str], None]
-    """Takes a line for the log."""
 
 
 class NotUnderstood(Exception):

@@ -35,7 +35,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -43,6 +42,7 @@ from appliance.core import files
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.spool import Spool
 from caso.checkpoint import Checkpoints
+from caso.messengers.messenger import Recovered
 
 logger = logging.getLogger(__name__)
 
@@ -106,17 +106,6 @@ class Batch:
             path = self._new / f"{month:%Y%m}-{self.messages:07d}"
             files.write_new(path, self._compose(records), mode=_MODE)
             self.messages += 1
-
-
-@dataclass(slots=True)
-class Recovered:
-    """The result of finishing the batches of earlier runs."""
-
-    messages: int = 0
-    """Messages moved to the spool."""
-    stuck: dict[str, ApplianceError] = field(default_factory=dict)
-    """Failures by project: it cannot be accounted until an administrator has helped."""
-    foreign: list[ApplianceError] = field(default_factory=list)
 
 
 class Staging:

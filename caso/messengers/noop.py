@@ -1,0 +1,72 @@
+"""The messenger that discards records. Checkpoints move all the same, as in cASO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.core.config.settings import Settings
+from appliance.core.run.errors import ApplianceError
+from appliance.core.run.layout import Layout
+from caso.checkpoint import Checkpoints
+from caso.kinds.kind import RecordKind, UsageRecord
+from caso.kinds.registry import KINDS
+from caso.messengers.messenger import Recovered
+
+# Before 1.4.2, messengers were configured by the names of their classes.
+NAMES = ("noop", "caso.messenger.noop.NoopMessenger")
+
+
+def read(_settings: Settings, _layout: Layout, _name: str) -> Noop:
+    """Return the messenger; it has no options."""
+    return Noop()
+
+
+@dataclass(frozen=True, slots=True)
+class Noop:
+    """The messenger ``noop``."""
+
+    name: str = "noop"
+    kinds: tuple[RecordKind[Any], ...] = tuple(KINDS.values())
+
+    def open(self, checkpoints: Checkpoints) -> _OpenNoop:
+        """Return the messenger for a run."""
+        return _OpenNoop(self.kinds, checkpoints)
+
+    def describe(self) -> str:
+        """Return what becomes of records."""
+        return "discarded (noop)"
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenNoop:
+    kinds: tuple[RecordKind[Any], ...]
+    checkpoints: Checkpoints
+
+    def begin(self, project_id: str, kind: RecordKind[Any]) -> _NoOutbox:  # noqa: ARG002
+        return _NoOutbox(self.checkpoints)
+
+    def recover(self) -> Recovered:
+        return Recovered()
+
+    def pending(self) -> list[str]:
+        return []
+
+    def unusable(self) -> Sequence[ApplianceError]:
+        return ()
+
+
+@dataclass(slots=True)
+class _NoOutbox:
+    checkpoints: Checkpoints
+    messages: int = 0
+
+    def add(self, record: UsageRecord) -> None:
+        pass
+
+    def commit(self, checkpoints: Mapping[str, str]) -> None:
+        self.checkpoints.write(checkpoints)
+
+    def discard(self) -> None:
+        pass

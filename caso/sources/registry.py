@@ -1,0 +1,15 @@
+"""The sources of usage, by name: each is a module of this folder, with its ``SOURCE``."""
+
+from __future__ import annotations
+
+import importlib
+
+from caso.sources.source import Source
+
+NAMES = ("nova",)
+
+
+def source(name: str) -> Source:
+    """Return a source; this loads the OpenStack clients."""
+    found: Source = importlib.import_module(f"caso.sources.{name}").SOURCE
+    return found

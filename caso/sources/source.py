@@ -1,0 +1,78 @@
+"""A source of usage: one service of the cloud, whose answers become records.
+
+Each source is one file of this folder; `caso.sources.registry` lists them. A source reads pages as
+they come, and does not hold what it has given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from caso.kinds.kind import UsageRecord
+from caso.kinds.months import ExtractionWindow
+
+if TYPE_CHECKING:  # it loads the OpenStack clients, which reading the settings does not need
+    from appliance.core.cloud.session import Scope
+
+BENCHMARK_TYPE = "accounting:benchmark_type"
+BENCHMARK_VALUE = "accounting:benchmark_value"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The site and service as in GOCDB, and the flavor properties that hold the benchmark."""
+
+    site: str
+    service: str
+    benchmark_type: str = BENCHMARK_TYPE
+    benchmark_value: str = BENCHMARK_VALUE
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectContext:
+    """The VO of a project's records, and lookups of values that a listing does not return."""
+
+    vo: str
+    names: Names
+    user_name: Callable[[str], str | None]
+    image: Callable[[str], str]
+    warn: Callable[[str], None]
+    """Takes a line for the log."""
+    kinds: frozenset[str] = frozenset({"cloud"})
+    """The kinds of record that have a destination."""
+
+
+class Usage(NamedTuple):
+    """A record, and the name of its kind."""
+
+    kind: str
+    record: UsageRecord
+
+
+class Unaccountable(NamedTuple):
+    """A thing that cannot be accounted: its id, the reason, and the service's description of it."""
+
+    key: str
+    reason: str
+    text: str
+
+
+class Source(Protocol):
+    """A service of the cloud."""
+
+    name: str
+    """As in the option ``extractor``."""
+    kinds: tuple[str, ...]
+    """The kinds of record that it can give."""
+
+    def records(
+        self, scope: Scope, window: ExtractionWindow, context: ProjectContext
+    ) -> Iterator[Usage | Unaccountable]:
+        """Yield the records of a project, those of one thing one after another, oldest first.
+
+        Raises:
+            ApplianceError: the service does not answer, or not completely.
+
+        """
