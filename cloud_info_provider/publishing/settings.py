@@ -15,13 +15,13 @@ from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 
-from appliance.core import files, hosts, shrink
+from appliance.core import hosts, shrink
 from appliance.core.cloud import access
 from appliance.core.cloud.login import Access
-from appliance.core.config import document, yaml_file
+from appliance.core.config import document, secret_file, yaml_file
 from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings
-from appliance.core.run import log, place
+from appliance.core.run import log
 from appliance.core.run.errors import ConfigurationError, Problem, UsageError
 from appliance.core.run.layout import Layout
 from cloud_info_provider.publishing.s3 import S3Key
@@ -31,7 +31,6 @@ from cloud_info_provider.publishing.web import WebAddress
 _TIMEOUT = 60
 _BESIDE = (".state", ".lock")
 """Suffixes of the files beside the output (`cloud_info_provider.publishing.kept`)."""
-_LONGEST_SECRET = 8192
 _CONTAINER = re.compile(r"[^/\x00-\x1f]{1,128}")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 
@@ -156,12 +155,12 @@ def _with_secrets(read: Document) -> tuple[list[Problem], set[tuple[str, str]]]:
     found: set[tuple[str, str]] = set()
     for section, options in read.sections.items():
         for name, entry in [*options.items()]:
-            option = name.removesuffix("_file")
+            option = name.removesuffix(secret_file.SUFFIX)
             if section not in STORES or option == name:
                 continue
             try:
                 options[option] = Setting(_secret(entry.text), entry.path, entry.line)
-            except _BadSecret as error:
+            except secret_file.BadSecret as error:
                 where = f"{section}.{name}"
                 problems.append(Problem(entry.path, entry.line, where, str(error)))
                 options[option] = Setting("unreadable", entry.path, entry.line)
@@ -170,30 +169,13 @@ def _with_secrets(read: Document) -> tuple[list[Problem], set[tuple[str, str]]]:
     return problems, found
 
 
-class _BadSecret(Exception):
-    """A file of a secret cannot be used; the message says why, and what to do."""
-
-
 def _secret(text: str) -> str:
     path = Path(text)
-    if not path.is_absolute():
-        # not quoted: it may be the secret itself
-        raise _BadSecret("must be the absolute path of a file, which holds the secret")
-    try:
-        with files.open_regular(path, follow=True) as file:
-            mode = path.stat().st_mode & 0o777
-            content = file.read(_LONGEST_SECRET + 1)
-    except OSError as error:
-        unseen = place.unseen(path) if isinstance(error, FileNotFoundError) else ""
-        words = unseen or str(files.describe_unusable(path, error))
-        raise _BadSecret(words) from error
-    if mode & 0o077:
-        raise _BadSecret(f"{path} can be read by others (mode {mode:04o}); chmod 600 {path}")
-    first = content.decode(errors="replace").strip().partition("\n")[0].strip()
-    if not first or len(content) > _LONGEST_SECRET or not first.isprintable():
-        raise _BadSecret(f"{path} does not hold a secret; write it on the first line")
-    log.hide(first)
-    return first
+    found = secret_file.read(path)
+    if found.mode & 0o077:
+        words = f"{path} can be read by others (mode {found.mode:04o}); chmod 600 {path}"
+        raise secret_file.BadSecret(words)
+    return found.text
 
 
 def _swift(part: _PublishFile) -> SwiftTarget:

@@ -1,9 +1,12 @@
 """A cloud with what a real one does not do on demand.
 
-Errors, dropped connections, short pages, expiring tokens, scale.
+Errors, dropped connections, short pages, expiring tokens, latency, clocks that differ, regions,
+scale.
 
-The protocol is Keystone's, Nova's and Glance's as `caso-extract` uses it; servers are computed, not
-stored. A fault is a function that looks at each request and may answer in the service's stead.
+The protocol is that of Keystone, Nova, Glance, Neutron and Cinder as `caso-extract` and cASO use
+it. Most servers are computed, not stored; `Cloud.more` has the odd ones. What the cloud knows of
+each server is its own: `Cloud.truth`. A fault is a function that looks at each request and may
+answer in the service's stead.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import json
 import re
 import socket
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +24,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
+from tests.simulators import servers as nova
 from tests.simulators.answering import answering
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,6 +46,8 @@ class Request:
     """The access token of a federated login."""
     subject: str = ""
     """The token that is asked about."""
+    version: tuple[int, int] = (2, 1)
+    """The microversion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +93,37 @@ class Cloud:
     """Application credentials by id."""
     closed: frozenset[str] = frozenset()
     """Projects in which the account has no role."""
+    users: int = 5
+    """Users of a project."""
+    images: int = 0
+    """Images of which servers are made; 0: all of one that no longer exists."""
+    changed: int = 0
+    """Living servers of a project that changed a minute ago."""
+    more: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Servers of a project beside the computed ones, see `tests.simulators.servers`."""
+    volumes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Volumes by project, as Cinder describes them."""
+    addresses: list[dict[str, Any]] = field(default_factory=list)
+    """Floating IP addresses of all projects, as Neutron describes them."""
+    lacks: frozenset[str] = frozenset()
+    """Types of services that the catalog does not have."""
+    regions: tuple[str, ...] = ("R",)
+    """The first one has the computed servers; another has those of `more` under ``REGION/one``."""
+    latency: timedelta = timedelta(0)
+    """How long each request takes longer."""
     clock_offset: timedelta = timedelta(0)
+    """How far the clocks of all services are ahead."""
+    offsets: dict[str, timedelta] = field(default_factory=dict)
+    """How far a service's clock is ahead, by the first word of its paths; before `clock_offset`."""
+    has_dates: bool = True
+    """Whether answers have the header Date."""
     fault: Fault = lambda _: None
     requests: Counter[str] = field(default_factory=Counter)
     """Counts by method and first words of the path."""
     url: str = ""
     _tokens: dict[str, tuple[str | None, int]] = field(default_factory=dict)
     _ends: dict[str, datetime] = field(default_factory=dict)
+    _made: dict[tuple[object, ...], list[dict[str, Any]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def revoke_all(self) -> None:
@@ -105,14 +136,16 @@ class Cloud:
         created = self.now - timedelta(days=40) + timedelta(seconds=number)
         is_deleted = number < self.deleted
         ended = created + timedelta(days=10)
+        is_changed = not is_deleted and number < self.deleted + self.changed
+        updated = self.now - timedelta(minutes=1) if is_changed else created
         return {
             "id": self.uuid(project, number),
             "name": f"{project}-{number}",
             "status": "DELETED" if is_deleted else "ACTIVE",
             "tenant_id": project,
-            "user_id": f"user{number % 5}",
+            "user_id": f"user{number % self.users}",
             "created": _z(created),
-            "updated": _z(ended if is_deleted else created),
+            "updated": _z(ended if is_deleted else updated),
             "OS-SRV-USG:launched_at": created.replace(tzinfo=None).isoformat(
                 timespec="microseconds"
             ),
@@ -129,14 +162,34 @@ class Cloud:
                 "original_name": "f",
                 "extra_specs": {},
             },
-            "image": {"id": "image"},
+            "image": {"id": f"image{number % self.images}" if self.images else "image"},
             "addresses": {},
             "metadata": {"padding": "x" * 1000},
         }
 
-    def _updated(self, number: int) -> str:
-        changed: str = self.server("", number)["updated"]
-        return changed
+    def all_servers(self, project: str) -> list[dict[str, Any]]:
+        """Return the servers that Nova has of a project, those of `more` last."""
+        key = (project, self.servers, self.deleted, self.now, self.users, self.images, self.changed)
+        if key not in self._made:
+            self._made[key] = [self.server(project, number) for number in range(self.servers)]
+        computed = [] if "/" in project else self._made[key]
+        return computed + [one for one in self.more.get(project, ()) if not one.get("_archived")]
+
+    def truth(self, project: str, *, until: datetime) -> dict[str, int]:
+        """Return the seconds that each server of a project existed, from its creation.
+
+        A server that was never launched has used nothing.
+        """
+        found = {}
+        for server in [*self.all_servers(project), *self.more.get(project, ())]:
+            begin, end = server["created"], server["OS-SRV-USG:terminated_at"]
+            if end is None and server["status"] == "DELETED":
+                end = server["updated"].rstrip("Z")
+            died = datetime.fromisoformat(end).replace(tzinfo=UTC) if end else until
+            born = datetime.fromisoformat(begin)
+            if server["OS-SRV-USG:launched_at"] and born <= until:
+                found[server["id"]] = int((min(died, until) - born).total_seconds())
+        return found
 
     @staticmethod
     def uuid(project: str, number: int) -> str:
@@ -171,9 +224,23 @@ class Cloud:
                     }
                 },
             )
-        if request.path.startswith("/compute"):
-            return self._nova(request, scope)
+        region, path = self._region(request.path)
+        for start, answer in (
+            ("/compute", self._nova),
+            ("/volume/v3", self._cinder),
+            ("/network", self._neutron),
+            ("/image", self._glance),
+        ):
+            if path.startswith(start):
+                return answer(request, path, scope if not region else f"{region}/{scope}")
         return self._rest(request)
+
+    def _region(self, path: str) -> tuple[str, str]:
+        """Return the region of a path, empty for the first one, and the path within it."""
+        for region in self.regions[1:]:
+            if path.startswith(f"/{region}/"):
+                return region, path.removeprefix(f"/{region}")
+        return "", path
 
     def _federate(self, request: Request) -> Answer:
         """Take an access token as Apache's mod_auth_openidc and Keystone do."""
@@ -224,6 +291,9 @@ class Cloud:
         ]
         if request.path in ("/v3/auth/projects", "/v3/projects"):
             return Answer(body={"projects": listed, "links": {"next": None}})
+        if found := re.fullmatch(r"/v3/projects/(\w+)", request.path):
+            known = [one for one in listed if one["id"] == found[1]]
+            return Answer(body={"project": known[0]}) if known else Answer(404, {})
         if found := re.fullmatch(r"/v3/users/(\w+)", request.path):
             return Answer(body={"user": {"id": found[1], "name": f"name of {found[1]}"}})
         return Answer(404, {"error": {"code": 404, "message": "Not found"}})
@@ -250,18 +320,9 @@ class Cloud:
             self._tokens[token] = (project, self.token_uses or 10**9)
             self._ends[token] = ends
         catalog = [
-            {
-                "type": kind,
-                "endpoints": [
-                    {
-                        "interface": "public",
-                        "region": "R",
-                        "region_id": "R",
-                        "url": f"{self.url}/{path}",
-                    }
-                ],
-            }
-            for kind, path in (("compute", "compute/v2.1"), ("image", "image"), ("identity", "v3"))
+            {"type": kind, "endpoints": list(self._endpoints(path, project))}
+            for kind, path in _CATALOG.items()
+            if kind not in self.lacks
         ]
         told: dict[str, Any] = {
             "methods": ["password"],
@@ -295,30 +356,118 @@ class Cloud:
             self._tokens[token] = (scope, left - 1)
             return scope
 
-    def _nova(self, request: Request, project: str) -> Answer:
-        numbers: Sequence[int] = range(self.deleted, self.servers)
-        if since := request.query.get("changes-since"):
-            numbers = [
-                n
-                for n in range(self.servers)
-                if since.startswith("1970") or self._updated(n) >= since
-            ]
-        first = 0
-        if marker := request.query.get("marker"):
-            first = (
-                next(place for place, n in enumerate(numbers) if self.uuid(project, n) == marker)
-                + 1
-            )
-        length = min(int(request.query.get("limit", self.max_limit)), self.max_limit)
-        shown = numbers[first : first + length]
-        body: dict[str, Any] = {"servers": [self.server(project, number) for number in shown]}
-        if len(shown) == length:
-            query = "&".join(
-                f"{k}={v}"
-                for k, v in {**request.query, "marker": self.uuid(project, shown[-1])}.items()
-            )
-            body["servers_links"] = [{"rel": "next", "href": f"{self.url}{request.path}?{query}"}]
+    def _endpoints(self, path: str, project: str) -> Iterator[dict[str, str]]:
+        for number, region in enumerate(self.regions):
+            prefix = f"/{region}" if number and path != "v3" else ""
+            yield {
+                "interface": "public",
+                "region": region,
+                "region_id": region,
+                "url": f"{self.url}{prefix}/{path.format(project=project)}",
+            }
+
+    def _nova(self, request: Request, path: str, project: str) -> Answer:
+        found, query = self.all_servers(project), request.query
+        place = path.removeprefix("/compute/v2.1")
+        if place.startswith("/os-simple-tenant-usage/"):
+            return self._usage(request, nova.used(found, query["start"], query["end"]))
+        if place.startswith("/flavors"):
+            return _flavors(found, place)
+        if place in ("/servers", "/servers/detail"):
+            listed = nova.listed(found, query.get("changes-since", ""))
+            items, marker = nova.page(listed, "id", query, self.max_limit)
+            shown = [nova.shown(one, request.version) for one in items]
+            return self._page("servers", shown, request, marker)
+        number, _, rest = place.removeprefix("/servers/").partition("/")
+        one = next((one for one in found if one["id"] == number), None)
+        if one is not None and rest == "os-instance-actions":
+            actions = one.get("_actions", [])
+            items, marker = nova.page(actions, "request_id", query, self.max_limit)
+            links = [{"rel": "next", "href": self._link(request, marker)}] if marker else []
+            return Answer(body={"instanceActions": items, **({"links": links} if links else {})})
+        if one is None or one["status"] == "DELETED":
+            words = f"Instance {number} could not be found."
+            return Answer(404, {"itemNotFound": {"code": 404, "message": words}})
+        return Answer(body={"server": nova.shown(one, request.version)})
+
+    def _usage(self, request: Request, found: list[dict[str, Any]]) -> Answer:
+        start, end = request.query["start"], request.query["end"]
+        most = self.max_limit
+        if not nova.has_links(request.version):  # Nova ends there without a word
+            rows = [nova.usage(one, start, end) for one in found[:most]]
+            return Answer(body={"tenant_usage": {"server_usages": rows} if rows else {}})
+        items, marker = nova.page(found, "id", request.query, most)
+        rows = [nova.usage(one, start, end) for one in items]
+        body: dict[str, Any] = {"tenant_usage": {"server_usages": rows} if rows else {}}
+        if marker:
+            body["tenant_usage_links"] = [{"rel": "next", "href": self._link(request, marker)}]
         return Answer(body=body)
+
+    def _cinder(self, request: Request, _: str, project: str) -> Answer:
+        listed = self.volumes.get(project, [])
+        items, marker = nova.page(listed, "id", request.query, self.max_limit)
+        return self._page("volumes", items, request, marker)
+
+    def _neutron(self, request: Request, *_: str) -> Answer:
+        wanted = request.query.get("project_id")
+        listed = [one for one in self.addresses if wanted in (None, one["project_id"])]
+        items, marker = nova.page(listed, "id", request.query, self.max_limit)
+        return self._page("floatingips", items, request, marker)
+
+    def _glance(self, _: Request, path: str, __: str) -> Answer:
+        known = {f"image{number}" for number in range(self.images)}
+        number = path.removeprefix("/image/v2/images").strip("/")
+        if not number:
+            return Answer(body={"images": [_image(one) for one in sorted(known)]})
+        if number not in known:
+            return Answer(404, {"error": {"code": 404, "message": "Not found"}})
+        return Answer(body=_image(number))
+
+    def _page(
+        self, key: str, items: Sequence[dict[str, Any]], request: Request, marker: str
+    ) -> Answer:
+        body: dict[str, Any] = {key: items}
+        if marker:
+            body[f"{key}_links"] = [{"rel": "next", "href": self._link(request, marker)}]
+        return Answer(body=body)
+
+    def _link(self, request: Request, marker: str) -> str:
+        return f"{self.url}{request.path}?{urlencode({**request.query, 'marker': marker})}"
+
+
+_CATALOG = {
+    "compute": "compute/v2.1",
+    "image": "image",
+    "identity": "v3",
+    "network": "network",
+    "volumev3": "volume/v3/{project}",
+}
+
+
+def _image(number: str) -> dict[str, str]:
+    url = f"https://appdb.egi.eu/store/vo/image/{number}:1/"
+    return {"id": number, "name": number, "status": "active", "vmcatcher_event_ad_mpuri": url}
+
+
+def _flavors(servers: Sequence[dict[str, Any]], place: str) -> Answer:
+    """Answer what cASO asks of flavors."""
+    if place.endswith("/os-extra_specs"):
+        return Answer(body={"extra_specs": {}})
+    known = {one["flavor"]["original_name"]: one["flavor"] for one in servers}
+    listed = [
+        {
+            "id": name,
+            "name": name,
+            "vcpus": flavor["vcpus"],
+            "ram": flavor["ram"],
+            "disk": flavor["disk"],
+            "OS-FLV-EXT-DATA:ephemeral": flavor["ephemeral"],
+            "swap": "",
+            "links": [],
+        }
+        for name, flavor in known.items()
+    ]
+    return Answer(body={"flavors": listed})
 
 
 _NEVER = datetime(2099, 1, 1, tzinfo=UTC)
@@ -338,10 +487,13 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # an answer in two segments takes 40 ms with it
 
     def _serve(self) -> None:
+        time.sleep(self.cloud.latency.total_seconds())
         parts = urlsplit(self.path)
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length)) if length else {}
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        kind, _, wanted = self.headers.get("OpenStack-API-Version", "compute 2.1").partition(" ")
+        first, _, second = wanted.partition(".")
         request = Request(
             self.command,
             parts.path,
@@ -350,10 +502,12 @@ class _Handler(BaseHTTPRequestHandler):
             body,
             self.headers.get("Authorization", "").removeprefix("Bearer "),
             self.headers.get("X-Subject-Token", ""),
+            (int(first), int(second)),
         )
-        wanted = self.headers.get("OpenStack-API-Version", "compute 2.1").removeprefix("compute ")
-        assert wanted == self.headers.get("X-OpenStack-Nova-API-Version", "2.1")
-        if tuple(map(int, wanted.split("."))) > self.cloud.newest:
+        assert kind != "compute" or wanted == self.headers.get(
+            "X-OpenStack-Nova-API-Version", "2.1"
+        )
+        if kind == "compute" and request.version > self.cloud.newest:
             newest = ".".join(map(str, self.cloud.newest))
             words = (
                 f"Version {wanted} is not supported by the API. "
@@ -378,8 +532,14 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.wfile.write(content)
 
+    def send_header(self, keyword: str, value: str) -> None:
+        if keyword != "Date" or self.cloud.has_dates:
+            super().send_header(keyword, value)
+
     def date_time_string(self, timestamp: float | None = None) -> str:
-        moment = datetime.now(UTC) + self.cloud.clock_offset if timestamp is None else None
+        service = self.cloud._region(self.path)[1].split("/")[1]
+        offset = self.cloud.offsets.get(service, self.cloud.clock_offset)
+        moment = datetime.now(UTC) + offset if timestamp is None else None
         return super().date_time_string(moment.timestamp() if moment else timestamp)
 
     def log_message(self, *_: object) -> None:

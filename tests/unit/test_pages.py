@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from appliance.core.cloud import compute, identity, offer, pages
+from appliance.core.cloud import compute, identity, network, offer, pages, storage
 from appliance.core.cloud.glance import Glance
 from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Cloud
@@ -30,15 +30,8 @@ def in_list(key: str) -> Callable[[str], dict[str, Any]]:
     return lambda link: {f"{key}_links": [{"rel": "next", "href": link}]}
 
 
-def plain(cloud: Cloud, path: str, key: str) -> Iterable[object]:
-    """Read a listing of a service that no program of ours reads yet."""
-
-    def fetch(url: str) -> requests.Response:
-        return requests.get(cloud.access.auth_url.removesuffix("/v3") + url, timeout=10)
-
-    return pages.follow(
-        fetch, path, key=key, service="It", catalog=cloud.project("one").catalog_hosts, most=20
-    )
+USAGE = "/compute/v2.1/os-simple-tenant-usage/one"
+ACTIONS = "/compute/v2.1/servers/s/os-instance-actions"
 
 
 LISTINGS: dict[str, tuple[str, str, Callable[[str], dict[str, Any]], Listing]] = {
@@ -49,6 +42,14 @@ LISTINGS: dict[str, tuple[str, str, Callable[[str], dict[str, Any]], Listing]] =
     "Nova, changed": (
         *("/compute/v2.1/servers/detail", "servers", in_list("servers")),
         lambda cloud: compute.Servers(cloud.project("one")).changed(SINCE),
+    ),
+    "Nova, usage": (
+        *(USAGE, "tenant_usage", in_list("tenant_usage")),
+        lambda cloud: compute.Servers(cloud.project("one")).used(SINCE, SINCE),
+    ),
+    "Nova, actions": (
+        *(ACTIONS, "instanceActions", lambda link: {"links": [{"rel": "next", "href": link}]}),
+        lambda cloud: compute.Servers(cloud.project("one")).actions("s"),
     ),
     "Nova, flavors": (
         *("/compute/v2.1/flavors/detail", "flavors", in_list("flavors")),
@@ -71,12 +72,12 @@ LISTINGS: dict[str, tuple[str, str, Callable[[str], dict[str, Any]], Listing]] =
         lambda cloud: identity.projects(cloud, tag="caso"),
     ),
     "Neutron": (
-        *("/v2.0/floatingips", "floatingips", in_list("floatingips")),
-        lambda cloud: plain(cloud, "/v2.0/floatingips", "floatingips"),
+        *("/network/v2.0/floatingips", "floatingips", in_list("floatingips")),
+        lambda cloud: network.floating_ips(cloud.project("one")),
     ),
     "Cinder": (
-        *("/v3/one/volumes/detail", "volumes", in_list("volumes")),
-        lambda cloud: plain(cloud, "/v3/one/volumes/detail", "volumes"),
+        *("/volume/v3/one/volumes/detail", "volumes", in_list("volumes")),
+        lambda cloud: storage.volumes(cloud.project("one")),
     ),
 }
 
@@ -84,6 +85,7 @@ LISTINGS: dict[str, tuple[str, str, Callable[[str], dict[str, Any]], Listing]] =
 @pytest.fixture(autouse=True)
 def _few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "_MOST_PAGES", 20)
+    assert compute._MOST_ACTION_PAGES == 20
     defaults: Any = pages.follow.__kwdefaults__
     assert defaults["most"] == pages.MOST_PAGES == 1000
     monkeypatch.setitem(defaults, "most", 20)
@@ -102,7 +104,16 @@ def client(service: openstack.Cloud) -> Cloud:
 
 
 def item(number: int) -> dict[str, Any]:
-    return {"id": f"{number}", "name": f"n{number}", "visibility": "public", "status": "active"}
+    ids = dict.fromkeys(("id", "instance_id", "request_id"), f"{number}")
+    return {**ids, "name": f"n{number}", "visibility": "public", "status": "active", **OWNER}
+
+
+OWNER = {"project_id": "one", "os-vol-tenant-attr:tenant_id": "one"}
+
+
+def holding(key: str, items: object) -> dict[str, Any]:
+    """Return a body with items under a key; those of usage are in an object."""
+    return {key: {"server_usages": items} if key == "tenant_usage" else items}
 
 
 @pytest.mark.parametrize("name", LISTINGS)
@@ -116,7 +127,7 @@ def test_f_a9_each_page_is_read_once(service: openstack.Cloud, name: str) -> Non
         asked.append(request.query)
         page = int(request.query.get("marker", 0))
         more = link(f"{service.url}{path}?marker={page + 1}") if page < 3 else {}
-        return Answer(body={key: [item(2 * page), item(2 * page + 1)], **more})
+        return Answer(body={**holding(key, [item(2 * page), item(2 * page + 1)]), **more})
 
     service.fault = fault
     found = list(listing(client(service)))
@@ -169,13 +180,13 @@ def test_f_a9_a_bad_link_is_refused_in_one_line(
     def fault(request: Request) -> Answer | None:
         if request.path != path:
             return None
-        return Answer(body={key: [item(1)], **link(bad(next(numbers)))})
+        return Answer(body={**holding(key, [item(1)]), **link(bad(next(numbers)))})
 
     service.fault = fault
     with pytest.raises(Unavailable) as raised:
         list(listing(client(service)))
     line = str(raised.value)
-    who = "It" if name in ("Neutron", "Cinder") else name.partition(",")[0]
+    who = name.partition(",")[0]
     host = service.url.removeprefix("http://")
     assert line.startswith(f"{host}: {who}'s {words.format(key=key)}; ")
     assert "\n" not in line
@@ -189,7 +200,11 @@ def test_f_a9_a_bad_link_is_refused_in_one_line(
 def test_f_a9_what_is_no_page_is_refused(service: openstack.Cloud, name: str, body: object) -> None:
     path, key, _, listing = LISTINGS[name]
     if isinstance(body, dict):
-        body = {found.replace("KEY", key): value for found, value in body.items()}
+        body = {
+            name: value
+            for found, items in body.items()
+            for name, value in (holding(key, items) if found == "KEY" else {found: items}).items()
+        }
     service.fault = lambda request: Answer(body=body) if request.path == path else None
     with pytest.raises(Unavailable, match=f" answers 200 to a listing of {key}: "):
         list(listing(client(service)))

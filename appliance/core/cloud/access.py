@@ -1,16 +1,21 @@
 """The account section of a configuration file: ``[keystone_auth]``, ``[keystone_authtoken]``.
 
 Its options are those of keystoneauth's plugin named by ``auth_type``. Options that the plugin
-marks as secret are masked in logs and messages from here on.
+marks as secret are masked in logs and messages from here on. Each of them may instead be the first
+line of a file, which ``OPTION_file`` names: ``password_file``, ``access_token_file``. A name
+without a slash is one of systemd's credentials (``LoadCredential=``).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from appliance.core import hosts
 from appliance.core.cloud import login
+from appliance.core.config import secret_file
 from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings
 from appliance.core.run import log
@@ -56,16 +61,23 @@ def read_options(
         if option.name in login.SCOPE or option.name == "auth_url":
             continue
         aliases = [(section, alias) for alias in option.aliases]
+        kept = _kept_secret(settings, section, option.name) if option.is_secret else None
         # Checked here, because keystoneauth's own error has neither file nor line.
-        must = f"{auth_type} needs it" if option.is_required else ""
+        must = f"{auth_type} needs it" if option.is_required and kept is None else ""
         value = settings.text(
             section,
             option.name,
-            default=defaults.get(option.name, ""),
+            default=defaults.get(option.name, "") if kept is None else "",
             aliases=aliases,
             required=must,
             placeholders=_PLACEHOLDERS,
         )
+        if kept is not None:
+            if value:
+                words = f"{option.name} is set as well; remove one of the two"
+                settings.error(section, option.name + secret_file.SUFFIX, words)
+            is_complete &= bool(kept)  # an unreadable file is an error already
+            value = kept
         is_complete &= bool(value) or not must
         if value:
             found[option.name] = value
@@ -80,7 +92,10 @@ def read_places(settings: Settings, section: str, auth_type: str) -> dict[str, s
     found: dict[str, str] = {}
     for option in _known_options(auth_type):
         aliases = [(section, alias) for alias in option.aliases]
-        if entry := settings.where(section, option.name, aliases=aliases):
+        entry = settings.where(section, option.name, aliases=aliases)
+        if entry is None and option.is_secret:
+            entry = settings.where(section, option.name + secret_file.SUFFIX)
+        if entry:
             found[option.name] = f"{entry.path}:{entry.line}" if entry.line else str(entry.path)
     return found
 
@@ -96,6 +111,28 @@ def warn_of_open_file(settings: Settings, section: str, option: str, entry: Sett
     if entry and entry.text and entry.path.is_file() and entry.path.stat().st_mode & 0o004:
         words = f"every user of this host can read it; chmod o-r {entry.path}"
         settings.warn(section, option, words, entry=entry)
+
+
+def _kept_secret(settings: Settings, section: str, option: str) -> str | None:
+    """Return the secret of the file that ``OPTION_file`` names; None if it is not set.
+
+    A file that cannot be used is an error; then the secret is empty.
+    """
+    name = option + secret_file.SUFFIX
+    text = settings.text(section, name)
+    if not text:
+        return None
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    is_named = bool(credentials) and "/" not in text
+    path = Path(credentials, text) if is_named else Path(text)
+    try:
+        found = secret_file.read(path)
+    except secret_file.BadSecret as error:
+        settings.error(section, name, str(error))
+        return ""
+    if found.mode & 0o004 and not is_named:
+        settings.warn(section, name, f"every user of this host can read it; chmod o-r {path}")
+    return found.text
 
 
 def _check_plugin(

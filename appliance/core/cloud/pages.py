@@ -1,8 +1,9 @@
 """Listings in pages: the one loop that follows the links of OpenStack's services, and its bounds.
 
-Each service names the next page in a place of its own: Nova, Neutron and Cinder in ``KEY_links``,
-Glance in ``next``, Keystone in ``links``. Only the query of a link is used: each request goes to
-the endpoint of the catalog, so a forged link cannot carry a token to another host.
+Each service names the next page in a place of its own: Nova, Neutron and Cinder in ``KEY_links``
+(Nova's actions of a server in a list ``links``), Glance in ``next``, Keystone in ``links``. Only
+the query of a link is used: each request goes to the endpoint of the catalog, so a forged link
+cannot carry a token to another host.
 """
 
 from __future__ import annotations
@@ -44,13 +45,16 @@ def follow(
     query: Mapping[str, str] = _NONE,
     added: Mapping[str, str] = _NONE,
     most: int = MOST_PAGES,
+    within: str = "",
+    identifier: str = "id",
 ) -> Iterator[Item]:
     """Yield the items of a listing, with one page in memory at a time.
 
     ``fetch`` requests a path with its query and returns a successful answer, which has the items
     under ``key``. A link may name the host that answered, or one that ``catalog`` returns: a
     service reached by its internal URL may name its public one. ``added`` extends the query of
-    each page after the first.
+    each page after the first. ``within`` is the key of the items if ``key`` holds an object around
+    them, which may lack it; ``identifier`` is the key of an item's id.
 
     Raises:
         Unavailable: a page is malformed, a link repeats or leads to another host, or the listing
@@ -64,7 +68,7 @@ def follow(
         seen.add(frozenset(wanted.items()))
         response = fetch(f"{path}?{urlencode(wanted)}" if wanted else path)
         asked = response.url
-        items, link = read(response, key=key, service=service)
+        items, link = read(response, key=key, service=service, within=within, identifier=identifier)
         del response  # it holds the page once more, as bytes
         items.reverse()
         while items:  # a page leaves memory before the next one arrives
@@ -84,8 +88,15 @@ def follow(
             raise Unavailable(host, f"{words} a page that was already read", CHECK_LOGS)
 
 
-def read(response: requests.Response, *, key: str, service: str) -> tuple[list[Item], str]:
-    """Return the items of one page, each with an ``id``, and the link to the next page if any.
+def read(
+    response: requests.Response,
+    *,
+    key: str,
+    service: str,
+    within: str = "",
+    identifier: str = "id",
+) -> tuple[list[Item], str]:
+    """Return the items of one page, each with an id, and the link to the next page if any.
 
     Raises:
         Unavailable: the answer is not a page of this listing.
@@ -93,11 +104,12 @@ def read(response: requests.Response, *, key: str, service: str) -> tuple[list[I
     """
     try:
         body = response.json()
-        items = body[key]
+        items = body[key].get(within, []) if within else body[key]
         links = [*(body.get(f"{key}_links") or ()), {"rel": "next", "href": body.get("next")}]
-        links.append({"rel": "next", "href": (body.get("links") or {}).get("next")})
+        own = body.get("links") or {}
+        links += own if isinstance(own, list) else [{"rel": "next", "href": own.get("next")}]
         found = [link["href"] for link in links if link["rel"] == "next" and link["href"]]
-        is_page = isinstance(items, list) and all(item["id"] for item in items)
+        is_page = isinstance(items, list) and all(item[identifier] for item in items)
     # RecursionError: JSON that is nested thousands of times.
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         is_page = False

@@ -111,10 +111,29 @@ class Scope:
     @cached_property
     def object_store(self) -> Adapter:
         """Return an HTTP adapter for Swift; paths continue the URL of the account."""
+        return self._adapter("object-store")
+
+    @cached_property
+    def block_storage(self) -> Adapter:
+        """Return an HTTP adapter for Cinder; paths continue the URL of the project."""
+        return self._adapter("block-storage")
+
+    @cached_property
+    def network(self) -> Adapter:
+        """Return an HTTP adapter for Neutron."""
+        return self._adapter("network")
+
+    def offers(self, service_type: str) -> bool:
+        """Check whether the token's catalog has a service, in the region of the account."""
+        catalog = self._token.service_catalog
+        found = catalog.get_endpoints_data(service_type=service_type, **self._endpoints)
+        return any(found.values())
+
+    def _adapter(self, service_type: str) -> Adapter:
         return Adapter(
             session=self._transport,
             auth=self._plugin,
-            service_type="object-store",
+            service_type=service_type,
             interface=self.access.interface,
             region_name=self.access.region,
         )

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from keystoneauth1 import exceptions
 from keystoneauth1.identity.base import BaseIdentityPlugin
 from keystoneauth1.identity.v3 import Auth, Token
 
-from appliance.core import hosts
+from appliance.core import clock, hosts
 from appliance.core.cloud import expiry, hops, login
 from appliance.core.cloud.hops import LoginFailure, LoginUnavailable
 from appliance.core.cloud.locks import Locks
@@ -210,8 +210,9 @@ class _Direct(_Plugin):
         )
 
     def get_auth_ref(self, session: Transport) -> AccessInfo:  # type: ignore[override]
+        sent = clock.now()
         found = self._inner.get_auth_ref(session)
-        _settle(self, found, session)
+        _settle(self, found, session, sent=sent)
         return found
 
 
@@ -234,10 +235,11 @@ class _Login(_Plugin):
     def get_auth_ref(self, session: Transport) -> AccessInfo:  # type: ignore[override]
         self.raise_failure()
         self._inner.invalidate()  # some plugins keep a token of their own
+        sent = clock.now()
         with hops.trail() as steps:
             try:
                 found = self._inner.get_auth_ref(session)
-                _settle(self, found, session)
+                _settle(self, found, session, sent=sent)
             except (ApplianceError, exceptions.ClientException, *_NOT_UNDERSTOOD) as error:
                 self._failed = time.monotonic()
                 self._failure = hops.explain(self.access, steps, error)
@@ -301,8 +303,12 @@ def _is_alive(token: str | None, access: Access, session: Transport) -> bool:
     return bool(session.get(url, headers=headers, authenticated=False, raise_exc=False).ok)
 
 
-def _settle(plugin: BaseIdentityPlugin, found: AccessInfo, session: Transport) -> None:
+def _settle(
+    plugin: BaseIdentityPlugin, found: AccessInfo, session: Transport, *, sent: datetime
+) -> None:
     """Set when a token is renewed: two minutes before its end, or at half its life if shorter.
+
+    ``sent`` is the time at which the token was requested.
 
     Raises:
         LoginUnavailable: the token is too short-lived for one page of a listing.
@@ -314,6 +320,7 @@ def _settle(plugin: BaseIdentityPlugin, found: AccessInfo, session: Transport) -
         return
     if issued is None or expires is None:
         return
+    session.note_token(issued, sent=sent)
     life, usual = expires - issued, timedelta(seconds=BaseIdentityPlugin.MIN_TOKEN_LIFE_SECONDS)
     subject, seconds = hosts.of_url(plugin.auth_url or ""), int(life.total_seconds())
     if life < _PAGE_TIME:

@@ -15,8 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from datetime import UTC, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from keystoneauth1 import exceptions, session
@@ -24,6 +23,7 @@ from keystoneauth1 import exceptions, session
 from appliance.core import clock, hosts, proxy, retry
 from appliance.core.cloud import hops
 from appliance.core.cloud.bounded import BoundedSession
+from appliance.core.cloud.clocks import Clocks
 from appliance.core.cloud.login import Access
 from appliance.core.run import log, place
 from appliance.core.run.errors import AccessDenied, Unavailable
@@ -42,6 +42,15 @@ _LONGEST_WAIT = 60.0
 """Seconds of a service's Retry-After that are obeyed at most."""
 _SPREAD = 0.5
 """Seconds over which threads spread their return to a service that all left alone."""
+_KEYSTONE = "Keystone"
+_SERVICES = {
+    "block-storage": "Cinder",
+    "compute": "Nova",
+    "image": "Glance",
+    "network": "Neutron",
+    "object-store": "Swift",
+}
+"""Names of services by their type in the catalog, for messages."""
 
 
 class _Busy(Exception):
@@ -96,6 +105,7 @@ class Transport(session.Session):
         self.requests = 0
         self.keystone_offset: timedelta | None = None
         """How far Keystone's clock is ahead of ours; negative if behind, None before an answer."""
+        self.clocks = Clocks()
         self._access = access
         self._lock = threading.Lock()
         self._pauses = _Pauses()
@@ -158,15 +168,14 @@ class Transport(session.Session):
         self._pauses.wait(where)
         with self._lock:
             self.requests += 1
+        sent = clock.now()
         try:
             response = super().request(url, method, raise_exc=False, **kwargs)
         except exceptions.ConnectionError:
             hops.note(url, None)
             raise
         hops.note(url, response)
-        # Tokens end by Keystone's clock, so only its answers count, not those of other hosts.
-        if response.url.startswith(self._access.auth_url):
-            self._note_clock(response)
+        self._note_clock(response, kwargs, sent)
         if response.status_code in _BUSY:
             raise self._busy(where, response)
         return response
@@ -203,15 +212,38 @@ class Transport(session.Session):
         logger.log(level, "%s; trying again in %.1f s", words, pause)
         return pause
 
-    def _note_clock(self, response: requests.Response) -> None:
-        try:
-            time_there = parsedate_to_datetime(response.headers["Date"]).astimezone(UTC)
-        except (KeyError, ValueError):
+    def note_token(self, issued: datetime, *, sent: datetime) -> None:
+        """Note when Keystone issued a token that was requested at the time ``sent``."""
+        received, host = clock.now(), hosts.of_url(self._access.auth_url)
+        self.clocks.note_token(_KEYSTONE, host, issued, sent=sent, received=received)
+        with self._lock:
+            if self.keystone_offset is None:
+                self.keystone_offset = issued - received
+
+    def _note_clock(
+        self, response: requests.Response, options: dict[str, Any], sent: datetime
+    ) -> None:
+        # Tokens end by Keystone's clock, so the answers of other hosts to a login do not count.
+        is_keystone = response.url.startswith(self._access.auth_url)
+        kind = str((options.get("endpoint_filter") or {}).get("service_type", ""))
+        service = _KEYSTONE if is_keystone else _SERVICES.get(kind, "")
+        # The answer of a cache is as old as its header Age says.
+        if not service or "Date" not in response.headers or "Age" in response.headers:
             return
-        offset = time_there - clock.now()
+        offset = self.clocks.note_date(
+            service,
+            hosts.of_url(response.url),
+            response.headers["Date"],
+            sent=sent,
+            received=clock.now(),
+        )
         with self._lock:
             # The header is older than its arrival, so the smallest offset is the safe one.
-            if self.keystone_offset is None or offset < self.keystone_offset:
+            if (
+                is_keystone
+                and offset is not None
+                and (self.keystone_offset is None or offset < self.keystone_offset)
+            ):
                 self.keystone_offset = offset
 
 

@@ -1,0 +1,107 @@
+"""The clocks of a cloud's services, compared with this host's.
+
+Each answer was made between our request and its arrival, at the time of its ``Date`` header, which
+has whole seconds. So an answer gives two bounds of how far the service's clock is ahead of ours.
+The smallest offset within the bounds of all answers counts: a slow answer is no wrong clock. If
+a clock is set during a run, no offset fits; then the largest one that an answer proves counts.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+from appliance.core.run.errors import Unavailable
+
+WARNED = timedelta(seconds=2)
+"""A difference that is reported; NTP keeps clocks within milliseconds."""
+_SECOND = timedelta(seconds=1)
+_NONE = timedelta(0)
+
+
+class ClockSkew(Unavailable):
+    """A service's clock and this host's differ too much for records to be right."""
+
+
+@dataclass(slots=True)
+class _Bounds:
+    host: str
+    least: timedelta
+    most: timedelta
+
+    @property
+    def offset(self) -> timedelta:
+        """Return how far the service's clock is ahead, negative if it is behind."""
+        return max(max(self.least, _NONE), min(self.most, _NONE), key=abs)
+
+
+class Clocks:
+    """What the answers of the services say about their clocks; safe for several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, _Bounds] = {}
+        self._has_dates = False
+
+    def note_date(
+        self, service: str, host: str, header: str, *, sent: datetime, received: datetime
+    ) -> timedelta | None:
+        """Note the header ``Date`` of an answer; return how far it is ahead of its arrival."""
+        try:
+            shown = parsedate_to_datetime(header).astimezone(UTC)
+        except (ValueError, OverflowError):
+            return None
+        self._has_dates = True
+        self._note(service, host, shown - received, shown + _SECOND - sent)
+        return shown - received
+
+    def note_token(
+        self, service: str, host: str, issued: datetime, *, sent: datetime, received: datetime
+    ) -> None:
+        """Note when a token was issued: a time of Keystone that needs no ``Date`` header."""
+        self._note(service, host, issued - received, issued + _SECOND - sent)
+
+    def offsets(self) -> dict[str, timedelta]:
+        """Return how far the clock of each service is surely ahead of ours, negative if behind."""
+        with self._lock:
+            return {name: bounds.offset for name, bounds in self._known.items()}
+
+    def judge(self, limit: timedelta) -> list[str]:
+        """Return warnings about clocks that differ by two seconds or more.
+
+        Raises:
+            ClockSkew: one differs by more than ``limit``.
+
+        """
+        with self._lock:
+            known = dict(self._known)
+        found: list[str] = []
+        for service, bounds in sorted(known.items()):
+            if abs(bounds.offset) < min(WARNED, limit):
+                continue
+            subject = f"{service} ({bounds.host})"
+            words = f"its clock is {_length(bounds.offset)} this host's"
+            if abs(bounds.offset) > limit:
+                remedy = f"set both by NTP (max_clock_skew is {limit.total_seconds():g} s)"
+                raise ClockSkew(subject, words, remedy)
+            found.append(f"{subject}: {words}; set both by NTP")
+        if not self._has_dates:
+            others = ", except for the times of Keystone's tokens" if known else ""
+            found.append(
+                "no answer of the cloud has a Date header, so the clocks of its services and of"
+                f" this host are not compared{others}"
+            )
+        return found
+
+    def _note(self, service: str, host: str, least: timedelta, most: timedelta) -> None:
+        with self._lock:
+            bounds = self._known.setdefault(service, _Bounds(host, least, most))
+            bounds.least, bounds.most = max(bounds.least, least), min(bounds.most, most)
+
+
+def _length(offset: timedelta) -> str:
+    seconds = abs(offset).total_seconds()
+    shown = f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))  # noqa: PLR2004
+    return f"{shown} {'ahead of' if offset > _NONE else 'behind'}"

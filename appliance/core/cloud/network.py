@@ -1,0 +1,48 @@
+"""Neutron's floating IP addresses of a project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from appliance.core.cloud import answers, pages
+from appliance.core.cloud.session import Scope
+
+FloatingIP = dict[str, Any]
+"""A floating IP address as Neutron's API describes it."""
+SERVICE = "network"
+
+
+def floating_ips(scope: Scope) -> Iterator[FloatingIP]:
+    """Yield the floating IP addresses of the scope's project.
+
+    Neutron shows an administrator's account those of all projects, so the project is always part of
+    the query and of each answer that counts.
+
+    Raises:
+        AccessDenied: Neutron refuses the account.
+        Unavailable: Neutron does not answer, or the catalog has none (`Scope.offers`).
+
+    """
+
+    def fetch(url: str) -> Any:
+        response = scope.network.get(url, raise_exc=False)
+        what = "floating IP addresses"
+        return answers.accepted(response, service="Neutron", what=what, scope=scope)
+
+    # Most catalogs name the root of Neutron, some its version.
+    root = str(scope.network.get_endpoint() or "").rstrip("/")
+    listed = pages.follow(
+        fetch,
+        "/floatingips" if root.endswith("/v2.0") else "/v2.0/floatingips",
+        key="floatingips",
+        service="Neutron",
+        catalog=scope.catalog_hosts,
+        query={"project_id": str(scope.project_id), "limit": pages.PAGE_SIZE},
+        added={"project_id": str(scope.project_id), "limit": pages.PAGE_SIZE},
+    )
+    return (address for address in listed if _owner(address) == scope.project_id)
+
+
+def _owner(address: FloatingIP) -> object:
+    return address.get("project_id") or address.get("tenant_id")
