@@ -27,6 +27,22 @@ class Accelerators:
 
 
 @dataclass(frozen=True, slots=True)
+class FlavorTerms:
+    """What the description says of flavors, because Nova does not.
+
+    Attributes:
+        platform: architecture of the processors.
+        has_way_in: whether connections from outside reach a server; None if unknown.
+        has_way_out: whether a server can connect to the outside.
+
+    """
+
+    platform: str = "amd64"
+    has_way_in: bool | None = None
+    has_way_out: bool | None = True
+
+
+@dataclass(frozen=True, slots=True)
 class Flavor:
     """A size of servers: memory in MiB, disk in GB."""
 
@@ -40,6 +56,8 @@ class Flavor:
     is_public: bool = True
     has_infiniband: bool = False
     accelerators: Accelerators | None = None
+    terms: FlavorTerms | None = None
+    """Of a flavor that only the description knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +66,8 @@ class OfferedImage:
 
     ``marketplace`` is the URL of the image's entry in a VO's image list, ``base`` the URL of the
     marketplace's image that the entry is for, ``file`` the URL of its data in Glance.
-    ``attributes`` are those of the image's entry in a list or registry, as JSON values.
+    ``attributes`` are those of the image's entry in a list or registry, as JSON values;
+    ``information`` are texts of the description alone, to publish by their names.
     """
 
     id: str
@@ -63,6 +82,9 @@ class OfferedImage:
     os_version: str
     file: str = ""
     attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    information: Mapping[str, str] = field(default_factory=dict, hash=False)
+    access: str = "none"
+    """How users log in to its servers: ``none``, ``passwd`` or ``rsa``, as GLUE 2.1 has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +106,30 @@ class ServerCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointTerms:
+    """What the description says of endpoints, because the cloud does not.
+
+    Attributes:
+        interface: its name.
+        authentication: method by which users log in: ``oidc``, ``X509-VOMS``.
+        level: quality level.
+        technology: of the interface.
+        implementor: who develops the software.
+        implementation: the software.
+        implementation_version: its version; empty for the one that Nova shows.
+
+    """
+
+    interface: str = "OpenStack"
+    authentication: str = "oidc"
+    level: str = "production"
+    technology: str = "webservice"
+    implementor: str = "OpenStack Foundation"
+    implementation: str = "OpenStack Nova"
+    implementation_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """A compute service. ``issuer`` is its certificate's CA in slash form, empty if unknown."""
 
@@ -92,6 +138,8 @@ class Endpoint:
     microversion: str
     region: str
     issuer: str
+    terms: EndpointTerms | None = None
+    """Of an endpoint that only the description knows."""
 
 
 @dataclass(frozen=True, slots=True)

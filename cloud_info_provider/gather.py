@@ -156,7 +156,7 @@ def _read(account: ProviderAccount, share: ShareSettings) -> Share:
         flavors=tuple(sorted(_chosen(flavors, configuration), key=lambda flavor: flavor.id)),
         images=tuple(sorted(_published(images, configuration), key=lambda image: image.id)),
         servers=conversion.servers(Servers(scope).living()),
-        quotas=offer.quotas(scope),
+        quotas={**configuration.site.quotas, **offer.quotas(scope)},
     )
 
 

@@ -19,11 +19,19 @@ from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
-from cloud_info_provider import account, clouds_file, ignored, static_offer
+from cloud_info_provider import (
+    account,
+    clouds_file,
+    ignored,
+    site_options,
+    static_offer,
+    storage_options,
+)
 from cloud_info_provider.account import ACCOUNT, AccountFiles, LoginSettings
 from cloud_info_provider.conversion import PropertyNames
 from cloud_info_provider.publishing.selection import STDOUT
-from cloud_info_provider.site_file import JSON, DescribedShare, Generation, SiteFile, SiteSettings
+from cloud_info_provider.site_file import JSON, DescribedShare, Generation, SiteFile
+from cloud_info_provider.site_settings import SiteSettings
 from cloud_info_provider.static_offer import StaticOffer
 
 __all__ = ["SiteSettings", "ShareSettings", "ProviderSettings", "load"]
@@ -148,7 +156,7 @@ class _Loader:
         settings, keystone = Settings(shown), Settings(files.options)
         file = SiteFile(settings, shown)
         values = self.values(file, files, keystone, settings)
-        ignored.accept(settings, shown)
+        ignored.accept(settings, shown, is_static=self.is_static)
         keystone.accept(ACCOUNT, files.options.sections.get(ACCOUNT, {}))
         # each option of an unreadable file is missing: those errors would only repeat its own
         if not files.problems:
@@ -195,12 +203,13 @@ class _Loader:
         shares = tuple(self.share(share, files, region) for share in described)
         offer = None
         if self.is_static:
-            offer = static_offer.read(settings, file.tree, described, region)
-            used = LoginSettings(Access(site.authentication, offer.name, {}))
+            offer = static_offer.read(settings, file.tree, described, region, site)
+            used = LoginSettings(Access(site.endpoint.authentication, offer.name, {}))
         else:
             if not (described or file.has_shares or project or name):
                 settings.error("compute", "shares", _NO_SHARES)
             used = self.common_account(shares, files, keystone)
+        site = self.whole_site(site, settings, file, offer.name if offer else used.access.auth_url)
         return {
             "account": used,
             "site": site,
@@ -219,6 +228,23 @@ class _Loader:
             "all_images": self.all_images(file),
             "generation": file.generation,
         }
+
+    def whole_site(
+        self, site: SiteSettings, settings: Settings, file: SiteFile, cloud: str
+    ) -> SiteSettings:
+        """Return a description with the storage, and the site itself if it is to be printed."""
+        is_full = self.arguments.full_bdii_ldif
+        settings.accept("site", site_options.NAMES)
+        storage = storage_options.read(settings, file.tree, cloud)
+        if storage is not None and self.format(file.generation) == JSON:
+            place = file.tree.children[""]["storage"]
+            settings.ignore("", {"storage": "GLUE 2.1 of EGI has no storage"}, entry=place)
+        return replace(
+            site,
+            storage=storage,
+            is_below_domain=is_full or self.arguments.site_in_suffix,
+            domain=site_options.read(settings, site.name) if is_full else None,
+        )
 
     def common_account(
         self, shares: Sequence[ShareSettings], files: AccountFiles, keystone: Settings

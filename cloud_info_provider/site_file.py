@@ -22,7 +22,9 @@ from appliance.core.config.settings import Settings
 from appliance.core.config.yaml_file import OUTERMOST, Tree
 from appliance.core.glue import vocabulary as terms
 from appliance.core.run.layout import Layout
-from cloud_info_provider import vocabulary
+from cloud_info_provider import compute_options, decoration, vocabulary
+from cloud_info_provider.facts import EndpointTerms, FlavorTerms
+from cloud_info_provider.site_settings import SiteSettings
 
 SITE_CFG = "/etc/glite-info-static/site/site.cfg"
 _OUR_SITE_CFG = "/etc/sitebdii/site.cfg"
@@ -34,11 +36,8 @@ _NO_PROJECT = "has no project; write auth: project_id: below it"
 _SAMPLE_PROJECT = re.compile(r"x{3,}")
 _NETWORKS = ("none", "public", "public_only", "private", "private_only")
 _DEFAULT_CAPABILITIES = ("executionmanagement.dynamicvmdeploy", "security.accounting")
-# Words of upstream's samples that are no quality level of GLUE, and what they mean.
-_LEVELS = {"candidate": "pre-production", "unknown": "production"}
 _UNKNOWN = "UNKNOWN"
-_INTERFACE = "OpenStack"
-_SHARES = "compute.shares"
+_SHARES, _IMAGES = "compute.shares", "compute.images.defaults"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,40 +56,6 @@ SHARES = Generation("0.11 to 0.13", LDIF, needs_marketplace=True)
 CATCH_ALL = Generation("1", JSON, needs_marketplace=False)
 # For an incomplete file: whichever keys there are, they are of this generation only.
 _OF_CATCH_ALL = ("gocdb", "endpoint", "vos")
-
-
-@dataclass(frozen=True, slots=True)
-class SiteSettings:
-    """The administrator's description of site and cloud.
-
-    Attributes:
-        name: as in GOCDB.
-        cores: of all hypervisors.
-        memory: of all hypervisors, in GB.
-        hypervisor: name of the product.
-        hypervisor_version: of the product.
-        middleware_version: of OpenStack; empty for the one that Nova shows.
-        service_level: quality level of the service.
-        endpoint_level: quality level of the endpoint.
-        authentication: method by which users log in: ``oidc``, ``X509-VOMS``.
-        platform: architecture of the processors.
-        capabilities: terms of GLUE 2.0.
-        interface: name of the endpoint's interface.
-
-    """
-
-    name: str
-    cores: int
-    memory: int
-    hypervisor: str
-    hypervisor_version: str
-    middleware_version: str
-    service_level: str
-    endpoint_level: str
-    authentication: str
-    platform: str
-    capabilities: tuple[str, ...]
-    interface: str = "OpenStack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +119,7 @@ class SiteFile:
         usual = self.generation.needs_marketplace
         if self.is_of_catch_all:
             return usual
-        section, option = "compute.images.defaults", "require_marketplace_id"
-        return self._settings.boolean(section, option, default=usual)
+        return self._settings.boolean(_IMAGES, "require_marketplace_id", default=usual)
 
     def account(self) -> Mapping[str, Setting]:
         """Return the options of the account that the file has."""
@@ -177,7 +141,7 @@ class SiteFile:
         """Return Keystone's URL as the file has it; empty if it has none."""
         settings = self._settings
         if not self.is_of_catch_all:
-            settings.accept(OUTERMOST, ("site", "storage"))  # without any option
+            settings.accept(OUTERMOST, ("site",))  # without any option
             return ""
         settings.accept(OUTERMOST, ("auth", "auth_type", "region", "protocol", "images"))
         settings.accept("images", ("sync", "formats"))
@@ -194,7 +158,7 @@ class SiteFile:
 
     def site(self, layout: Layout, site_cfg: str | None) -> SiteSettings:
         """Return the description; ``site_cfg`` is the file with the name for one that lacks it."""
-        settings, endpoint = self._settings, "compute.endpoints.defaults"
+        settings = self._settings
         section, option = (OUTERMOST, "gocdb") if self.is_of_catch_all else ("site", "name")
         site = SiteSettings(
             name=self._name(section, option, layout, site_cfg),
@@ -202,21 +166,17 @@ class SiteFile:
             memory=self._total("total_ram", "their memory in GB"),
             hypervisor=settings.text("compute", "hypervisor", default=_UNKNOWN),
             hypervisor_version=settings.text("compute", "hypervisor_version", default=_UNKNOWN),
-            middleware_version=settings.text(
-                "compute",
-                "middleware_version",
-                aliases=[
-                    (endpoint, "middleware_version"),
-                    (endpoint, "compute_middleware_version"),
-                    (endpoint, "api_version"),
-                ],
-            ),
-            service_level=self._level("compute", "service_production_level"),
-            endpoint_level=self._level(endpoint, "production_level"),
-            authentication=settings.text(endpoint, "api_authn_method", default="oidc"),
-            platform=settings.text("compute.templates.defaults", "platform", default="amd64"),
+            service_level=compute_options.level(settings, "compute", "service_production_level"),
             capabilities=self._capabilities(),
-            interface=self._interface(endpoint),
+            endpoint=self._endpoint_terms(),
+            flavors=compute_options.flavor_terms(
+                settings, compute_options.TEMPLATES, FlavorTerms()
+            ),
+            flavor_schema=compute_options.schema(settings, compute_options.TEMPLATES, "resource"),
+            image_schema=compute_options.schema(settings, _IMAGES, "os"),
+            image_platform=decoration.text(settings, _IMAGES, "platform"),
+            manager=compute_options.manager(settings),
+            quotas=compute_options.quotas(settings),
         )
         if site.name and not _SITE.fullmatch(site.name):
             words = f"{site.name!r} is not a site name of GOCDB; use letters, digits and . _ -"
@@ -248,25 +208,20 @@ class SiteFile:
             return 0
         return self._settings.integer("compute", option, default=0)
 
-    def _level(self, section: str, option: str) -> str:
-        entry = self._settings.where(section, option)
-        if entry is not None and entry.text in _LEVELS:
-            meant = _LEVELS[entry.text]
-            allowed = " or ".join(terms.QUALITY_LEVELS)
-            words = f"{entry.text!r} is no quality level of GLUE: {meant} is published; write"
-            self._settings.warn(section, option, f"{words} {allowed}")
-            return meant
-        levels = terms.QUALITY_LEVELS
-        return self._settings.choice(section, option, default="production", allowed=levels)
-
-    def _interface(self, endpoint: str) -> str:
-        given = self._settings.text(endpoint, "api_type", default=_INTERFACE)
-        # files for the OCCI interface that clouds once had beside their own
-        if given.upper() != "OCCI":
-            return given
-        words = f"{given}: clouds have no OCCI any more; {_INTERFACE} is published"
-        self._settings.warn(endpoint, "api_type", words)
-        return _INTERFACE
+    def _endpoint_terms(self) -> EndpointTerms:
+        endpoint = compute_options.ENDPOINTS
+        version = self._settings.text(
+            "compute",
+            "middleware_version",
+            aliases=[
+                (endpoint, "middleware_version"),
+                (endpoint, "compute_middleware_version"),
+                (endpoint, "api_version"),
+            ],
+        )
+        return compute_options.endpoint_terms(
+            self._settings, endpoint, EndpointTerms(), version=version, software=False
+        )
 
     def _capabilities(self) -> tuple[str, ...]:
         given = self._settings.words("compute", "capabilities")

@@ -17,6 +17,7 @@ from appliance.core import hosts
 from appliance.core.config import document, shell
 from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings
+from appliance.core.glue import degrees
 from appliance.core.run.errors import ConfigurationError, Problem
 from bdii.ignored import IGNORED
 
@@ -31,7 +32,6 @@ _RESOURCE = re.compile(r"(?:.*,)?mds-vo-name=resource,o=grid", re.IGNORECASE)
 _DOMAIN = re.compile(r"mds-vo-name=(?P<name>[^,]+),o=grid", re.IGNORECASE)
 _GLUE = re.compile(r"(?:.*,)?o=glue", re.IGNORECASE)
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
-_DEGREES = re.compile(r"[+-]?[0-9]*\.?[0-9]+")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _NO_NAME = "{!r} is not a site name of GOCDB; use letters, digits and . _ -"
 
@@ -163,8 +163,8 @@ def _read_site(path: Path, name: str) -> tuple[Site, tuple[Problem, ...]]:
         web=text("SITE_WEB"),
         location=text("SITE_LOC"),
         country=text("SITE_COUNTRY"),
-        latitude=_degrees(options, "SITE_LAT", 90),
-        longitude=_degrees(options, "SITE_LONG", 180),
+        latitude=_degrees(options, "SITE_LAT", degrees.LATITUDE),
+        longitude=_degrees(options, "SITE_LONG", degrees.LONGITUDE),
         other_info=tuple(entry.text for entry in other_info if entry.text),
         named_in=_where(options, "SITE_NAME"),
     )
@@ -184,10 +184,8 @@ def _where(options: Settings, key: str) -> str:
 
 def _degrees(options: Settings, key: str, most: int) -> str:
     text = options.text(SECTION, key)
-    # float() reads more than clients do: "1_0", "1e1", digits of other scripts
-    if text and not (_DEGREES.fullmatch(text) and abs(float(text)) <= most):
-        words = f"write degrees from -{most} to {most}, such as 43.46"
-        options.error(SECTION, key, f"{text!r} is not allowed; {words}")
+    if fault := degrees.fault(text, most):
+        options.error(SECTION, key, fault)
     return text
 
 

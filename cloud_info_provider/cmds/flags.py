@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import fields
 
 from cloud_info_provider import gocdb, settings, site_file, vocabulary
 from cloud_info_provider.account import RC_FILE
 from cloud_info_provider.conversion import PropertyNames
-from cloud_info_provider.ignored import IGNORED_FLAGS, IGNORED_FLAGS_WITH_VALUE
+from cloud_info_provider.ignored import (
+    GRANTED_FLAGS,
+    IGNORED_FLAGS,
+    IGNORED_FLAGS_WITH_VALUE,
+)
 
 # Seconds. Four attempts and those of one more login end before the BDII's time limit (300 s).
 _TIMEOUT = 30
@@ -16,13 +21,13 @@ _TIMEOUT = 30
 _BUILT_IN = "formats are built in; choose one with --format"
 _NO_AMS = "EGI removed this publication in 2025; choose another one with --publisher"
 _OPENSTACK_ONLY = "this program reads OpenStack only"
-_SITE_BDII = "the BDII of the site does this: describe the site in /etc/sitebdii/site.cfg"
 # Flags whose effect would be missed, each with the reason.
 _REJECTED_WITH_VALUE = {
     "template-dir": _BUILT_IN,
     "template-extension": _BUILT_IN,
     "os-system-scope": "projects are read; give the account the role reader in each of them",
     "os-endpoint-override": "one URL cannot be that of all services; correct the catalog",
+    **dict.fromkeys(("os-endpoint", "os-url"), "Keystone knows the VOs: log in to it"),
     "tls-ciphers": "OpenSSL's own choice is used",
     "tls-min-version": "it is 1.2 or newer in any case",
     **dict.fromkeys(
@@ -30,18 +35,22 @@ _REJECTED_WITH_VALUE = {
     ),
     **dict.fromkeys(("on-auth", "on-rpcxml-endpoint", "rocci-template-dir"), _OPENSTACK_ONLY),
 }
-_REJECTED = {
-    "rocci-remote-templates": _OPENSTACK_ONLY,
-    "full-bdii-ldif": _SITE_BDII,
-    "site-in-suffix": _SITE_BDII,
-}
+_REJECTED = {"rocci-remote-templates": _OPENSTACK_ONLY}
 # Flags of OpenStack's clients with two names.
 _OTHER_NAMES = {
     **{
         f"application_credential_{part}": (f"--os-application_credential_{part}",)
         for part in ("id", "name", "secret")
     },
+    **{
+        name: (f"--os-{name}",)
+        for name in (
+            *("oauth2_endpoint", "oauth2_client_id", "oauth2_client_secret"),
+            *("auth_methods", "idp_otp_key"),
+        )
+    },
     "auth_type": ("--os-auth-plugin",),
+    "code": ("--os-authorization-code",),
     "interface": ("--os-endpoint-type", "--endpoint-type"),
     "username": ("--os-user-name",),
 }
@@ -74,10 +83,17 @@ def add(made: argparse._ArgumentGroup) -> None:
             const=reason,
             help=argparse.SUPPRESS,
         )
-    for name in IGNORED_FLAGS:
+    for name in (*GRANTED_FLAGS, *IGNORED_FLAGS):
         made.add_argument(f"--{name}", action="store_true", help=argparse.SUPPRESS)
     for name in IGNORED_FLAGS_WITH_VALUE:
         made.add_argument(f"--{name}", help=argparse.SUPPRESS)
+
+
+def without_effect(arguments: argparse.Namespace) -> Iterator[str]:
+    """Yield a line for each flag that is given and has no effect."""
+    for name, reason in {**IGNORED_FLAGS, **IGNORED_FLAGS_WITH_VALUE}.items():
+        if getattr(arguments, name.replace("-", "_")):
+            yield f"--{name}: has no effect: {reason}"
 
 
 class _RejectFlag(argparse.Action):
@@ -134,6 +150,18 @@ def _add_content(made: argparse._ArgumentGroup) -> None:
         help="publish no image without a marketplace entry",
     )
     made.add_argument(
+        "--site-in-suffix",
+        action="store_true",
+        help="print the entries below that of the site, GLUE2DomainID=NAME; for the BDII of a site"
+        " that runs this program itself",
+    )
+    made.add_argument(
+        "--full-bdii-ldif",
+        action="store_true",
+        help="print the entries of the site and of its BDII too, as the section site describes"
+        " them, and --site-in-suffix",
+    )
+    made.add_argument(
         "--exit-on-share-errors",
         action="store_true",
         help="print nothing if a VO cannot be read (default: print the other VOs)",
@@ -148,6 +176,21 @@ def _add_content(made: argparse._ArgumentGroup) -> None:
             metavar="VALUE" if name.endswith("-value") else "NAME",
             help=f"{_PROPERTIES[field.name]} (default: {default})",
         )
+    made.add_argument(
+        "--extra-specs-infiniband-key",
+        dest="infiniband",
+        type="aggregate_instance_extra_specs:{}".format,
+        default=argparse.SUPPRESS,
+        metavar="NAME",
+        help="as --property-flavor-infiniband, after aggregate_instance_extra_specs: in the name",
+    )
+    made.add_argument(
+        "--extra-specs-infiniband-value",
+        dest="infiniband_value",
+        default=argparse.SUPPRESS,
+        metavar="VALUE",
+        help="as --property-flavor-infiniband-value",
+    )
     made.add_argument(
         "--auditor-role-cloud",
         metavar="NAME",

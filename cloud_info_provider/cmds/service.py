@@ -107,9 +107,7 @@ def provide(arguments: argparse.Namespace) -> ExitStatus:
         if value is not None and value not in values:
             cause = "is not in this version" if value in others else "is unknown"
             raise UsageError(f"--{name}", f"{value!r} {cause}", f"write {' or '.join(values)}")
-    if arguments.replace_object and arguments.publisher not in STORES:
-        words = "belongs to a publisher that uploads"
-        raise UsageError("--replace-object", words, f"add --publisher {' or '.join(STORES)}")
+    _check_together(arguments)
     if arguments.check_config:
         configuration, _ = _configure(arguments)
         form = f"the form of cloud-info-provider {configuration.generation.releases}"
@@ -126,6 +124,23 @@ def provide(arguments: argparse.Namespace) -> ExitStatus:
         finally:
             record.add("wall_seconds", (clock.now() - record.started).total_seconds())
     return record.status
+
+
+def _check_together(arguments: argparse.Namespace) -> None:
+    """Raise `UsageError` for a flag that has no sense with the others."""
+    if arguments.replace_object and arguments.publisher not in STORES:
+        words = "belongs to a publisher that uploads"
+        raise UsageError("--replace-object", words, f"add --publisher {' or '.join(STORES)}")
+    if arguments.publisher == STDOUT:
+        for flag in ("output", "publish_file"):
+            if getattr(arguments, flag):
+                words = "belongs to a publisher that writes a file"
+                others = " or ".join(name for name in PUBLISHERS if name != STDOUT)
+                name = f"--{flag.replace('_', '-')}"
+                raise UsageError(name, words, f"add --publisher {others}")
+    if arguments.ignore_share_errors and arguments.exit_on_share_errors:
+        words = "contradicts --exit-on-share-errors"
+        raise UsageError("--ignore-share-errors", words, "leave one of them out")
 
 
 def _validate(arguments: argparse.Namespace) -> ExitStatus:
@@ -164,16 +179,21 @@ def _configure(arguments: argparse.Namespace) -> tuple[ProviderSettings, Publish
             problems += error.problems
     if configuration is None or problems:
         raise ConfigurationError(problems)
-    _check_format(configuration, arguments.publisher)
+    _check_format(configuration, arguments)
+    for line in flags.without_effect(arguments):
+        logger.warning("%s", line)
     for problem in (*configuration.warnings, *(publishing.warnings if publishing else ())):
         logger.warning("%s", problem)
     return configuration, publishing
 
 
-def _check_format(configuration: ProviderSettings, publisher: str) -> None:
-    if publisher != STDOUT and configuration.format != _JSON:
-        words = f"{publisher} publishes EGI's JSON only"
+def _check_format(configuration: ProviderSettings, arguments: argparse.Namespace) -> None:
+    if arguments.publisher != STDOUT and configuration.format != _JSON:
+        words = f"{arguments.publisher} publishes EGI's JSON only"
         raise UsageError("--publisher", words, f"write --format {_JSON}")
+    for flag in ("full-bdii-ldif", "site-in-suffix"):
+        if getattr(arguments, flag.replace("-", "_")) and configuration.format != _LDIF:
+            raise UsageError(f"--{flag}", f"belongs to the format {_LDIF}", f"add --format {_LDIF}")
 
 
 def _run(

@@ -11,6 +11,10 @@
             └── GLUE2ShareID                      Share, one a VO and project
                 └── GLUE2PolicyID                 MappingPolicy: the VO
 
+With ``--site-in-suffix`` the group is below ``GLUE2DomainID=SITE``, and with ``--full-bdii-ldif``
+the entries of the site and of its BDII are there too. Beside the service of the cloud there is that
+of its storage, if the site describes one.
+
 A flavor or image that several VOs may use is published once; ``GLUE2EntityOtherInfo: VO=…`` names
 the VOs, and a share names its flavors in ``GLUE2ShareResourceForeignKey``. Shares are of the class
 Share: ComputingShare demands figures of batch queues. The same facts always give the same entries,
@@ -22,16 +26,19 @@ those of cloud-info-provider 0.8 to 0.13, because programs read them (docs/adr/0
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from appliance.core import ldif
+from appliance.core.glue import site_entries
+from appliance.core.glue.site_entries import SiteDescription
 from appliance.core.glue.vocabulary import OS_FAMILIES, OS_NAMES
 from appliance.core.ldif import Entry, child, normalise_dn
 from appliance.core.version import __version__
 from cloud_info_provider.facts import Endpoint, Facts, Flavor, OfferedImage, ServerCounts, Share
+from cloud_info_provider.formats import storage
+from cloud_info_provider.formats.entry import Value, clean, new_entry, pairs, shown
 from cloud_info_provider.formats.published_cloud import (
     PublishedCloud,
     Rendering,
@@ -43,9 +50,8 @@ from cloud_info_provider.settings import ShareSettings, SiteSettings
 ROOT = "o=glue"
 GROUP = "cloud"
 
-# Prefixes of identifiers, as in cloud-info-provider.
-_FLAVOR = "http://schemas.openstack.org/template/resource#"
-_IMAGE = "http://schemas.openstack.org/template/os#"
+# The prefix of identifiers, as in cloud-info-provider.
+_TEMPLATE = "http://schemas.openstack.org/template"
 _SCHEME = "org.glite.standard"
 _UNKNOWN = "UNKNOWN"
 # Names of systems in GLUE 2.0, by their names in Glance (os_distro) where those are different.
@@ -58,12 +64,6 @@ _SYSTEMS = {
     "windows": "Microsoft WINDOWS",
     **{name.lower(): name for name in OS_NAMES},
 }
-# Characters of a value: more is of no use to readers, and slapd limits the size of an entry.
-_LONGEST_TEXT = 1024
-# Blanks, control characters and surrogates: slapd rejects some, LDIF cannot show others.
-_UNFIT = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff]+")
-
-Value = str | int | Iterable[str] | None
 _Thing = TypeVar("_Thing", Flavor, OfferedImage)
 
 
@@ -101,32 +101,6 @@ def entries(
     return list(unique.values()), problems
 
 
-def _entry(dn: str, classes: Sequence[str], attributes: Mapping[str, Value]) -> Entry:
-    """Return an entry; attributes without a value are left out."""
-    made: dict[str, tuple[str, ...]] = {"objectClass": tuple(classes)}
-    for name, value in attributes.items():
-        cleaned = tuple(dict.fromkeys(text for item in _listed(value) if (text := _clean(item))))
-        if cleaned:
-            made[name] = cleaned
-    return Entry(dn, made)
-
-
-def _listed(value: Value) -> Iterable[str | int]:
-    return (value,) if isinstance(value, str | int) else value or ()
-
-
-def _clean(value: str | int) -> str:
-    return _UNFIT.sub(" ", str(value)).strip()[:_LONGEST_TEXT]
-
-
-def _pairs(values: Mapping[str, Value]) -> Iterator[str]:
-    """Yield ``name=value`` for each value, for OtherInfo."""
-    for name, value in values.items():
-        for item in _listed(value):
-            if text := _clean(item):
-                yield f"{name}={text}"
-
-
 class _CloudTree:
     """The entries of one cloud; the methods follow the drawing above."""
 
@@ -143,9 +117,12 @@ class _CloudTree:
         self.auth_url = auth_url
         self.service_id = f"{auth_url}_cloud.compute"
         self.manager_id = f"{self.service_id}_manager"
+        self.flavor_prefix = f"{_TEMPLATE}/{clean(site.flavor_schema)}#"
+        self.image_prefix = f"{_TEMPLATE}/{clean(site.image_schema)}#"
         self.system = _commonest_system(facts)
         self.suffixes = _suffixes(facts)
-        self.group_dn = child(ROOT, "GLUE2GroupID", GROUP)
+        above = site_entries.domain_dn(site.name) if site.is_below_domain else ROOT
+        self.group_dn = child(above, "GLUE2GroupID", GROUP)
         self.service_dn = child(self.group_dn, "GLUE2ServiceID", self.service_id)
 
     def entries(self) -> Iterator[Entry]:
@@ -153,8 +130,10 @@ class _CloudTree:
         servers = [share.servers for share in shares]
         found = {*(share.endpoint for share in shares), *self.facts.endpoints}
         endpoints = sorted(found, key=lambda endpoint: endpoint.url)
-        yield _entry(ROOT, ["organization"], {"o": "glue"})
-        yield _entry(self.group_dn, ["GLUE2Group"], {"GLUE2GroupID": GROUP})
+        yield new_entry(ROOT, ["organization"], {"o": "glue"})
+        if self.site.domain is not None:
+            yield from self.domain(self.site.domain)
+        yield new_entry(self.group_dn, ["GLUE2Group"], {"GLUE2GroupID": GROUP})
         yield self.service(servers)
         yield self.manager(servers)
         for endpoint in endpoints:
@@ -175,6 +154,16 @@ class _CloudTree:
             if share.vo:
                 yield self.share(share)
                 yield self.mapping_policy(share)
+        if self.site.storage is not None:
+            yield from storage.entries(self.site.storage, site=self.site.name, above=self.group_dn)
+
+    def domain(self, described: SiteDescription) -> Iterator[Entry]:
+        """Yield the entries of the site and its BDII, with the group that holds the latter."""
+        group = child(site_entries.domain_dn(described.name), "GLUE2GroupID", "resource")
+        for each in site_entries.entries(described):
+            if ldif.parent(each.dn) == group:
+                yield new_entry(group, ["GLUE2Group"], {"GLUE2GroupID": "resource"})
+            yield each
 
     def problems(self) -> list[str]:
         """Return a line for each flavor and image without an id, and one if there is no flavor."""
@@ -184,7 +173,7 @@ class _CloudTree:
             for share in shares
             for kind, things in (("a flavor", share.flavors), ("an image", share.images))
             for thing in things
-            if not _clean(thing.id)
+            if not clean(thing.id)
         ]
         return lines + missing_flavors(self.facts)
 
@@ -192,7 +181,7 @@ class _CloudTree:
         is_whole = not self.facts.failed
         halted = sum(each.suspended + each.halted for each in servers)
         running = sum(each.running for each in servers)
-        return _entry(
+        return new_entry(
             self.service_dn,
             ["GLUE2Entity", "GLUE2Service", "GLUE2ComputingService"],
             {
@@ -209,7 +198,7 @@ class _CloudTree:
                 "GLUE2ComputingServiceRunningJobs": running if is_whole else None,
                 "GLUE2ComputingServiceWaitingJobs": 0 if is_whole else None,
                 "GLUE2ComputingServiceSuspendedJobs": halted if is_whole else None,
-                "GLUE2EntityOtherInfo": _pairs(
+                "GLUE2EntityOtherInfo": pairs(
                     {
                         "InfoProviderName": "cloud-info-provider-service",
                         "InfoProviderVersion": __version__,
@@ -220,7 +209,7 @@ class _CloudTree:
 
     def manager(self, servers: Sequence[ServerCounts]) -> Entry:
         used = None if self.facts.failed else sum(each.vcpus for each in servers)
-        return _entry(
+        return new_entry(
             child(self.service_dn, "GLUE2ManagerID", self.manager_id),
             ["GLUE2Entity", "GLUE2Manager", "GLUE2ComputingManager"],
             {
@@ -236,12 +225,18 @@ class _CloudTree:
                 "GLUE2ComputingManagerSlotsUsedByGridJobs": used,
                 # GB of memory, not of disk: cloud-info-provider has it here, and readers expect it.
                 "GLUE2ComputingManagerWorkingAreaTotal": self.site.memory or None,
+                "GLUE2EntityOtherInfo": pairs(
+                    {
+                        name.removeprefix("Manager"): shown(fact)
+                        for name, fact in self.site.manager.items()
+                    }
+                ),
             },
         )
 
     def endpoint_id(self, endpoint: Endpoint) -> str:
-        kind = f"{self.site.interface}_{endpoint.version}_{self.site.authentication}"
-        return f"{endpoint.url}_{kind}"
+        terms = endpoint.terms or self.site.endpoint
+        return f"{endpoint.url}_{terms.interface}_{endpoint.version}_{terms.authentication}"
 
     def endpoint_dn(self, endpoint: Endpoint) -> str:
         return child(self.service_dn, "GLUE2EndpointID", self.endpoint_id(endpoint))
@@ -259,22 +254,23 @@ class _CloudTree:
     def endpoint(self, endpoint: Endpoint) -> Entry:
         failed = [share.vo for share in self.vos(endpoint) if share.vo in self.facts.failed]
         info = f"could not be read: {', '.join(failed)}" if failed else None
-        return _entry(
+        terms = endpoint.terms or self.site.endpoint
+        return new_entry(
             self.endpoint_dn(endpoint),
             ["GLUE2Entity", "GLUE2Endpoint", "GLUE2ComputingEndpoint"],
             {
                 "GLUE2EndpointID": self.endpoint_id(endpoint),
                 "GLUE2EntityName": f"OpenStack compute endpoint of {self.site.name}",
                 "GLUE2EndpointURL": endpoint.url,
-                "GLUE2EndpointInterfaceName": self.site.interface,
+                "GLUE2EndpointInterfaceName": terms.interface,
                 "GLUE2EndpointInterfaceVersion": endpoint.version,
-                "GLUE2EndpointTechnology": "webservice",
+                "GLUE2EndpointTechnology": terms.technology,
                 "GLUE2EndpointCapability": self.site.capabilities,
-                "GLUE2EndpointImplementor": "OpenStack Foundation",
-                "GLUE2EndpointImplementationName": "OpenStack Nova",
-                "GLUE2EndpointImplementationVersion": self.site.middleware_version
+                "GLUE2EndpointImplementor": terms.implementor,
+                "GLUE2EndpointImplementationName": terms.implementation,
+                "GLUE2EndpointImplementationVersion": terms.implementation_version
                 or endpoint.microversion,
-                "GLUE2EndpointQualityLevel": self.site.endpoint_level,
+                "GLUE2EndpointQualityLevel": terms.level,
                 "GLUE2EndpointHealthState": "warning" if failed else "ok",
                 "GLUE2EndpointHealthStateInfo": info,
                 "GLUE2EndpointServingState": "production",
@@ -283,9 +279,9 @@ class _CloudTree:
                 "GLUE2EndpointSemantics": "https://docs.openstack.org/api-ref/compute/",
                 "GLUE2EndpointServiceForeignKey": self.service_id,
                 "GLUE2ComputingEndpointComputingServiceForeignKey": self.service_id,
-                "GLUE2EntityOtherInfo": _pairs(
+                "GLUE2EntityOtherInfo": pairs(
                     {
-                        "Authn": self.site.authentication,
+                        "Authn": terms.authentication,
                         "Region": endpoint.region,
                         "auditor_role": self.auditor_role(),
                     }
@@ -311,22 +307,23 @@ class _CloudTree:
 
     def flavor_id(self, flavor: Flavor, endpoint: Endpoint) -> str:
         suffix = self.suffixes.get((endpoint.url, flavor.id), "")
-        return f"{_FLAVOR}{_clean(flavor.id)}_{self.auth_url}{suffix}"
+        return f"{self.flavor_prefix}{clean(flavor.id)}_{self.auth_url}{suffix}"
 
     def flavor(self, identifier: str, flavor: Flavor, vos: Sequence[str]) -> Entry:
         sockets = _number(flavor.extra_specs.get("hw:cpu_sockets"), default=1)
         cpus = "multicpu" if sockets > 1 else "singlecpu"
         cores = "multicore" if flavor.vcpus > sockets else "singlecore"
         family, system, version = self.system
-        return _entry(
+        terms = flavor.terms or self.site.flavors
+        return new_entry(
             child(self.service_dn, "GLUE2ResourceID", identifier),
             ["GLUE2Entity", "GLUE2Resource", "GLUE2ExecutionEnvironment"],
             {
                 "GLUE2ResourceID": identifier,
-                "GLUE2EntityName": f"{_FLAVOR}{_clean(flavor.id)}",
+                "GLUE2EntityName": f"{self.flavor_prefix}{clean(flavor.id)}",
                 "GLUE2ResourceManagerForeignKey": self.manager_id,
                 "GLUE2ExecutionEnvironmentComputingManagerForeignKey": self.manager_id,
-                "GLUE2ExecutionEnvironmentPlatform": self.site.platform,
+                "GLUE2ExecutionEnvironmentPlatform": terms.platform,
                 "GLUE2ExecutionEnvironmentVirtualMachine": "TRUE",
                 "GLUE2ExecutionEnvironmentTotalInstances": self.capacity(flavor),
                 "GLUE2ExecutionEnvironmentMainMemorySize": flavor.ram,
@@ -345,12 +342,13 @@ class _CloudTree:
                 "GLUE2ExecutionEnvironmentOSFamily": family,
                 "GLUE2ExecutionEnvironmentOSName": system,
                 "GLUE2ExecutionEnvironmentOSVersion": version,
-                "GLUE2ExecutionEnvironmentConnectivityIn": "TRUE",
-                "GLUE2ExecutionEnvironmentConnectivityOut": "TRUE",
+                # by convention TRUE unless a site says no, as cloud-info-provider has it
+                "GLUE2ExecutionEnvironmentConnectivityIn": shown(terms.has_way_in is not False),
+                "GLUE2ExecutionEnvironmentConnectivityOut": shown(terms.has_way_out is not False),
                 "GLUE2ExecutionEnvironmentNetworkInfo": (
                     "infiniband" if flavor.has_infiniband else None
                 ),
-                "GLUE2EntityOtherInfo": _pairs(
+                "GLUE2EntityOtherInfo": pairs(
                     {
                         "VO": vos,
                         "name": flavor.name,
@@ -372,26 +370,27 @@ class _CloudTree:
         return min(limits, default=None)
 
     def image(self, image: OfferedImage, vos: Sequence[str]) -> Entry:
-        identifier = f"{_IMAGE}{_clean(image.id)}_{self.auth_url}"
-        return _entry(
+        identifier = f"{self.image_prefix}{clean(image.id)}_{self.auth_url}"
+        return new_entry(
             child(self.service_dn, "GLUE2ApplicationEnvironmentID", identifier),
             ["GLUE2Entity", "GLUE2ApplicationEnvironment"],
             {
                 "GLUE2ApplicationEnvironmentID": identifier,
-                "GLUE2EntityName": f"{_IMAGE}{_clean(image.id)}",
-                "GLUE2ApplicationEnvironmentAppName": _clean(image.name) or image.id,
+                "GLUE2EntityName": f"{self.image_prefix}{clean(image.id)}",
+                "GLUE2ApplicationEnvironmentAppName": clean(image.name) or image.id,
                 "GLUE2ApplicationEnvironmentAppVersion": image.version,
                 "GLUE2ApplicationEnvironmentRepository": image.marketplace or image.file,
                 "GLUE2ApplicationEnvironmentDescription": image.description,
                 "GLUE2ApplicationEnvironmentComputingManagerForeignKey": self.manager_id,
-                "GLUE2EntityOtherInfo": _pairs(
+                "GLUE2EntityOtherInfo": pairs(
                     {
                         "VO": vos,
                         "base_mpuri": image.base,
-                        "Platform": image.architecture,
+                        "Platform": image.architecture or self.site.image_platform,
                         "OSFamily": image.os_type,
                         "OSName": image.os_distribution,
                         "OSVersion": image.os_version,
+                        **image.information,
                     }
                 ),
             },
@@ -403,7 +402,7 @@ class _CloudTree:
     def share(self, share: Share) -> Entry:
         flavors = {self.flavor_id(flavor, share.endpoint) for flavor in _named(share.flavors)}
         quotas = {f"quota_{name}": quota for name, quota in sorted(share.quotas.items())}
-        return _entry(
+        return new_entry(
             child(self.service_dn, "GLUE2ShareID", self.share_id(share)),
             ["GLUE2Entity", "GLUE2Share"],
             {
@@ -415,7 +414,7 @@ class _CloudTree:
                 "GLUE2ShareServiceForeignKey": self.service_id,
                 "GLUE2ShareEndpointForeignKey": self.endpoint_id(share.endpoint),
                 "GLUE2ShareResourceForeignKey": sorted(flavors),
-                "GLUE2EntityOtherInfo": _pairs(
+                "GLUE2EntityOtherInfo": pairs(
                     {
                         "VO": share.vo,
                         "project_id": share.project_id,
@@ -451,7 +450,7 @@ def _policy(
     name: str,
     links: Mapping[str, Value],
 ) -> Entry:
-    return _entry(
+    return new_entry(
         child(parent, "GLUE2PolicyID", identifier),
         ["GLUE2Entity", "GLUE2Policy", kind],
         {
@@ -466,7 +465,7 @@ def _policy(
 
 
 def _named(things: Iterable[_Thing]) -> Iterator[_Thing]:
-    return (thing for thing in things if _clean(thing.id))
+    return (thing for thing in things if clean(thing.id))
 
 
 def _by_vo(

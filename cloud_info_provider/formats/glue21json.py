@@ -28,6 +28,7 @@ from cloud_info_provider.formats.published_cloud import (
     missing_flavors,
     settings_of,
 )
+from cloud_info_provider.site_settings import Fact
 
 Json = dict[str, Any]
 _Thing = TypeVar("_Thing", Flavor, OfferedImage)
@@ -35,6 +36,11 @@ _Thing = TypeVar("_Thing", Flavor, OfferedImage)
 VALIDITY = timedelta(hours=12)
 """How long an object counts after its time of creation, as in cloud-info-provider."""
 _UNKNOWN = "UNKNOWN"
+_OF_MANAGER = (
+    *("NetworkVirtualizationType", "CPUVirtualizationType", "ManagerVirtualdiskFormat"),
+    *("ManagerFailover", "ManagerLiveMigration", "ManagerVMBackupRestore"),
+)
+"""Fields of the manager for what only the description says; the rest is in its ``OtherInfo``."""
 # Control characters, and surrogates, which UTF-8 cannot hold.
 _UNFIT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
@@ -119,11 +125,15 @@ class _CloudObjects:
     def manager(self) -> Json:
         flavors = {flavor for share in self.shares for flavor in share.flavors}
         cpus, memory = [flavor.vcpus for flavor in flavors], [flavor.ram for flavor in flavors]
+        described = self.site.manager
+        own = {name: fact for name, fact in described.items() if name in _OF_MANAGER}
+        other = {name: fact for name, fact in described.items() if name not in _OF_MANAGER}
         return self.object(
             self.manager_id,
             "",
             {"CloudComputingService": [self.service_id]},
             {
+                "OtherInfo": {name: _fact(fact) for name, fact in other.items()},
                 "HypervisorName": _known(self.site.hypervisor),
                 "HypervisorVersion": _known(self.site.hypervisor_version),
                 "TotalCPUs": self.site.cores or None,
@@ -132,6 +142,7 @@ class _CloudObjects:
                 "InstanceMinCPU": min(cpus, default=0),
                 "InstanceMaxRAM": max(memory, default=0),
                 "InstanceMinRAM": min(memory, default=0),
+                **{name: _fact(fact) for name, fact in own.items()},
             },
         )
 
@@ -141,6 +152,7 @@ class _CloudObjects:
             state, info = "warning", f"could not be read: {', '.join(sorted(self.facts.failed))}"
         certificate, auditor = self.facts.certificate, self.facts.auditor_role
         compute = self.shares[0].endpoint if self.shares else None
+        terms = (compute and compute.terms) or self.site.endpoint
         return self.object(
             self.endpoint_id,
             f"Cloud computing endpoint for {self.endpoint_id}",
@@ -148,16 +160,16 @@ class _CloudObjects:
             {
                 "OtherInfo": None if auditor is None else {"auditor_role": auditor},
                 "Capability": list(self.site.capabilities),
-                "QualityLevel": self.site.endpoint_level,
+                "QualityLevel": terms.level,
                 "InterfaceName": "org.openstack.nova",
                 "InterfaceVersion": compute.version.removeprefix("v") if compute else None,
                 "HealthState": state,
                 "HealthStateInfo": info,
                 "ServingState": "production",
-                "Technology": "webservice",
-                "Implementor": "OpenStack Foundation",
-                "ImplementationName": "OpenStack Nova",
-                "ImplementationVersion": self.site.middleware_version
+                "Technology": terms.technology,
+                "Implementor": terms.implementor,
+                "ImplementationName": terms.implementation,
+                "ImplementationVersion": terms.implementation_version
                 or (compute.microversion if compute else None),
                 "DowntimeInfo": (
                     "https://goc.egi.eu/portal/index.php?Page_Type=Downtimes_Calendar"
@@ -181,13 +193,13 @@ class _CloudObjects:
             _text(image.name) or image.id,
             self.offered(shares),
             {
-                "OtherInfo": {**base, **image.attributes},
+                "OtherInfo": {**base, **image.information, **image.attributes},
                 "MarketplaceURL": image.marketplace or image.file,
-                "OSPlatform": _text(image.architecture) or _UNKNOWN,
+                "OSPlatform": _text(image.architecture) or self.site.image_platform or _UNKNOWN,
                 "OSName": _text(image.os_distribution) or _UNKNOWN,
                 "OSVersion": _text(image.os_version) or _UNKNOWN,
                 "Description": _text(image.description) or _UNKNOWN,
-                "AccessInfo": "none",
+                "AccessInfo": image.access,
             },
         )
 
@@ -201,6 +213,7 @@ class _CloudObjects:
 
     def flavor(self, flavor: Flavor, shares: Sequence[str]) -> Json:
         links = self.offered(shares)
+        terms = flavor.terms or self.site.flavors
         if flavor.accelerators:
             links["CloudComputingVirtualAccelerator"] = [_accelerator_id(flavor)]
         return self.object(
@@ -208,12 +221,12 @@ class _CloudObjects:
             _text(flavor.name) or flavor.id,
             links,
             {
-                "Platform": self.site.platform,
+                "Platform": terms.platform,
                 "CPU": flavor.vcpus,
                 "RAM": flavor.ram,
                 "Disk": flavor.disk,
-                "NetworkIn": _UNKNOWN,
-                "NetworkOut": True,
+                "NetworkIn": _truth(terms.has_way_in),
+                "NetworkOut": _truth(terms.has_way_out),
                 "NetworkInfo": "infiniband" if flavor.has_infiniband else None,
             },
         )
@@ -302,6 +315,15 @@ def _servers(counts: Iterable[ServerCounts]) -> Json:
         "SuspendedVM": sum(each.suspended for each in counted),
         "HaltedVM": sum(each.halted for each in counted),
     }
+
+
+def _truth(value: bool | None) -> bool | str:
+    return _UNKNOWN if value is None else value
+
+
+def _fact(fact: Fact) -> str | int | bool:
+    """Return a fact as a value of the peer's model, in which a list is one text."""
+    return ",".join(fact) if isinstance(fact, tuple) else fact
 
 
 def _known(text: str) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,12 @@ def record() -> Iterator[Recording]:
         for name in _GETTERS:
             wrapped = _watched(getattr(Settings, name), name, found)
             stack.enter_context(mock.patch.object(Settings, name, wrapped))
-        for name, wrap in (("__init__", _adopting), ("accept", _accepting), ("warn", _warning)):
+        for name, wrap in (
+            ("__init__", _adopting),
+            ("accept", _accepting),
+            ("ignore", _ignoring),
+            ("warn", _warning),
+        ):
             wrapped = wrap(getattr(Settings, name), found)
             stack.enter_context(mock.patch.object(Settings, name, wrapped))
         yield found
@@ -133,6 +138,15 @@ def _accepting(accept: Callable[..., None], found: Recording) -> Callable[..., N
         accept(self, section, names)
 
     return accepting
+
+
+def _ignoring(ignore: Callable[..., None], found: Recording) -> Callable[..., None]:
+    def ignoring(self: Settings, section: str, options: Mapping[str, str], **more: Any) -> None:
+        for option, reason in options.items():
+            found.warnings.setdefault((found.place(self), section, option), reason)
+        ignore(self, section, options, **more)
+
+    return ignoring
 
 
 def _warning(warn: Callable[..., None], found: Recording) -> Callable[..., None]:

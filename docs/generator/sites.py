@@ -144,6 +144,9 @@ def _load_provider(layout: Layout) -> None:
         ("total_cores: 0", "total_cores: 8"),
     )
     arguments = _parsed(provider_flags.add_arguments)
+    arguments.full_bdii_ldif = True
+    _attempt(lambda: provider.load(arguments, layout))
+    arguments.full_bdii_ldif = False
     shipped = account.read_text()
     for plugin in PLUGINS:
         account.write_text(f"{shipped}\nexport OS_AUTH_TYPE={plugin}\n")

@@ -166,7 +166,7 @@ _WORDS = {
     "GLUE2EndpointInterfaceName": "bdii_site bdii_top webdav http https ldap other",
     "GLUE2ServiceCapability": (
         "executionmanagement.dynamicvmdeploy security.accounting information.model "
-        "information.discovery information.monitoring"
+        "information.discovery information.monitoring data.management.storage"
     ),
     "GLUE2ServiceQualityLevel": "development pre-production production testing",
     "GLUE2EndpointQualityLevel": "development pre-production production testing",

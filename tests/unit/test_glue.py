@@ -10,6 +10,7 @@ from appliance.core import ldif
 from cloud_info_provider.facts import (
     Accelerators,
     Endpoint,
+    EndpointTerms,
     Facts,
     Flavor,
     OfferedImage,
@@ -29,12 +30,9 @@ SITE = SiteSettings(
     memory=384,
     hypervisor="KVM",
     hypervisor_version="8.0",
-    middleware_version="",
     service_level="production",
-    endpoint_level="testing",
-    authentication="oidc",
-    platform="amd64",
     capabilities=("executionmanagement.dynamicvmdeploy", "security.accounting"),
+    endpoint=EndpointTerms(level="testing"),
 )
 SMALL = Flavor("1", "m1.small", 1, 2048, 20, 0, {})
 LARGE = Flavor(
@@ -295,7 +293,9 @@ def test_names_that_programs_read_as_identifiers() -> None:
 
 def test_api_type_names_the_interface() -> None:
     """F-I2: the option had no effect; it also is the way back to the names of the first release."""
-    entries = tree(Facts((OPS,), {}), replace(SITE, interface="org.openstack.nova"))
+    entries = tree(
+        Facts((OPS,), {}), replace(SITE, endpoint=EndpointTerms(interface="org.openstack.nova"))
+    )
     endpoint = single(entries, "Endpoint")
     assert endpoint.get("GLUE2EndpointInterfaceName") == ("org.openstack.nova",)
     identifier = f"{ENDPOINT.url}_org.openstack.nova_v2.1_oidc"

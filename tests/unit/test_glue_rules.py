@@ -150,6 +150,42 @@ def test_the_jobs_of_a_service_are_the_sum_of_their_states() -> None:
     assert ("W005", "GLUE2ComputingServiceTotalJobs") in judged(bad)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "codes"),
+    [
+        ({"Total": "5000", "Used": "1000", "Free": "4000"}, set()),
+        ({"Total": "5000", "Used": "1000", "Free": "3990"}, set()),
+        ({"Total": "5000", "Used": "1000", "Free": "3900"}, {"E014"}),
+        ({"Total": "5000"}, {"E014"}),
+        ({"Total": "5000", "Used": "6000"}, {"E014", "E016"}),
+        ({"Total": "5000", "Free": "6000"}, {"E014", "E015"}),
+        ({"Total": "5000", "Reserved": "6000"}, {"E014", "E017"}),
+        ({"Total": "500", "Used": "500"}, {"I086"}),
+        ({"Total": "1000000001", "Used": "1000000001"}, {"I087"}),
+        ({}, {"W034"}),
+    ],
+)
+def test_sizes_of_a_storage(sizes: dict[str, str], codes: set[str]) -> None:
+    """Codes and limits as in EGIProfileTest.py of glue-validator 2.1.0."""
+    kind = "StorageServiceCapacity"
+    named = {f"{kind}{name}Size": value for name, value in sizes.items()}
+    made = entry(kind, StorageServiceCapacityID="c", StorageServiceCapacityType="online", **named)
+    assert {code for code, _ in judged(made)} - {"I095"} == codes
+
+
+def test_a_storage_service_needs_a_protocol() -> None:
+    service = entry("Service", "StorageService", ServiceID="s")
+    protocol = entry(
+        "StorageAccessProtocol",
+        dn="GLUE2StorageAccessProtocolID=h,o=glue",
+        StorageAccessProtocolID="h",
+        StorageAccessProtocolType="https",
+        StorageAccessProtocolVersion="1.1",
+    )
+    assert ("E025", "GLUE2StorageService") in judged(service)
+    assert "E025" not in {code for code, _ in judged(service, protocol)}
+
+
 def test_a_site_s_name_and_place() -> None:
     """A foreign key with another site's name is what two files with two names give."""
     place = "GLUE2LocationID=l,GLUE2DomainID=SITE-A,o=glue"

@@ -137,7 +137,10 @@ def test_upstream_s_sample_of_0_8(tmp_path: Path) -> None:
     with_site_cfg(tmp_path)
     found = load(tmp_path, text=SAMPLE_083)
     assert found.generation.releases == "0.8 to 0.10"
-    assert (found.site.name, found.site.middleware_version) == ("EXAMPLE-SITE", "havana")
+    assert (found.site.name, found.site.endpoint.implementation_version) == (
+        "EXAMPLE-SITE",
+        "havana",
+    )
     assert (found.format, found.all_images, found.shares) == ("glue", True, ())
 
 
@@ -145,7 +148,10 @@ def test_upstream_s_sample_of_0_13(tmp_path: Path) -> None:
     with_site_cfg(tmp_path)
     found = load(tmp_path, text=SAMPLE_0130)
     assert found.generation.releases == "0.11 to 0.13"
-    assert (found.site.name, found.site.middleware_version) == ("EXAMPLE-SITE", "Liberty")
+    assert (found.site.name, found.site.endpoint.implementation_version) == (
+        "EXAMPLE-SITE",
+        "Liberty",
+    )
     assert (found.format, found.all_images) == ("glue", False)
     assert [share.vo for share in found.shares] == ["ops"]
     warned = [str(problem).rpartition("openstack.yaml")[2] for problem in found.warnings]

@@ -131,7 +131,7 @@ def test_shares_with_their_projects_and_texts(tmp_path: Path) -> None:
         "public_network_name": "PUBLIC",
     }
     assert (found.site.name, found.site.cores, found.site.memory) == ("EXAMPLE-SITE", 192, 768)
-    assert (found.site.hypervisor_version, found.site.authentication) == ("4.20", "oidc")
+    assert (found.site.hypervisor_version, found.site.endpoint.authentication) == ("4.20", "oidc")
     assert not found.all_images
     assert found.access.auth_url == "https://keystone.example.org:5000/v3"
     assert found.access.options["password"] == "secret 12"
@@ -149,9 +149,12 @@ def test_the_file_of_2017_with_one_project_and_keystone_2(tmp_path: Path) -> Non
     assert found.access.options["user_domain_id"] == "default"
     assert (found.project, found.shares) == ("ops", ())
     assert found.all_images
-    assert found.site.authentication == "X509-VOMS"
-    assert (found.site.service_level, found.site.endpoint_level) == ("testing", "production")
-    assert (found.site.middleware_version, found.site.platform) == ("liberty", "x86_64")
+    assert found.site.endpoint.authentication == "X509-VOMS"
+    assert (found.site.service_level, found.site.endpoint.level) == ("testing", "production")
+    assert (found.site.endpoint.implementation_version, found.site.flavors.platform) == (
+        "liberty",
+        "x86_64",
+    )
     assert found.site.capabilities == (
         "executionmanagement.dynamicvmdeploy",
         "security.accounting",
@@ -237,7 +240,7 @@ storage:
         "openstack.yaml:10: compute.shares.biomed.default_network_type: 'publik' is not allowed",
         "openstack.yaml:11: compute.shares.a b: is not a VO's name",
         "openstack.yaml:12: compute.shares.a b.auth.project_id: 'x y' is not the id of a project",
-        "openstack.yaml:13: storage: storage is not published by this version",
+        "openstack.yaml:13: storage: has no endpoints, so no storage is published",
     ]
     assert len(lines) == len(starts)
     for line, start in zip(lines, starts, strict=True):
@@ -318,7 +321,7 @@ def test_values_of_other_releases_are_rejected(
 
 
 def test_flags_of_other_releases_are_rejected_by_name(capfd: pytest.CaptureFixture[str]) -> None:
-    for flags in (["--full-bdii-ldif"], ["--ams-host", "x"], ["--timeout", "0"], ["--nonsense"]):
+    for flags in (["--template-dir", "x"], ["--ams-host", "x"], ["--timeout", "0"], ["--nonsense"]):
         with pytest.raises(SystemExit) as raised:
             service.main(flags)
         assert raised.value.code == 2
@@ -364,13 +367,13 @@ def test_the_shipped_files_want_their_placeholders_replaced_and_nothing_else(
 
 def test_api_type_names_the_interface_that_is_published(tmp_path: Path) -> None:
     """F-I2: the option had no effect."""
-    assert load(tmp_path).site.interface == "OpenStack"
+    assert load(tmp_path).site.endpoint.interface == "OpenStack"
     defaults = f"{SHARES}    endpoints:\n        defaults:\n            api_type: "
-    assert load(tmp_path, text=f"{defaults}org.openstack.nova\n").site.interface == (
+    assert load(tmp_path, text=f"{defaults}org.openstack.nova\n").site.endpoint.interface == (
         "org.openstack.nova"
     )
     found = load(tmp_path, text=f"{defaults}OCCI\n")
-    assert found.site.interface == "OpenStack"
+    assert found.site.endpoint.interface == "OpenStack"
     (warning,) = found.warnings
     assert str(warning).endswith(
         "openstack.yaml:21: compute.endpoints.defaults.api_type: OCCI: clouds have no OCCI any "

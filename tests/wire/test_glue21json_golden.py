@@ -48,7 +48,7 @@ def published() -> PublishedCloud:
         ShareSettings("biomed", "p1", "", ("VO:biomed", "VOMS:/biomed/Role=x"), {}),
         ShareSettings("late.example.org", "p2", "", ("VO:late.example.org",), {}),
     ]
-    site = replace(SITE, middleware_version="Epoxy")
+    site = replace(SITE, endpoint=replace(SITE.endpoint, implementation_version="Epoxy"))
     return PublishedCloud(found, site, configured, f"{KEYSTONE}/", KEYSTONE, "v3password")
 
 
@@ -61,7 +61,7 @@ def test_what_is_not_configured_is_left_out() -> None:
     bare = replace(
         cloud.site, cores=0, memory=0, hypervisor="UNKNOWN", hypervisor_version="UNKNOWN"
     )
-    cloud = replace(cloud, site=replace(bare, middleware_version=""))
+    cloud = replace(cloud, site=replace(bare, endpoint=SITE.endpoint))
     cloud = replace(cloud, facts=replace(cloud.facts, failed={}, auditor_role=None))
     cloud = replace(cloud, facts=replace(cloud.facts, certificate=ServerCertificate()))
     document = json.loads(glue21json.render(cloud).text)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from appliance.core.config.document import Document, Setting
 from appliance.core.run import log, place
@@ -71,6 +71,20 @@ class Value:
 _observed: deque[Value] = deque(maxlen=256)
 
 
+class _Ignored(NamedTuple):
+    """An option that is set and has no effect, in the order of the files."""
+
+    path: Path
+    line: int
+    section: str
+    option: str
+    reason: str
+
+
+_NOTHING = ("", "0", "0.0", "false", "no", "off", "none", "null", "undefined", "unknown")
+"""Values that ask for nothing, in lower case."""
+
+
 def observed() -> tuple[Value, ...]:
     """Return the values of `COMPARED` options that this process has read, and forget them."""
     found = tuple(dict.fromkeys(_observed))
@@ -101,6 +115,7 @@ class Settings:
         self._problems: list[Problem] = []
         self._accounts: set[str] = set()
         self._deprecated: dict[tuple[str, str], str] = {}
+        self._ignored: list[_Ignored] = []
 
     def text(
         self,
@@ -278,6 +293,28 @@ class Settings:
         """Accept options of upstream that have no effect here."""
         self._known.setdefault(section, set()).update(options)
 
+    def ignore(
+        self,
+        section: str,
+        options: Mapping[str, str],
+        *,
+        is_missed: bool = True,
+        entry: Setting | None = None,
+    ) -> None:
+        """Accept options of upstream that have no effect here, each with the reason.
+
+        `finish` reports those that are set to anything: in a run if upstream's effect ``is_missed``
+        here, in a check of the configuration in any case. ``entry`` has the place of an option that
+        is no single value.
+        """
+        self.accept(section, options)
+        if not (is_missed or log.is_checking()):
+            return
+        for option, reason in options.items():
+            found = entry or self._document.get(section, option)
+            if found and (entry or found.text.lower() not in _NOTHING):
+                self._ignored.append(_Ignored(found.path, found.line, section, option, reason))
+
     def finish(self) -> tuple[Problem, ...]:
         """Return the warnings, unknown options among them.
 
@@ -288,6 +325,7 @@ class Settings:
         self._warn_of_unknown()
         for (section, option), text in self._deprecated.items():
             self.deprecate(section, option, text)
+        self._report_ignored()
         # A set, because a program may read an option more than once.
         problems = sorted({*self._problems, *self._document.remarks})
         if any(problem.is_fatal for problem in problems):
@@ -387,6 +425,19 @@ class Settings:
                 continue
             for option in options.keys() - self._known[section]:
                 self._report_unknown(section, option)
+
+    def _report_ignored(self) -> None:
+        """Report the options without effect: in a run all in one line, in a check one by one."""
+        found = sorted(set(self._ignored))
+        shown = found if log.is_checking() else found[:1]
+        others = [str(each.line) for each in found[len(shown) :]]
+        for each in shown:
+            text = f"has no effect: {each.reason}"
+            if others:
+                lines = f"line{'s' if len(others) > 1 else ''} {', '.join(others)}"
+                text = f"has no effect, nor have options of {lines}; --check-config says why"
+            entry = Setting("", each.path, each.line)
+            self.warn(each.section, each.option, text, entry=entry)
 
     def _report_unknown(self, section: str, option: str) -> None:
         """Report an unknown option: as an error if an account would lack it, else as a warning."""

@@ -3,14 +3,15 @@
 The rules and their codes are those of glue-validator 2.1.0 with ``-g egi-glue2 -s egi-profile``:
 
     E001 E002 E008 E009 E010 E025 E026    times, coordinates, missing classes, the site's name
+    E014 E015 E016 E017                   sizes of a storage that contradict each other
     W001 W002 W003 W004 W005 W006         times, profile, sums
     W030 W031 W032 W033                   figures of a manager that contradict each other
     W034 W036 W037 W038                   attributes: missing, repeated, of another type, empty
     W039 W040 W041 W042 W043 W044         identifiers, versions, platforms and systems
-    I019 I020 I051 … I078 I095            unusual figures, recommended attributes that are missing
+    I019 I020 I051 … I087 I095            unusual figures, recommended attributes that are missing
 
-Classes that neither a cloud nor a site's BDII publishes (queues, storage, benchmarks) have no rules
-here. Three rules are our own: ``duplicate-id``, ``dangling-link`` and ``no-class``.
+Classes that neither a cloud nor a site's BDII publishes (queues, shares of storage, benchmarks)
+have no rules here. Three rules are our own: ``duplicate-id``, ``dangling-link`` and ``no-class``.
 """
 
 from __future__ import annotations
@@ -64,6 +65,11 @@ _CLASSES = {
     "ComputingManagerForeignKey:Text!",
     "ApplicationEnvironment": "ID:Text! AppName:Text! AppVersion:Text Repository:URL "
     "Description:Text ComputingManagerForeignKey:Text",
+    "StorageServiceCapacity": "ID:Text! Type:StorageCapacity! TotalSize:UInt64! FreeSize:UInt64? "
+    "UsedSize:UInt64? ReservedSize:UInt64? StorageServiceForeignKey:Text",
+    "StorageAccessProtocol": "ID:Text! Type:StorageAccessProtocol! Version:Text! MaxStreams:UInt32 "
+    "StorageServiceForeignKey:Text",
+    "StorageManager": "StorageServiceForeignKey:Text!",
 }
 # Usual figures, from and below, with the codes of too small and too large ones.
 _RANGES = {
@@ -84,6 +90,7 @@ _RANGES = {
     "ExecutionEnvironmentWallTimeScalingFactor": (0.1, 1.000001, "I074", "I073"),
     "ExecutionEnvironmentMainMemorySize": (100, 10**6, "I076", "I075"),
     "ExecutionEnvironmentVirtualMemorySize": (100, 10**6, "I078", "I077"),
+    "StorageServiceCapacityTotalSize": (1000, 10**9 + 1, "I086", "I087"),
 }
 # A figure that another one of the same entry limits: the factor, and whether it may be equal.
 _LIMITS = (
@@ -108,6 +115,9 @@ _TOGETHER = (
     ("ComputingEndpoint", "Endpoint"),
     ("Endpoint", "AccessPolicy"),
     ("Share", "MappingPolicy"),
+    ("StorageService", "Service"),
+    ("StorageService", "StorageAccessProtocol"),
+    ("StorageEndpoint", "Endpoint"),
 )
 _MARGIN = timedelta(minutes=2)
 _OLD = timedelta(days=730)
@@ -250,6 +260,27 @@ def _of_figures(entry: Entry, found: _Found) -> Iterator[GlueFinding]:
             text = f"{figure:.0f} does not fit GLUE2{other}, {limit:.0f}"
             yield found(Severity.WARNING, code, f"GLUE2{name}", text)
     yield from _of_sum(entry, found)
+    yield from _of_sizes(entry, found)
+
+
+def _of_sizes(entry: Entry, found: _Found) -> Iterator[GlueFinding]:
+    """Check that the parts of a storage sum up to its size, within half a percent and 1 GB."""
+    total = _number(entry, "StorageServiceCapacityTotalSize")
+    if total is None:
+        return
+    parts = {
+        kind: _number(entry, f"StorageServiceCapacity{kind}Size")
+        for kind in ("Free", "Used", "Reserved")
+    }
+    published = sum(part or 0 for part in parts.values())
+    if not total * 0.995 - 1 <= published <= total * 1.005 + 1:
+        text = f"{total:.0f}, but free, used and reserved GB sum up to {published:.0f}"
+        yield found(Severity.ERROR, "E014", "GLUE2StorageServiceCapacityTotalSize", text)
+    for code, (kind, part) in zip(("E015", "E016", "E017"), parts.items(), strict=True):
+        if part is not None and part > total:
+            name = f"GLUE2StorageServiceCapacity{kind}Size"
+            text = f"{part:.0f} is more than the total size, {total:.0f}"
+            yield found(Severity.ERROR, code, name, text)
 
 
 def _of_sum(entry: Entry, found: _Found) -> Iterator[GlueFinding]:

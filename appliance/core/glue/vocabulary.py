@@ -16,6 +16,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 QUALITY_LEVELS = ("development", "pre-production", "production", "testing")
+TECHNOLOGIES = ("corba", "jndi", "webservice")
 
 CAPABILITIES = _words(
     """
@@ -77,7 +78,11 @@ _WORDS: Mapping[str, frozenset[str]] = {
     "QualityLevel": frozenset(QUALITY_LEVELS),
     "HealthState": _words("critical ok other unknown warning"),
     "ServingState": _words("closed draining production queueing"),
-    "Technology": _words("corba jndi webservice"),
+    "Technology": frozenset(TECHNOLOGIES),
+    "StorageCapacity": _words("cache installednearline installedonline nearline offline online"),
+    "StorageAccessProtocol": _words(
+        "afs dcap file gsidcap gsiftp gsirfio http https nfs rfio root webdav xroot"
+    ),
     "PolicyScheme": _words("basic gacl org.glite.standard"),
     "Platform": _words("amd64 i386 i686 itanium powerpc sparc x86_64"),
     "OSFamily": _words("linux macosx solaris windows"),
