@@ -6,22 +6,24 @@ the end and no final separator. A field without a value is left out; EndTime is 
 lives. Durations are at least one second.
 
 **Faults.** The repository refuses a whole message for one bad record, so a record with a fault goes
-to the quarantine before it is spooled. The limits of texts and numbers are those of APEL 2.5.0's
-record class and database. Where APEL accepts nonsense (negative durations, completed without an
-end, times in the future), this module does not.
+to the quarantine before it is spooled. Where APEL accepts nonsense (negative durations, completed
+without an end, times in the future), this module does not. An optional field that cannot be sent is
+left out, because a server's hours do not depend on its name, image or benchmark.
 """
 
 from __future__ import annotations
 
 import enum
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import partial
 
 from appliance.core.version import __version__
+from caso.kinds import limits
 from caso.kinds.kind import Checked, RecordKind
+from caso.kinds.months import SECOND
 
 CLOUD_TYPE = f"egi-fedcloud-appliance/{__version__} (OpenStack)"
 
@@ -67,14 +69,14 @@ class CloudRecord:
     end: datetime | None
     """None while the server lives."""
     wall: timedelta
-    cpu_count: int
-    memory: int
+    cpu_count: int | Decimal
+    memory: int | None
     """MiB."""
-    disk: int
+    disk: int | None
     """GB."""
     name: str = ""
     user_name: str | None = None
-    public_ips: int = 0
+    public_ips: int | None = 0
     image: str | None = None
     benchmark: Benchmark | None = None
     cloud_type: str = CLOUD_TYPE
@@ -87,12 +89,12 @@ class CloudRecord:
     @property
     def amount(self) -> int:
         """Return the seconds of wall time."""
-        return self.wall // timedelta(seconds=1)
+        return self.wall // SECOND
 
     @property
     def cpu(self) -> timedelta:
         """Return the CPU time: of all allotted cores, whether they were busy or not."""
-        return self.wall * self.cpu_count
+        return timedelta(seconds=int(self.amount * self.cpu_count))
 
     @property
     def measured(self) -> datetime:
@@ -109,6 +111,7 @@ VERSIONS = ("0.4", "0.2")
 
 # v0.2 has no such fields: it is the form of the messenger ssmv2, which cASO dropped in 4.0.0.
 _ONLY_IN_V04 = ("Benchmark", "BenchmarkType", "CloudComputeService", "PublicIPCount")
+_DURATIONS = ("CpuDuration", "WallDuration")
 
 
 def message(records: Sequence[str], *, version: str = "0.4") -> bytes:
@@ -120,12 +123,13 @@ def message(records: Sequence[str], *, version: str = "0.4") -> bytes:
 
 def render(record: CloudRecord, *, version: str = "0.4") -> str:
     """Return one record's lines, without a newline at the end."""
-    return "\n".join(
-        f"{name}: {value}" for name, value in sorted(fields(record, version=version).items())
-    )
+    values = dict(fields(record, version=version))
+    for name in _DURATIONS:  # at least 1 in messages alone, as in cASO since 5.2.1
+        values[name] = values[name] or 1
+    return "\n".join(f"{name}: {value}" for name, value in sorted(values.items()))
 
 
-def fields(record: CloudRecord, *, version: str = "0.4") -> dict[str, str]:
+def fields(record: CloudRecord, *, version: str = "0.4") -> Mapping[str, object]:
     """Return the fields of a record that have a value, by their names on the wire."""
     benchmark = record.benchmark
     values: dict[str, object] = {
@@ -134,15 +138,15 @@ def fields(record: CloudRecord, *, version: str = "0.4") -> dict[str, str]:
         "CloudComputeService": record.service,
         "MachineName": record.name or None,
         "LocalUserId": record.user_id or None,
-        "LocalGroupId": record.project_id,
+        "LocalGroupId": record.project_id or None,
         "GlobalUserName": record.user_name,
         "FQAN": record.vo,
-        "Status": record.status,
+        "Status": str(record.status),
         "StartTime": _epoch(record.start),
         "EndTime": _epoch(record.end) if record.end else 0,
-        "WallDuration": _seconds(record.wall),
-        "CpuDuration": _seconds(record.cpu),
-        "CpuCount": record.cpu_count,
+        "WallDuration": record.amount,
+        "CpuDuration": record.cpu // SECOND,
+        "CpuCount": limits.count(record.cpu_count),
         "Memory": record.memory,
         "Disk": record.disk,
         "PublicIPCount": record.public_ips,
@@ -153,9 +157,7 @@ def fields(record: CloudRecord, *, version: str = "0.4") -> dict[str, str]:
     }
     left_out = _ONLY_IN_V04 if version == "0.2" else ()
     return {
-        name: str(value)
-        for name, value in values.items()
-        if value is not None and name not in left_out
+        name: value for name, value in values.items() if value is not None and name not in left_out
     }
 
 
@@ -163,82 +165,62 @@ def _epoch(moment: datetime) -> int:
     return int(moment.timestamp())
 
 
-def _seconds(duration: timedelta) -> int:
-    # At least 1, as in cASO since 5.2.1.
-    return max(1, int(duration.total_seconds()))
-
-
-CLOCK_TOLERANCE = timedelta(days=2)
-"""How far a time may be in the future: clocks differ, and a wrong time zone is up to a day."""
-
-_TEXT = re.compile(r"[ -~]{0,255}")
-_MISSING = ("", "none", "null")
 _LONGEST_BENCHMARK_TYPE = 50
-_LARGEST_BENCHMARK = 9_999_999.999
-_INT = 2**31
-_BIGINT = 2**63
-_CPU_COUNT = 10_000_000
+_TEXTS = ("name", "user_id", "project_id")
+"""The optional fields that are empty, not None, without a value."""
 
 
-def faults(record: CloudRecord, *, now: datetime) -> list[str]:
-    """Return the faults of a record, a few words each; empty when it may be sent."""
-    return [*_of_texts(record), *_of_numbers(record), *_of_times(record, now)]
+def check(record: CloudRecord, now: datetime) -> Checked[CloudRecord]:
+    """Return the record without its unusable optional fields, and its faults."""
+    kept, dropped = limits.leave_out(record, _of_optional_fields(record), empty=_TEXTS)
+    return Checked(kept, dropped, limits.found(_faults(kept, now)))
 
 
-def _of_texts(record: CloudRecord) -> Iterator[str]:
-    texts = {
-        "VMUUID": record.vm_uuid,
-        "SiteName": record.site,
-        "CloudComputeService": record.service,
-        "MachineName": record.name,
-        "LocalUserId": record.user_id,
-        "LocalGroupId": record.project_id,
-        "GlobalUserName": record.user_name or "",
-        "FQAN": record.vo,
-        "ImageId": record.image or "",
-        "CloudType": record.cloud_type,
-        "BenchmarkType": record.benchmark.type if record.benchmark else "",
+def _of_optional_fields(record: CloudRecord) -> Mapping[str, str]:
+    # A server's hours do not depend on these, and the repository takes records without them.
+    return {
+        "name": limits.text("MachineName", record.name),
+        "user_id": limits.text("LocalUserId", record.user_id),
+        "project_id": limits.text("LocalGroupId", record.project_id),
+        "user_name": limits.text("GlobalUserName", record.user_name or ""),
+        "image": limits.text("ImageId", record.image or ""),
+        "memory": limits.number("Memory", record.memory or 0, below=limits.BIGINT),
+        "disk": limits.number("Disk", record.disk or 0, below=limits.BIGINT),
+        "public_ips": limits.number("PublicIPCount", record.public_ips or 0, below=limits.INT),
+        "benchmark": _of_benchmark(record.benchmark),
     }
-    for name, text in texts.items():
-        if not _TEXT.fullmatch(text) or "%%" in text:
-            yield f"{name} is longer than 255 characters, or has %% or other than printable ASCII"
-    for name in ("VMUUID", "SiteName", "FQAN"):
-        if texts[name].strip().lower() in _MISSING:
-            yield f"{name} is missing"
-    if len(texts["BenchmarkType"]) > _LONGEST_BENCHMARK_TYPE:
-        yield "BenchmarkType is longer than 50 characters"
 
 
-def _of_numbers(record: CloudRecord) -> Iterator[str]:
-    limits = {
-        "CpuCount": (record.cpu_count, _CPU_COUNT),
-        "Memory": (record.memory, _BIGINT),
-        "Disk": (record.disk, _BIGINT),
-        "PublicIPCount": (record.public_ips, _INT),
-        "CpuDuration": (record.cpu // timedelta(seconds=1), _BIGINT),
-    }
-    for name, (number, limit) in limits.items():
-        if not 0 <= number < limit:
-            yield f"{name} is {number}"
-    if record.benchmark and not 0 < record.benchmark.value <= _LARGEST_BENCHMARK:
-        yield f"Benchmark is {record.benchmark.value}"
+def _of_benchmark(benchmark: Benchmark | None) -> str:
+    if benchmark is None:
+        return ""
+    if wrong := limits.text("BenchmarkType", benchmark.type, longest=_LONGEST_BENCHMARK_TYPE):
+        return wrong
+    if not benchmark.type or benchmark.value <= 0:
+        return f"Benchmark is {benchmark.type!r} {benchmark.value}"
+    return limits.number("Benchmark", benchmark.value, below=limits.DECIMAL - 0.0005)
+
+
+def _faults(record: CloudRecord, now: datetime) -> Iterator[str]:
+    yield limits.required("VMUUID", record.vm_uuid)
+    yield limits.required("SiteName", record.site)
+    yield limits.required("FQAN", record.vo)
+    yield limits.text("CloudComputeService", record.service)
+    yield limits.text("CloudType", record.cloud_type)
+    yield limits.number("CpuCount", record.cpu_count, below=limits.DECIMAL)
+    yield limits.number("CpuDuration", record.cpu // SECOND, below=limits.BIGINT)
+    yield from _of_times(record, now)
 
 
 def _of_times(record: CloudRecord, now: datetime) -> Iterator[str]:
-    latest = now + CLOCK_TOLERANCE
-    if record.start.timestamp() <= 0 or record.start > latest:
-        yield f"StartTime {record.start.isoformat()} cannot be the creation of a server"
+    latest = now + limits.CLOCK_TOLERANCE
+    yield limits.moment("StartTime", record.start, now=now)
     if record.end is not None and not record.start <= record.end <= latest:
         yield f"EndTime {record.end.isoformat()} is before StartTime or in the future"
     if record.status is ServerStatus.COMPLETED and record.end is None:
         yield "completed, but without EndTime"
     if record.wall < timedelta(0) or record.start + record.wall > latest:
         yield f"WallDuration {record.wall} is negative or reaches into the future"
-
-
-def check(record: CloudRecord, now: datetime) -> Checked[CloudRecord]:
-    """Return the record with its faults."""
-    return Checked(record, faults=tuple(faults(record, now=now)))
 
 
 def describe(wall: int) -> str:

@@ -1,4 +1,4 @@
-"""Cloud messages byte for byte. `tests/interop/test_cloud_peer.py` compares cASO's own text."""
+"""Cloud messages byte for byte. `tests/interop/test_kinds_peer.py` compares cASO's own text."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
