@@ -65,7 +65,7 @@ def cuts(born: datetime, died: datetime | None, window: ExtractionWindow) -> Ite
     )
     month = first_moment(min(max(born, window.start), last))
     while month <= last:
-        following = _next_month(month)
+        following = next_month(month)
         # The end of a month is in it up to 23:59:59, so a life that ends at 00:00:00 goes on.
         goes_on = last >= following
         cut = Cut(
@@ -81,6 +81,7 @@ def first_moment(moment: datetime) -> datetime:
     return moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
-def _next_month(month: datetime) -> datetime:
+def next_month(month: datetime) -> datetime:
+    """Return the first moment of the month after."""
     # 32 days after the first of a month is always in the next one.
     return first_moment(month + timedelta(days=32))
