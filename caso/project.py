@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 ONE_SECOND = timedelta(seconds=1)
 """Windows include both ends, so the next one begins a second later, as in cASO 5.2.2."""
 
+_MOST_REASONS = 20
+"""Reasons for fields that are left out which a project's report distinguishes."""
+
 IMAGE_PROPERTY = "vmcatcher_event_ad_mpuri"
 """The image property in which vmcatcher and cloudkeeper keep an endorsed image's URL."""
 
@@ -47,9 +50,20 @@ class ProjectTally:
     """Records by month, ``2026-11``, and kind."""
     amounts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """The sum of their amounts, by month and kind."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Records without one of their optional fields, by the reason."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """A thing with such a record, by the reason."""
     refused: list[str] = field(default_factory=list)
     is_unkept: bool = False
     """Whether a refused record could not be written to the quarantine."""
+
+    def drop(self, reason: str, key: str) -> None:
+        """Count a record without one of its optional fields."""
+        if len(self.dropped) >= _MOST_REASONS and reason not in self.dropped:
+            reason = "other fields cannot be sent"
+        self.dropped[reason] += 1
+        self.examples.setdefault(reason, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +226,8 @@ class ProjectAccounting:
                 self._refuse(checked, tally, is_kept=outboxes is not None)
                 continue
             record = checked.record
+            for reason in checked.dropped:
+                tally.drop(reason, record.key)
             if latest.get(found.kind) != record.key:  # the records of a thing come together
                 latest[found.kind] = record.key
                 tally.things[found.kind] += 1

@@ -155,6 +155,7 @@ class _AccountingRun:
             self.record.add(KINDS[kind].things, tally.things[kind])
         self.record.add("records", tally.records.total())
         self.record.add("records_refused", len(tally.refused))
+        self.record.add("fields_left_out", tally.dropped.total())
         self.record.add("messages", outcome.messages)
         if outcome.error:
             self.record.add("projects_failed")
@@ -164,6 +165,11 @@ class _AccountingRun:
     def _report_outcome(self, outcome: ProjectOutcome) -> None:
         for line in outcome.tally.refused:
             self._report(line)
+        for reason, number in outcome.tally.dropped.items():
+            logger.warning(
+                "%s: %s: left out of %d records, one of them of %s; what was used is sent",
+                *(outcome.selected.project, reason, number, outcome.tally.examples[reason]),
+            )
         if outcome.error is None:
             print(_summary(outcome, is_dry_run=self.configuration.is_dry_run))
 

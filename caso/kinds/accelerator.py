@@ -148,9 +148,16 @@ def _faults(record: AcceleratorRecord, now: datetime) -> Iterator[str]:
     yield limits.number("AvailableDuration", record.amount, below=longest + 1)
 
 
+def describe(seconds: int) -> str:
+    """Return a sum of seconds for people."""
+    return f"{seconds / 3600:.1f} h with accelerators in the month"
+
+
 KIND = RecordKind(
     name="accelerator",
+    title="accelerator v0.1",
     things="servers with accelerators",
+    describe=describe,
     check=check,
     fields=fields,
     render=partial(usage_json.render, fields=fields),

@@ -70,7 +70,7 @@ class IPRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class PublicAddress:
     """A public address of a project."""
 
     address: str
@@ -80,7 +80,7 @@ class Address:
 
 
 def counts(
-    addresses: Iterable[Address], window: ExtractionWindow
+    addresses: Iterable[PublicAddress], window: ExtractionWindow
 ) -> Iterator[tuple[datetime, str | None, int, int]]:
     """Yield moment, user, version and number of the addresses, oldest month first.
 
@@ -134,9 +134,16 @@ def _faults(record: IPRecord, now: datetime) -> Iterator[str]:
     yield limits.moment("MeasurementTime", record.measured, now=now)
 
 
+def describe(number: int) -> str:
+    """Return a sum of addresses for people."""
+    return f"{number} addresses"
+
+
 KIND = RecordKind(
     name="ip",
+    title="public IP v0.2",
     things="users with addresses",
+    describe=describe,
     check=check,
     fields=fields,
     render=partial(usage_json.render, fields=fields),

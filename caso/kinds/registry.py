@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from caso.kinds import cloud
+from caso.kinds import accelerator, cloud, ip, storage
 from caso.kinds.kind import RecordKind
 
-KINDS: Mapping[str, RecordKind[Any]] = {kind.name: kind for kind in (cloud.kind(),)}
+KINDS: Mapping[str, RecordKind[Any]] = {
+    kind.name: kind for kind in (cloud.kind(), storage.KIND, ip.KIND, accelerator.KIND)
+}

@@ -220,9 +220,16 @@ def _faults(record: StorageRecord, now: datetime) -> Iterator[str]:
         yield f"EndTime {record.end.isoformat()} is before StartTime"
 
 
+def describe(seconds: int) -> str:
+    """Return a sum of seconds for people."""
+    return f"{seconds / 3600:.1f} h of volumes in the month"
+
+
 KIND = RecordKind(
     name="storage",
+    title="volumes, StAR",
     things="volumes",
+    describe=describe,
     check=check,
     fields=fields,
     render=render,

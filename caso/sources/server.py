@@ -15,6 +15,9 @@
     public IPs   the number of addresses of type ``floating``.
     names        cleaned by `caso.kinds.text.fit`.
 
+A server without a usable name, owner, image, address, memory, disk or benchmark has records without
+it: its hours count all the same.
+
 All times are UTC, whatever the host's time zone. A server that was never launched has used nothing
 and has no record; cASO accounts one second for it. A server that was still being built at the last
 run had no record then, so it gets those of the months before the window as well.
@@ -24,9 +27,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from appliance.core import clock
 from caso.kinds.cloud import Benchmark, CloudRecord, ServerStatus
@@ -35,6 +38,7 @@ from caso.kinds.text import fit
 from caso.sources.source import ProjectContext
 
 Server = dict[str, Any]
+T = TypeVar("T")
 
 LONGEST_BUILD = timedelta(days=1)
 """How long a server may take to build.
@@ -83,13 +87,13 @@ def records(
     with _reading():
         born, died, launched = _life(server)
         parts = list(cuts(born, died, _reach(window, born, died, launched))) if launched else []
-        user_id, image_id = server["user_id"], server["image"]["id"] if server["image"] else ""
+        cores = int(server["flavor"]["vcpus"]) if parts else 0
     if not parts:
         return
-    user, image = context.user_name(user_id), context.image(image_id) if image_id else ""
+    optional = _OptionalFields(server, context)
     for cut in parts:
         with _reading():
-            record = _record(server, born, cut, context, user=user or "", image=image)
+            record = _record(server, born, cut, context, optional, cores=cores)
         yield record
 
 
@@ -128,38 +132,79 @@ def _reach(
     return ExtractionWindow(born, window.end) if was_being_built or lived_before else window
 
 
+class _OptionalFields:
+    """The fields of a server without which its hours count all the same.
+
+    A value that is missing or of the wrong kind is left out, and reported.
+    """
+
+    def __init__(self, server: Server, context: ProjectContext) -> None:
+        self._server = server
+        self._context = context
+        flavor = server["flavor"]
+        self.user_id = self._read("user_id", lambda: fit(server["user_id"])) or ""
+        self.project_id = self._read("tenant_id", lambda: fit(server["tenant_id"])) or ""
+        self.name = self._read("name", lambda: fit(server["name"])) or ""
+        self.memory = self._read("flavor.ram", lambda: int(flavor["ram"]))
+        self.disk = self._read("flavor.disk", lambda: int(flavor["disk"] + flavor["ephemeral"]))
+        self.public_ips = self._read("addresses", lambda: _public_ips(server["addresses"]))
+        self.benchmark = self._read("flavor.extra_specs", lambda: _benchmark(flavor, context))
+        image = self._read("image", lambda: server["image"] and server["image"]["id"])
+        # The lookups ask other services: their failures are not about this server.
+        self.user_name = fit(context.user_name(self.user_id) or "") if self.user_id else ""
+        self.image = fit(context.image(image)) if isinstance(image, str) and image else ""
+
+    def _read(self, name: str, value: Callable[[], T]) -> T | None:
+        try:
+            return value()
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError):
+            server = self._server.get("id")
+            line = f"Nova describes server {server} without a usable {name}: its records have none"
+            self._context.warn(line)
+            return None
+
+
+def _public_ips(networks: dict[str, Any]) -> int:
+    return sum(
+        address.get("OS-EXT-IPS:type") == "floating"
+        for network in networks.values()
+        for address in network
+    )
+
+
 def _record(
-    server: Server, born: datetime, cut: Cut, context: ProjectContext, *, user: str, image: str
+    server: Server,
+    born: datetime,
+    cut: Cut,
+    context: ProjectContext,
+    optional: _OptionalFields,
+    *,
+    cores: int,
 ) -> CloudRecord:
-    flavor = server["flavor"]
     status = (
         ServerStatus.COMPLETED
         if cut.has_ended
-        else _STATUS.get(server["status"].upper(), ServerStatus.UNKNOWN)
+        else _STATUS.get(str(server["status"]).upper(), ServerStatus.UNKNOWN)
     )
     return CloudRecord(
         vm_uuid=server["id"],
         site=context.names.site,
         service=context.names.service,
         vo=context.vo,
-        project_id=server["tenant_id"],
-        user_id=fit(server["user_id"]),
-        user_name=fit(user) or None,
-        name=fit(server["name"]),
+        project_id=optional.project_id,
+        user_id=optional.user_id,
+        user_name=optional.user_name or None,
+        name=optional.name,
         status=status,
         start=born,
         end=cut.until if cut.has_ended else None,
         wall=cut.until - born,
-        cpu_count=int(flavor["vcpus"]),
-        memory=int(flavor["ram"]),
-        disk=int(flavor["disk"]) + int(flavor["ephemeral"]),
-        public_ips=sum(
-            address.get("OS-EXT-IPS:type") == "floating"
-            for network in server["addresses"].values()
-            for address in network
-        ),
-        image=fit(image) or None,
-        benchmark=_benchmark(flavor, context),
+        cpu_count=cores,
+        memory=optional.memory,
+        disk=optional.disk,
+        public_ips=optional.public_ips,
+        image=optional.image or None,
+        benchmark=optional.benchmark,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from caso.kinds.ip import KIND, Address, check, counts
+from caso.kinds.ip import KIND, PublicAddress, check, counts
 from caso.kinds.kind import Checked
 from caso.kinds.months import ExtractionWindow
 from tests.wire.records import ADDRESSES, UNOWNED
@@ -41,11 +41,11 @@ def test_the_definition_is_satisfied() -> None:
 
 def test_both_versions_and_each_owner_b10() -> None:
     addresses = [
-        Address("192.0.2.1", day(11, 1), "u"),
-        Address("192.0.2.2", day(11, 1), "u"),
-        Address("192.0.2.3", day(11, 1), None),
-        Address("2001:db8::1", day(11, 1), "u"),
-        Address("192.0.2.4", day(11, 30), "u"),  # later than the window
+        PublicAddress("192.0.2.1", day(11, 1), "u"),
+        PublicAddress("192.0.2.2", day(11, 1), "u"),
+        PublicAddress("192.0.2.3", day(11, 1), None),
+        PublicAddress("2001:db8::1", day(11, 1), "u"),
+        PublicAddress("192.0.2.4", day(11, 30), "u"),  # later than the window
     ]
     window = ExtractionWindow(day(11, 20), day(11, 22))
     assert set(counts(addresses, window)) == {
@@ -56,7 +56,10 @@ def test_both_versions_and_each_owner_b10() -> None:
 
 
 def test_each_month_has_the_addresses_that_existed_at_its_end() -> None:
-    addresses = [Address("192.0.2.1", day(9, 2), "u"), Address("192.0.2.2", day(10, 5), "u")]
+    addresses = [
+        PublicAddress("192.0.2.1", day(9, 2), "u"),
+        PublicAddress("192.0.2.2", day(10, 5), "u"),
+    ]
     window = ExtractionWindow(day(9, 20), day(11, 22))
     second = timedelta(seconds=1)
     assert list(counts(addresses, window)) == [
@@ -115,4 +118,4 @@ def test_good_records_are_as_they_were() -> None:
 def test_a_wrong_address_is_no_address() -> None:
     window = ExtractionWindow(day(11, 20), day(11, 22))
     with pytest.raises(ValueError, match="does not appear to be"):
-        list(counts([Address("x", day(11, 1), None)], window))
+        list(counts([PublicAddress("x", day(11, 1), None)], window))
