@@ -1,0 +1,402 @@
+"""What was delivered, and the life of a batch.
+
+    call       effect in the ledger                         killed after it, the next start
+    begin      the batch is outstanding
+    add        its rows are intended, in pages              withdraws it: nothing was handed over
+    seal       all of its rows, its window and its
+               checkpoint are intended
+               (the messenger commits the batch)            confirms it: the messenger has it
+    confirm    rows, window and checkpoint count            finds it done
+    withdraw   nothing is left of the batch                 finds nothing
+
+So the ledger never claims less than what a messenger has. `reconcile` is the start: it asks the
+messenger which of the outstanding batches it has.
+
+A confirmed row replaces that of an earlier batch for the same thing, month and destination. A
+message is kept as long as a row refers to it, so the file does not grow with the number of runs.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from appliance.core import clock
+from caso.ledger import names, windows
+from caso.ledger.model import (
+    Decrease,
+    DeliveredRow,
+    LedgerRow,
+    Month,
+    Outstanding,
+    Shrinkage,
+    Span,
+    Stream,
+    moment_of,
+    months_between,
+    seconds,
+)
+from caso.ledger.store import LedgerFile
+
+PAGE = 1000
+"""Rows in one transaction."""
+
+ESTIMATED, ENDED = 1, 2
+"""Flags of a row."""
+
+_ADD_THINGS = "INSERT OR IGNORE INTO things (kind, key) SELECT ?, key FROM temp.page"
+_INTEND = """
+INSERT INTO intended (batch, month, thing, amount, cpu, measured, vo, user, message, flags)
+SELECT ?, page.month, things.id, page.amount, page.cpu, page.measured, page.vo, page.user,
+    page.message, page.flags
+FROM temp.page JOIN things ON things.kind = ? AND things.key = page.key
+WHERE true
+ON CONFLICT DO UPDATE SET amount = excluded.amount, cpu = excluded.cpu,
+    measured = excluded.measured, vo = excluded.vo, user = excluded.user,
+    message = excluded.message, flags = excluded.flags
+"""
+_REPLACED = """
+SELECT count(*), old.message FROM intended AS new JOIN deliveries AS old
+ON old.month = new.month AND old.destination = :destination AND old.thing = new.thing
+WHERE new.batch = :batch GROUP BY old.message
+"""
+_CONFIRM = """
+INSERT INTO deliveries
+    (month, destination, thing, stream, amount, cpu, measured, vo, user, message, flags)
+SELECT month, :destination, thing, :stream, amount, cpu, measured, vo, user, message, flags
+FROM intended WHERE batch = :batch
+ON CONFLICT DO UPDATE SET stream = excluded.stream, amount = excluded.amount, cpu = excluded.cpu,
+    measured = excluded.measured, vo = excluded.vo, user = excluded.user,
+    message = excluded.message, flags = excluded.flags
+"""
+_DROP_DECREASES = """
+DELETE FROM intended WHERE batch = :batch AND EXISTS (
+    SELECT 1 FROM deliveries AS old WHERE old.month = intended.month
+    AND old.destination = :destination AND old.thing = intended.thing
+    AND old.amount > intended.amount
+)
+"""
+_KEEP_DECREASES = """
+INSERT INTO decreases (batch, month, thing, before, after)
+SELECT new.batch, new.month, new.thing, old.amount, new.amount
+FROM intended AS new JOIN deliveries AS old ON old.month = new.month
+AND old.destination = :destination AND old.thing = new.thing AND old.amount > new.amount
+WHERE new.batch = :batch
+"""
+_RECORDS = """
+UPDATE messages SET records = counted.records
+FROM (SELECT message, count(*) AS records FROM intended WHERE batch = :batch GROUP BY message)
+AS counted WHERE messages.id = counted.message
+"""
+_END_SIGHTINGS = """
+UPDATE sightings SET until = max(since, ended.measured)
+FROM (SELECT thing, measured FROM intended WHERE batch = :batch AND flags & :ended) AS ended
+WHERE sightings.thing = ended.thing AND sightings.until IS NULL
+"""
+_SHRINKING = """
+SELECT asked.key, asked.month, old.amount, asked.amount
+FROM temp.asked CROSS JOIN things ON things.kind = :kind AND things.key = asked.key
+CROSS JOIN deliveries AS old
+ON old.month = asked.month AND old.destination = :destination AND old.thing = things.id
+WHERE old.amount > asked.amount
+"""
+_OF = """
+SELECT * FROM delivered WHERE month IN (SELECT value FROM json_each(?))
+AND destination IN (SELECT destination FROM streams)
+AND thing IN (SELECT id FROM things WHERE key = ? AND kind IN (SELECT kind FROM streams))
+ORDER BY month, destination
+"""
+_OF_MONTH = """
+SELECT * FROM delivered WHERE month = ? AND destination = ? AND thing > ? ORDER BY thing LIMIT ?
+"""
+_DECREASES = """
+SELECT stream, key, month, before, after, at, reason
+FROM decreases JOIN batches ON batches.id = batch JOIN things ON things.id = thing
+ORDER BY batch, month, thing
+"""
+
+
+class Held(enum.Enum):
+    """What a messenger knows of an outstanding batch."""
+
+    YES = enum.auto()
+    """It has the batch, or has handed it over."""
+    NO = enum.auto()
+    """It has nothing of the batch."""
+    UNKNOWN = enum.auto()
+    """It cannot say. The rows may have arrived, so they count for the guard, but the window must
+    be extracted again."""
+
+
+@dataclass(slots=True)
+class Reconciled:
+    """The outstanding batches that a start has settled, by name."""
+
+    confirmed: list[str]
+    withdrawn: list[str]
+
+
+class Intent:
+    """A batch that is being written. Memory holds at most a page of its rows."""
+
+    def __init__(self, file: LedgerFile, name: str, stream: Stream, reason: str | None) -> None:
+        self.name = name
+        self._file = file
+        self._stream = stream
+        self._reason = reason
+        self._messages: list[tuple[bytes, Sequence[LedgerRow]]] = []
+        self._rows = 0
+        self._number: int | None = None
+        """The number of the batch, once it is in the file."""
+
+    def add(self, sha256: bytes, rows: Sequence[LedgerRow]) -> None:
+        """Add the rows of one message, in its order; a destination without messages gives b""."""
+        self._messages.append((sha256, rows))
+        self._rows += len(rows)
+        if self._rows >= PAGE:
+            self._write()
+
+    def seal(self, window: Span | None, *, checkpoint: datetime | None) -> None:
+        """Make the intention durable; the messenger may commit the batch then.
+
+        ``checkpoint`` is the start of the next window; None leaves it where it is.
+        """
+        self._write(window, checkpoint)
+
+    def _write(self, window: Span | None = None, checkpoint: datetime | None = None) -> None:
+        file = self._file
+        with file.transaction() as connection:
+            stream = file.numbers.stream(connection, self._stream)
+            number = self._number or _begin(connection, self.name, stream, self._reason)
+            if self._rows:
+                kind = file.numbers.word(connection, self._stream.kind)
+                self._fill_page(connection, number)
+                connection.execute(_ADD_THINGS, (kind,))
+                connection.execute(_INTEND, (number, kind))
+                connection.execute("DELETE FROM temp.page")
+            connection.execute(
+                "UPDATE batches SET start = ?, end = ?, checkpoint = ? WHERE id = ?",
+                (
+                    seconds(window.start) if window else None,
+                    seconds(window.end) if window else None,
+                    seconds(checkpoint) if checkpoint else None,
+                    number,
+                ),
+            )
+        self._number = number
+        self._messages, self._rows = [], 0
+
+    def _fill_page(self, connection: sqlite3.Connection, batch: int) -> None:
+        word, user = self._file.numbers.word, self._file.numbers.user
+        for sha256, rows in self._messages:
+            query = "INSERT INTO messages (batch, sha256, records) VALUES (?, ?, 0) RETURNING id"
+            [(message,)] = connection.execute(query, (batch, sha256)).fetchall()
+            connection.executemany(
+                "INSERT INTO temp.page VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (
+                        *(names.pack(row.key), row.month, row.amount, row.cpu),
+                        *(seconds(row.measured), word(connection, row.vo)),
+                        *(user(connection, row.user), message),
+                        ESTIMATED * row.is_estimated + ENDED * row.has_ended,
+                    )
+                    for row in rows
+                ),
+            )
+
+
+def _begin(connection: sqlite3.Connection, name: str, stream: int, reason: str | None) -> int:
+    query = "INSERT INTO batches (name, stream, at, reason) VALUES (?, ?, ?, ?) RETURNING id"
+    values = (name, stream, seconds(clock.now()), reason)
+    [(number,)] = connection.execute(query, values).fetchall()
+    return int(number)
+
+
+class Deliveries:
+    """The deliveries in a ledger."""
+
+    def __init__(self, file: LedgerFile) -> None:
+        self._file = file
+
+    def intent(self, name: str, stream: Stream, *, reason: str | None = None) -> Intent:
+        """Begin a batch; ``name`` is that by which the messenger knows it.
+
+        A batch with a ``reason`` may deliver less than before; the reason is kept with it.
+        """
+        return Intent(self._file, name, stream, reason)
+
+    def shrinking(self, stream: Stream, page: Sequence[tuple[str, Month, int]]) -> list[Shrinkage]:
+        """Return which of the amounts (key, month, amount) are smaller than the delivered ones.
+
+        The region and the Keystone of the stream do not matter: a site may name them differently
+        from one day to the next, and the repository keeps one record all the same.
+        """
+        with self._file.reading() as connection:
+            connection.executemany(
+                "INSERT INTO temp.asked VALUES (?, ?, ?)",
+                ((names.pack(key), month, amount) for key, month, amount in page),
+            )
+            numbers = {
+                "kind": names.find_word(connection, stream.kind),
+                "destination": names.find_word(connection, stream.destination),
+            }
+            found = connection.execute(_SHRINKING, numbers).fetchall()
+            connection.execute("DELETE FROM temp.asked")
+        return [Shrinkage(names.unpack(key), month, old, new) for key, month, old, new in found]
+
+    def outstanding(self) -> list[Outstanding]:
+        """Return the batches that were begun and not confirmed, oldest first."""
+        with self._file.reading() as connection:
+            streams = names.read_streams(connection)
+            found = connection.execute(
+                "SELECT name, stream, at FROM batches WHERE NOT is_confirmed ORDER BY id"
+            )
+            return [Outstanding(name, streams[number], moment_of(at)) for name, number, at in found]
+
+    def reconcile(self, held: Callable[[Outstanding], Held]) -> Reconciled:
+        """Settle the outstanding batches by what the messengers have."""
+        done = Reconciled([], [])
+        for batch in self.outstanding():
+            match held(batch):
+                case Held.YES:
+                    self.confirm(batch.name)
+                    done.confirmed.append(batch.name)
+                case Held.UNKNOWN:
+                    self.confirm(batch.name, has_progress=False)
+                    done.confirmed.append(batch.name)
+                case Held.NO:
+                    self.withdraw(batch.name)
+                    done.withdrawn.append(batch.name)
+        return done
+
+    def confirm(self, name: str, *, has_progress: bool = True) -> None:
+        """Count a batch as delivered; without ``has_progress`` not its window and checkpoint."""
+        with self._file.transaction() as connection:
+            found = connection.execute(
+                "SELECT id, stream, start, end, checkpoint, reason FROM batches"
+                " WHERE name = ? AND NOT is_confirmed",
+                (name,),
+            ).fetchone()
+            if found is None:  # a start that was killed has confirmed it
+                return
+            batch, stream, start, end, checkpoint, reason = found
+            connection.execute("UPDATE batches SET is_confirmed = 1 WHERE id = ?", (batch,))
+            _count(connection, batch, stream, may_decrease=reason is not None)
+            if has_progress and start is not None:
+                windows.add(connection, stream, Span(moment_of(start), moment_of(end)))
+            if has_progress and checkpoint is not None:
+                windows.advance(connection, stream, checkpoint)
+
+    def withdraw(self, name: str) -> None:
+        """Remove a batch that was not handed over."""
+        with self._file.transaction() as connection:
+            found = connection.execute(
+                "SELECT id FROM batches WHERE name = ? AND NOT is_confirmed", (name,)
+            ).fetchone()
+            if found is not None:
+                connection.execute("DELETE FROM intended WHERE batch = ?", found)
+                connection.execute("DELETE FROM messages WHERE batch = ?", found)
+                connection.execute("DELETE FROM batches WHERE id = ?", found)
+
+    def of(self, key: str) -> list[DeliveredRow]:
+        """Return what was delivered for a thing, oldest month first."""
+        months = json.dumps(self.months())
+        with self._file.reading() as connection:
+            streams = names.read_streams(connection)
+            # All columns of both keys are given, so that SQLite seeks and does not scan.
+            found = connection.execute(_OF, (months, names.pack(key))).fetchall()
+        return [_delivered(streams, row) for row in found]
+
+    def rows(self, month: Month, destination: str) -> Iterator[DeliveredRow]:
+        """Yield everything that was delivered to a destination for a month, in pages."""
+        last = -1
+        while True:
+            with self._file.reading() as connection:
+                streams = names.read_streams(connection)
+                values = (month, names.find_word(connection, destination), last, PAGE)
+                page = connection.execute(_OF_MONTH, values).fetchall()
+            for row in page:
+                yield _delivered(streams, row)
+            if len(page) < PAGE:
+                return
+            last = page[-1][-1]
+
+    def estimated(self) -> list[DeliveredRow]:
+        """Return the rows of things that were closed at their last sight, oldest month first."""
+        with self._file.reading() as connection:
+            streams = names.read_streams(connection)
+            query = "SELECT * FROM delivered WHERE flags & ? ORDER BY month, destination, thing"
+            found = connection.execute(query, (ESTIMATED,)).fetchall()
+        return [_delivered(streams, row) for row in found]
+
+    def decreases(self) -> list[Decrease]:
+        """Return the amounts that a person has lowered, oldest first."""
+        with self._file.reading() as connection:
+            streams = names.read_streams(connection)
+            found = connection.execute(_DECREASES).fetchall()
+        return [
+            Decrease(
+                streams[stream], names.unpack(key), month, before, after, moment_of(at), reason
+            )
+            for stream, key, month, before, after, at, reason in found
+        ]
+
+    def months(self) -> list[Month]:
+        """Return the months from the first to the last one with deliveries."""
+        with self._file.reading() as connection:
+            # Each of the two is one step of the index; in one query they would read all rows.
+            query = (
+                "SELECT (SELECT min(month) FROM deliveries), (SELECT max(month) FROM deliveries)"
+            )
+            first, last = connection.execute(query).fetchone()
+        return [] if first is None else months_between(Month(first), Month(last))
+
+
+def _count(connection: sqlite3.Connection, batch: int, stream: int, *, may_decrease: bool) -> None:
+    """Turn the intended rows of a batch into deliveries."""
+    query = "SELECT destination FROM streams WHERE id = ?"
+    [(destination,)] = connection.execute(query, (stream,)).fetchall()
+    values = {"batch": batch, "stream": stream, "destination": destination, "ended": ENDED}
+    # The guard has let no smaller amount pass, unless a person allowed it. If one is here all the
+    # same, the greater one stays the floor.
+    connection.execute(_KEEP_DECREASES if may_decrease else _DROP_DECREASES, values)
+    replaced = connection.execute(_REPLACED, values).fetchall()
+    connection.execute(_RECORDS, values)
+    connection.executemany("UPDATE messages SET records = records - ? WHERE id = ?", replaced)
+    connection.execute(_CONFIRM, values)
+    connection.execute(_END_SIGHTINGS, values)
+    connection.execute("DELETE FROM intended WHERE batch = :batch", values)
+    _remove_unused(connection, [message for _, message in replaced], batch)
+
+
+def _remove_unused(connection: sqlite3.Connection, messages: list[int], batch: int) -> None:
+    """Remove messages to which no row refers any more, and batches without messages."""
+    connection.execute("DELETE FROM messages WHERE batch = ? AND records = 0", (batch,))
+    batches = {batch}
+    for message in messages:
+        query = "DELETE FROM messages WHERE id = ? AND records = 0 RETURNING batch"
+        batches.update(number for (number,) in connection.execute(query, (message,)))
+    connection.executemany(
+        "DELETE FROM batches WHERE id = ? AND is_confirmed AND reason IS NULL"
+        " AND NOT EXISTS (SELECT 1 FROM messages WHERE batch = batches.id)",
+        ((number,) for number in batches),
+    )
+
+
+def _delivered(streams: Mapping[int, Stream], row: Sequence[Any]) -> DeliveredRow:
+    key, month, amount, measured, vo, user, cpu, flags, stream, sha256, at, *_ = row
+    return DeliveredRow(
+        streams[stream],
+        LedgerRow(
+            *(names.unpack(key), month, amount, moment_of(measured), vo, user, cpu),
+            is_estimated=bool(flags & ESTIMATED),
+            has_ended=bool(flags & ENDED),
+        ),
+        sha256.hex() or None,
+        moment_of(at),
+    )

@@ -1,0 +1,57 @@
+"""The ledger: what was delivered, up to when, and what was seen."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from caso.ledger.deliveries import Deliveries
+from caso.ledger.retention import MONTHS, Retention
+from caso.ledger.sightings import Sightings
+from caso.ledger.store import WAIT, LedgerFile
+from caso.ledger.windows import Windows
+
+
+class Ledger:
+    """An open ledger. Threads may share it.
+
+    ``is_new`` says that there was no file, or an empty one. A ledger that may only be read and does
+    not exist is an empty one.
+
+    Raises:
+        LocalFailure: by each method of each part: see `LedgerFile`.
+        Busy: another program has been writing for longer than ``wait``.
+
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        wait: timedelta = WAIT,
+        retention: int = MONTHS,
+    ) -> None:
+        self.file = LedgerFile(path, read_only=read_only, wait=wait)
+        self.is_new = self.file.is_new
+        self.deliveries = Deliveries(self.file)
+        self.windows = Windows(self.file)
+        self.sightings = Sightings(self.file)
+        self.retention = Retention(self.file, months=retention)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,251 @@
+"""The ledger: batches, the guard, and what it answers."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from caso.ledger.deliveries import PAGE, Held
+from caso.ledger.ledger import Ledger
+from caso.ledger.model import (
+    LedgerRow,
+    Month,
+    Origin,
+    Outstanding,
+    Shrinkage,
+    Span,
+    Stream,
+    month_of,
+    month_text,
+    months_between,
+)
+from caso.ledger.names import pack, unpack
+
+ORIGIN = Origin("https://keystone.example.org:5000/v3", "RegionOne", "p1")
+CLOUD = Stream(ORIGIN, "cloud", "ssm")
+OCTOBER, NOVEMBER = Month(202610), Month(202611)
+END = datetime(2026, 11, 22, 7, 0, tzinfo=UTC)
+WINDOW = Span(END - timedelta(days=60), END)
+VM = "8d8ff1a5-3f2c-4a6b-9a43-0f1d2c3b4a5e"
+DIGEST = hashlib.sha256(b"a message").digest()
+
+
+def row(key: str = VM, month: Month = NOVEMBER, amount: int = 3600, **more: object) -> LedgerRow:
+    values = {"measured": END, "vo": "vo.example.org", "user": "u1", "cpu": 2 * amount, **more}
+    return LedgerRow(key, month, amount, **values)  # type: ignore[arg-type]
+
+
+def deliver(
+    ledger: Ledger,
+    *rows: LedgerRow,
+    stream: Stream = CLOUD,
+    digest: bytes = DIGEST,
+    reason: str | None = None,
+    window: Span | None = WINDOW,
+    checkpoint: datetime | None = END,
+) -> None:
+    intent = ledger.deliveries.intent("batch", stream, reason=reason)
+    intent.add(digest, rows)
+    intent.seal(window, checkpoint=checkpoint)
+    ledger.deliveries.confirm("batch")
+
+
+def amounts(ledger: Ledger, key: str = VM) -> dict[Month, int]:
+    return {one.row.month: one.row.amount for one in ledger.deliveries.of(key)}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "state/ledger.sqlite")
+
+
+def test_a_confirmed_batch_counts_with_all_that_was_said_of_it(ledger: Ledger) -> None:
+    wanted = [
+        row(month=OCTOBER, has_ended=False),
+        row(amount=7200, cpu=None, user=None, is_estimated=True, has_ended=True),
+    ]
+    deliver(ledger, *wanted)
+    found = ledger.deliveries.of(VM)
+    assert [one.row for one in found] == wanted
+    assert {one.stream for one in found} == {CLOUD}
+    assert {one.sha256 for one in found} == {DIGEST.hex()}
+    reached = ledger.windows.reached(CLOUD)
+    assert (reached.checkpoint, reached.end) == (END, END)
+    assert ledger.deliveries.outstanding() == []
+
+
+def test_an_intended_batch_does_not_count_before_it_is_confirmed(ledger: Ledger) -> None:
+    intent = ledger.deliveries.intent("batch", CLOUD)
+    intent.add(DIGEST, [row()])
+    assert ledger.deliveries.outstanding() == []  # nothing is in the file yet
+    intent.seal(WINDOW, checkpoint=END)
+    assert ledger.deliveries.of(VM) == []
+    assert ledger.windows.reached(CLOUD).checkpoint is None
+    [batch] = ledger.deliveries.outstanding()
+    assert (batch.name, batch.stream) == ("batch", CLOUD)
+
+
+@pytest.mark.parametrize(
+    ("held", "amount", "checkpoint"),
+    [
+        (Held.YES, {NOVEMBER: 3600}, END),
+        (Held.NO, {}, None),
+        (Held.UNKNOWN, {NOVEMBER: 3600}, None),
+    ],
+)
+def test_a_start_settles_what_a_killed_run_left(
+    tmp_path: Path, held: Held, amount: dict[Month, int], checkpoint: datetime | None
+) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with Ledger(path) as killed:
+        intent = killed.deliveries.intent("batch", CLOUD)
+        intent.add(DIGEST, [row()])
+        intent.seal(WINDOW, checkpoint=END)
+    with Ledger(path) as ledger:
+        asked: list[Outstanding] = []
+        ledger.deliveries.reconcile(lambda batch: asked.append(batch) or held)  # type: ignore[func-returns-value]
+        assert [batch.name for batch in asked] == ["batch"]
+        assert amounts(ledger) == amount
+        assert ledger.windows.reached(CLOUD).checkpoint == checkpoint
+        assert ledger.deliveries.outstanding() == []
+        ledger.deliveries.confirm("batch")  # once more is harmless
+        ledger.deliveries.withdraw("batch")
+        assert amounts(ledger) == amount
+
+
+def test_a_later_record_replaces_an_earlier_one(ledger: Ledger) -> None:
+    """Of several records the repository keeps the last one."""
+    deliver(ledger, row(month=OCTOBER, amount=5), row(amount=10))
+    deliver(ledger, row(amount=20), digest=b"later")
+    assert amounts(ledger) == {OCTOBER: 5, NOVEMBER: 20}
+    assert [one.sha256 for one in ledger.deliveries.of(VM)] == [DIGEST.hex(), b"later".hex()]
+
+
+def test_messages_are_kept_as_long_as_a_row_needs_them(ledger: Ledger) -> None:
+    """Otherwise the file would grow with each hourly run."""
+    other = str(uuid.uuid4())
+    deliver(ledger, row(), row(other), digest=b"1")
+    for number in range(2, 30):
+        deliver(ledger, row(amount=3600 + number), digest=str(number).encode())
+    with ledger.file.reading() as connection:
+        kept = connection.execute("SELECT sha256, records FROM messages ORDER BY id").fetchall()
+        batches = connection.execute("SELECT count(*) FROM batches").fetchone()
+    assert kept == [(b"1", 1), (b"29", 1)]
+    assert batches == (2,)
+
+
+def test_the_guard_names_what_would_shrink(ledger: Ledger) -> None:
+    """F-A1: of the same thing, month and destination."""
+    deliver(ledger, row(month=OCTOBER, amount=100), row(amount=200))
+    asked = [(VM, OCTOBER, 99), (VM, NOVEMBER, 200), (str(uuid.uuid4()), OCTOBER, 1)]
+    assert ledger.deliveries.shrinking(CLOUD, asked) == [Shrinkage(VM, OCTOBER, 100, 99)]
+    assert ledger.deliveries.shrinking(CLOUD, [(VM, OCTOBER, 100), (VM, NOVEMBER, 201)]) == []
+    assert ledger.deliveries.shrinking(CLOUD, []) == []
+
+
+def test_the_guard_is_for_a_kind_and_a_destination(ledger: Ledger) -> None:
+    deliver(ledger, row(amount=200))
+    asked = [(VM, NOVEMBER, 1)]
+    for stream in (Stream(ORIGIN, "cloud", "logstash"), Stream(ORIGIN, "accelerator", "ssm")):
+        assert ledger.deliveries.shrinking(stream, asked) == []
+
+
+def test_the_guard_holds_under_another_name_of_the_cloud(ledger: Ledger) -> None:
+    """A site that gives its region or Keystone another name sends the same servers."""
+    deliver(ledger, row(amount=200))
+    renamed = Stream(Origin("https://new.example.org/v3", "two", "p1"), "cloud", "ssm")
+    [found] = ledger.deliveries.shrinking(renamed, [(VM, NOVEMBER, 1)])
+    assert found.delivered == 200
+    deliver(ledger, row(amount=300), stream=renamed)
+    assert [one.stream for one in ledger.deliveries.of(VM)] == [renamed]
+
+
+def test_a_smaller_amount_counts_only_with_a_reason(ledger: Ledger) -> None:
+    deliver(ledger, row(amount=200))
+    deliver(ledger, row(amount=100), digest=b"less")
+    assert amounts(ledger) == {NOVEMBER: 200}
+    [kept] = ledger.deliveries.of(VM)
+    assert kept.sha256 == DIGEST.hex()
+    deliver(ledger, row(amount=100), digest=b"less", reason="a wrong clock", checkpoint=None)
+    assert amounts(ledger) == {NOVEMBER: 100}
+    [decrease] = ledger.deliveries.decreases()
+    assert (decrease.key, decrease.month, decrease.before, decrease.after) == (
+        VM,
+        NOVEMBER,
+        200,
+        100,
+    )
+    assert decrease.reason == "a wrong clock"
+
+
+def test_an_estimate_gives_way_upwards_only(ledger: Ledger) -> None:
+    """F-A8: better knowledge replaces it, unless it is smaller."""
+    deliver(ledger, row(amount=100, is_estimated=True, has_ended=True))
+    assert [one.row.key for one in ledger.deliveries.estimated()] == [VM]
+    assert ledger.deliveries.shrinking(CLOUD, [(VM, NOVEMBER, 99)])
+    deliver(ledger, row(amount=110, has_ended=True))
+    assert ledger.deliveries.estimated() == []
+    assert amounts(ledger) == {NOVEMBER: 110}
+
+
+def test_many_rows_go_in_pages_and_come_back_in_pages(ledger: Ledger) -> None:
+    keys = [str(uuid.UUID(int=number)) for number in range(2 * PAGE + 1)]
+    intent = ledger.deliveries.intent("batch", CLOUD)
+    for start in range(0, len(keys), 100):
+        page = [row(key, amount=start + 1) for key in keys[start : start + 100]]
+        intent.add(hashlib.sha256(str(start).encode()).digest(), page)
+    assert [batch.name for batch in ledger.deliveries.outstanding()] == ["batch"]
+    intent.seal(WINDOW, checkpoint=END)
+    ledger.deliveries.confirm("batch")
+    found = {one.row.key: one.row.amount for one in ledger.deliveries.rows(NOVEMBER, "ssm")}
+    assert found == {key: number // 100 * 100 + 1 for number, key in enumerate(keys)}
+    assert list(ledger.deliveries.rows(OCTOBER, "ssm")) == []
+    assert list(ledger.deliveries.rows(NOVEMBER, "logstash")) == []
+    asked = [(key, NOVEMBER, 1) for key in keys]
+    assert len(ledger.deliveries.shrinking(CLOUD, asked)) == len(keys) - 100
+
+
+def test_a_batch_withdrawn_in_its_middle_leaves_nothing(ledger: Ledger) -> None:
+    deliver(ledger, row(amount=1))
+    intent = ledger.deliveries.intent("batch", CLOUD)
+    intent.add(b"1", [row(str(uuid.UUID(int=number))) for number in range(PAGE)])
+    ledger.deliveries.withdraw("batch")
+    with ledger.file.reading() as connection:
+        counts = [
+            connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
+            for table in ("intended", "messages", "batches", "deliveries")
+        ]
+    assert counts == [0, 1, 1, 1]
+
+
+def test_of_two_records_in_a_batch_the_later_counts(ledger: Ledger) -> None:
+    deliver(ledger, row(amount=10), row(amount=20))
+    assert amounts(ledger) == {NOVEMBER: 20}
+
+
+@pytest.mark.parametrize(
+    ("key", "size"),
+    [
+        (VM, 16),
+        (VM.upper(), 36),
+        (VM.replace("-", ""), 32),
+        (VM.replace("-", "", 1) + "-", 36),
+        ("g" * 36, 36),
+        (f"{VM}-202611", 43),
+        ("", 0),
+    ],
+)
+def test_keys_are_kept_as_they_are(key: str, size: int) -> None:
+    assert len(pack(key)) == size
+    assert unpack(pack(key)) == key
+
+
+def test_months() -> None:
+    assert month_of(datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC)) == 202611
+    assert month_text(Month(202601)) == "2026-01"
+    assert months_between(Month(202511), Month(202602)) == [202511, 202512, 202601, 202602]
+    assert months_between(Month(202612), Month(202612)) == [202612]
