@@ -69,6 +69,11 @@ class AcceleratorRecord:
         """Return the seconds of the month in which the server had the accelerators."""
         return self.active // SECOND
 
+    @property
+    def progress(self) -> int:
+        """Return the amount, which only grows."""
+        return self.amount
+
 
 @dataclass(frozen=True, slots=True)
 class AcceleratorState:

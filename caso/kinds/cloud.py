@@ -92,6 +92,11 @@ class CloudRecord:
         return self.wall // SECOND
 
     @property
+    def progress(self) -> int:
+        """Return the amount, which only grows."""
+        return self.amount
+
+    @property
     def cpu(self) -> timedelta:
         """Return the CPU time: of all allotted cores, whether they were busy or not."""
         return timedelta(seconds=int(self.amount * self.cpu_count))

@@ -63,6 +63,11 @@ class IPRecord:
         return self.count
 
     @property
+    def progress(self) -> int:
+        """Return the time of the count: fewer addresses than before are no step back."""
+        return int(self.measured.timestamp())
+
+    @property
     def uuid(self) -> uuid.UUID:
         """Return the id of the record."""
         month = f"{first_moment(self.measured):%Y%m}"

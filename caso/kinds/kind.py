@@ -25,7 +25,15 @@ class UsageRecord(Protocol):
 
     @property
     def amount(self) -> int:
-        """Return the use in the unit of the kind. The same record never shrinks."""
+        """Return the use in the unit of the kind."""
+
+    @property
+    def progress(self) -> int:
+        """Return how far the record goes: of the same key and month, it never goes back.
+
+        The repository keeps the last record. One with less progress than an earlier one would
+        replace what is known by what was known before. It is the amount where use only grows.
+        """
 
 
 R = TypeVar("R", bound=UsageRecord)

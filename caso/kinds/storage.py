@@ -85,6 +85,11 @@ class StorageRecord:
         """Return the seconds between start and end."""
         return (self.end - self.start) // SECOND
 
+    @property
+    def progress(self) -> int:
+        """Return the amount, which only grows."""
+        return self.amount
+
 
 @dataclass(frozen=True, slots=True)
 class VolumeState:

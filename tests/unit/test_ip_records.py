@@ -119,3 +119,9 @@ def test_a_wrong_address_is_no_address() -> None:
     window = ExtractionWindow(day(11, 20), day(11, 22))
     with pytest.raises(ValueError, match="does not appear to be"):
         list(counts([PublicAddress("x", day(11, 1), None)], window))
+
+
+def test_fewer_addresses_are_no_step_back_but_an_earlier_count_is_f_a1() -> None:
+    later = replace(ADDRESSES, count=1, measured=ADDRESSES.measured + timedelta(hours=1))
+    assert later.amount < ADDRESSES.amount
+    assert later.progress > ADDRESSES.progress
