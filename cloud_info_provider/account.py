@@ -195,8 +195,18 @@ def login(
         ),
         section=str(read.paths[-1]),
         places=places,
+        authorities=_authorities(keystone, section),
     )
     return LoginSettings(account, refresh)
+
+
+def _authorities(keystone: Settings, section: str) -> str:
+    """Return the option that names the file of trusted authorities, and where it is set."""
+    named = "OS_CACERT" if section == ACCOUNT else f"{section}.cacert"
+    entry = keystone.where(section, "cacert")
+    if entry is None:
+        return named
+    return f"{named} ({entry.path}:{entry.line})" if entry.line else f"{named} ({entry.path})"
 
 
 def _usual_type(given: Mapping[str, Setting], refresh: TokenRefresh | None) -> str:

@@ -37,6 +37,32 @@ def uptime() -> Uptime:
     return Uptime(boot, timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME)))
 
 
+class Moment(NamedTuple):
+    """A time by two clocks: that of the machine's uptime, and the calendar's."""
+
+    uptime: Uptime
+    at: datetime
+
+    @classmethod
+    def now(cls) -> Moment:
+        """Return the current moment."""
+        return cls(uptime(), now())
+
+    def is_of_boot(self, earlier: Moment) -> bool:
+        """Return whether the machine has certainly not been restarted since."""
+        return bool(self.uptime.boot) and self.uptime.boot == earlier.uptime.boot
+
+    def since(self, earlier: Moment, *, over_restart: timedelta) -> timedelta:
+        """Return how much time has certainly passed: the calendar's clock may have been set.
+
+        Over a restart of the machine only the calendar is known, and counts for ``over_restart``
+        at most.
+        """
+        if self.is_of_boot(earlier):
+            return max(self.uptime.length - earlier.uptime.length, timedelta())
+        return min(max(self.at - earlier.at, timedelta()), over_restart)
+
+
 def parse(text: str) -> datetime:
     """Return the moment that a text names, in UTC; a text without a zone means UTC.
 

@@ -6,7 +6,7 @@ until a later answer, at least the hold time after the first one, still lacks th
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 HOLD = timedelta(hours=1)
 """The usual time between the two answers."""
@@ -15,16 +15,3 @@ HOLD = timedelta(hours=1)
 def is_held(*, removed: int, size: int) -> bool:
     """Check whether the removal of ``removed`` of ``size`` items at once is held."""
     return 2 * removed > size
-
-
-def held_since(
-    remembered: datetime | None, *, removed: int, size: int, now: datetime
-) -> datetime | None:
-    """Return when the removal of ``removed`` of ``size`` items was first held; None if it is not.
-
-    ``remembered`` is the result for the answer before.
-    """
-    if not is_held(removed=removed, size=size):
-        return None
-    # min(): if the clock was set back, a time in the future must not prolong the hold
-    return min(remembered or now, now)

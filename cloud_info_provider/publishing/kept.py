@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.core import clock, files, json_file, shrink, site_document
+from appliance.core.clock import Moment
 from appliance.core.run import lock
 from appliance.core.run.errors import LocalFailure, UsageError
 from appliance.core.site_document import Document
@@ -36,14 +37,14 @@ class DocumentMemory:
     """What is remembered beside the file, for the next run and for ``appliance status``.
 
     Attributes:
-        held_since: when the guard began to hold a smaller document.
+        held_since: when the guard began to hold a smaller document; None if it holds none.
         held: how many objects that document lacks.
         delivered: by store, the digest of the document that was last stored and read back.
         stores: by store, what is known of its objects.
 
     """
 
-    held_since: datetime | None = None
+    held_since: Moment | None = None
     held: int = 0
     delivered: dict[str, str] = field(default_factory=dict)
     stores: dict[str, StoreMemory] = field(default_factory=dict)
@@ -53,9 +54,8 @@ class DocumentMemory:
         """Return the memory in a file; an empty one if there is none that can be used."""
         try:
             entry: Any = json_file.read(path, limit=site_document.LARGEST_STATE)
-            since = entry.get("held_since")
             return cls(
-                clock.parse(since) if since else None,
+                _held_since(entry),
                 int(entry.get("held") or 0),
                 {str(name): str(text) for name, text in (entry.get("delivered") or {}).items()},
                 {
@@ -75,11 +75,14 @@ class DocumentMemory:
         """Replace the file; raises `LocalFailure`."""
         created = site_document.created(published)
         until = site_document.valid_until(site_document.first(published, site_document.SERVICE))
+        since = self.held_since
         entry = {
             "site": site_document.site(published),
             "created": created and created.isoformat(),
             "valid_until": until and until.isoformat(),
-            "held_since": self.held_since and self.held_since.isoformat(),
+            "held_since": since and since.at.isoformat(),
+            "held_boot": since and since.uptime.boot,
+            "held_uptime": since and since.uptime.length.total_seconds(),
             "held": self.held,
             "delivered": self.delivered,
             "stores": {name: known.as_json() for name, known in self.stores.items()},
@@ -125,7 +128,7 @@ class KeptDocument:
         """Return the name of the site whose document the file holds; empty if there is none."""
         return site_document.site(self._last())
 
-    def update(self, new: Document, *, failed: Collection[str], now: datetime) -> None:
+    def update(self, new: Document, *, failed: Collection[str], moment: Moment) -> None:
         """Replace the file, unless the guard holds the new document, or the file is of a later run.
 
         Raises:
@@ -133,29 +136,44 @@ class KeptDocument:
             LocalFailure: it cannot be written; the last good one stays.
 
         """
-        last = self._last()
+        last, now = self._last(), moment.at
         self._require_same_site(last, new)
         if _is_earlier(new, last, now):
             logger.warning("%s: stays, because another run wrote a later answer to it", self.path)
             return
         merged = document.with_kept(last, new, failed=failed, now=now)
         gone, size = document.removed(last, merged)
-        # An answer that lacks even more is not the one that is to come again.
-        earlier = self._memory.held_since if gone <= self._memory.held else None
-        since = shrink.held_since(earlier, removed=gone, size=size, now=now)
-        if since is not None and now - since < self._hold:
-            self._memory.held_since = since
-            self._memory.held = max(gone, self._memory.held if earlier else 0)
+        if self._is_held(gone, size, moment):
             self._memory.write(self._state, last)
-            end = since + self._hold
-            self.problems.append(
-                f"{self.path}: {gone} of {size} objects would vanish at once: the last good file"
-                f" stays until {end:%Y-%m-%d %H:%M} UTC (shrink_hold in publish.yaml)"
-            )
             return
         self._memory.held_since, self._memory.held = None, 0
         self._write(document.dump(merged))
         self._memory.write(self._state, merged)
+
+    def _is_held(self, gone: int, size: int, moment: Moment) -> bool:
+        """Check whether a document that lacks ``gone`` of ``size`` objects waits, and note it.
+
+        Only the machine's uptime counts, because a clock that is set forward confirms nothing. A
+        restart of the machine begins the wait anew.
+        """
+        if not shrink.is_held(removed=gone, size=size):
+            return False
+        memory = self._memory
+        # An answer that lacks even more is not the one that is to come again.
+        since = memory.held_since if gone <= memory.held else None
+        most = timedelta(0) if moment.uptime.boot else timedelta.max
+        waited = moment.since(since, over_restart=most) if since else timedelta(0)
+        if waited >= self._hold:
+            return False
+        memory.held = max(gone, memory.held if since else 0)
+        if since is None or (moment.uptime.boot and not moment.is_of_boot(since)):
+            memory.held_since = moment
+        end = moment.at + self._hold - waited
+        self.problems.append(
+            f"{self.path}: {gone} of {size} objects would vanish at once: the last good file"
+            f" stays until {end:%Y-%m-%d %H:%M} UTC (shrink_hold in publish.yaml)"
+        )
+        return True
 
     def _last(self) -> Document:
         try:
@@ -205,6 +223,15 @@ class KeptDocument:
         self._memory.delivered[target.place] = digest
         save()
         return name
+
+
+def _held_since(entry: Any) -> Moment | None:
+    """Return the beginning of a hold in a state; one without uptime begins anew."""
+    since = entry.get("held_since")
+    if not since:
+        return None
+    length = timedelta(seconds=float(entry.get("held_uptime") or 0))
+    return Moment(clock.Uptime(str(entry.get("held_boot") or ""), length), clock.parse(since))
 
 
 def _is_earlier(new: Document, last: Document, now: datetime) -> bool:

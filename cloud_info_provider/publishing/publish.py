@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-from appliance.core import clock, site_document
+from appliance.core import site_document
+from appliance.core.clock import Moment
 from appliance.core.run.errors import ApplianceError
 from appliance.core.run.record import RunRecord
 from cloud_info_provider.publishing.kept import KeptDocument
@@ -38,7 +39,7 @@ def publish(
     """
     kept = KeptDocument(chosen.output, shrink_hold=chosen.shrink_hold)
     with kept.opened():
-        kept.update(site_document.load(text.encode()), failed=failed, now=clock.now())
+        kept.update(site_document.load(text.encode()), failed=failed, moment=Moment.now())
         for line in kept.problems:
             record.fail(line)
             logger.warning("%s", line)

@@ -207,6 +207,7 @@ def _swift(part: _PublishFile) -> SwiftTarget:
         section=section,
         role="member",
         places=access.read_places(settings, section, auth_type),
+        authorities=f"{section}.cacert in {part.read.paths[-1]}",
     )
     project_id = settings.text(section, "project_id")
     if not project_id and not login.is_bound:

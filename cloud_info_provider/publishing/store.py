@@ -10,6 +10,7 @@ object is known by its tag: the tags of all our uploads are remembered before th
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import shlex
 from collections.abc import Callable, Mapping
@@ -166,7 +167,7 @@ def _foreign(
     """Return the objects of the same GOCDB id that this program did not write."""
     found = []
     for other, tag in listed.items():
-        if memory.is_ours(other, tag):
+        if memory.is_ours(other, tag) or _is_cut_upload(store, other, tag, memory):
             continue
         if memory.seen.get(other, ("", ""))[0] != tag:
             memory.seen[other] = (tag, _key_of(store, other))
@@ -174,6 +175,26 @@ def _foreign(
             found.append(other)
     memory.seen = {other: seen for other, seen in memory.seen.items() if other in listed}
     return found
+
+
+def _is_cut_upload(store: ObjectStore, name: str, tag: str, memory: StoreMemory) -> bool:
+    """Check whether an object under a name of ours is what an upload left that was cut off.
+
+    Its tag is known to nobody. No reader can use it, so nothing is lost if it is replaced.
+    """
+    if name not in memory.written:
+        return False
+    content = store.read(name, most=LARGEST) or b""
+    if content.strip()[:1] not in (b"", b"{"):
+        return False
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError):
+        memory.note(name, memory.written[name][0], tag)
+        words = "%s: %s: has only a part of a document, as an upload that was cut off leaves it"
+        logger.warning(words, store.place, name)
+        return True
+    return False
 
 
 def _key_of(store: ObjectStore, name: str) -> str:

@@ -21,11 +21,12 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from appliance.core import clock, json_file
+from appliance.core.clock import Moment
 from appliance.core.run import place
 from appliance.core.run.errors import LocalFailure
 from cloudkeeper.backend.errors import Failed
@@ -69,28 +70,6 @@ class RecentRemovals:
         return replace(self, removed={key: age for key, age in ages.items() if age < _WINDOW})
 
 
-@dataclass(frozen=True, slots=True)
-class _Moment:
-    """The time of the ages, by two clocks: that of the machine's uptime, and the calendar's."""
-
-    uptime: clock.Uptime
-    at: datetime
-
-    @classmethod
-    def now(cls) -> _Moment:
-        return cls(clock.uptime(), clock.now())
-
-    def is_of_boot(self, earlier: _Moment) -> bool:
-        """Return whether the machine has certainly not been restarted since."""
-        return bool(self.uptime.boot) and self.uptime.boot == earlier.uptime.boot
-
-    def since(self, earlier: _Moment) -> timedelta:
-        """Return how much time has certainly passed: the calendar's clock may have been set."""
-        if self.is_of_boot(earlier):
-            return max(self.uptime.length - earlier.uptime.length, timedelta())
-        return min(max(self.at - earlier.at, timedelta()), _PAUSE)
-
-
 class RemovalMemory:
     """The recent removals, in the file at ``path``; only one process uses it.
 
@@ -110,8 +89,8 @@ class RemovalMemory:
             LocalFailure: the file cannot be written.
 
         """
-        earlier, self._at = self._at, _Moment.now()
-        passed = self._at.since(earlier)
+        earlier, self._at = self._at, Moment.now()
+        passed = self._at.since(earlier, over_restart=_PAUSE)
         later = {key: found.later(passed) for key, found in self._lists.items()}
         self._lists = {key: found for key, found in later.items() if found.removed}
         if self._lists and not self._at.is_of_boot(earlier):
@@ -230,11 +209,11 @@ def _confirmation(number: int) -> str:
     return f"{program} sync --allow-remove {number}"
 
 
-def _read(path: Path) -> tuple[_Moment, dict[ListId, RecentRemovals]]:
+def _read(path: Path) -> tuple[Moment, dict[ListId, RecentRemovals]]:
     try:
         found = json_file.read(path, limit=_LARGEST)
         length = timedelta(seconds=float(found["uptime"]))
-        at = _Moment(clock.Uptime(str(found["boot"]), length), clock.parse(found["at"]))
+        at = Moment(clock.Uptime(str(found["boot"]), length), clock.parse(found["at"]))
         return at, {ListId(key): _from_json(each) for key, each in found["lists"].items()}
     except FileNotFoundError:
         pass
@@ -242,7 +221,7 @@ def _read(path: Path) -> tuple[_Moment, dict[ListId, RecentRemovals]]:
         raise LocalFailure.from_os(error, subject=path) from error
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError):
         logger.warning("%s: has unreadable contents; the removals of the last day are lost", path)
-    return _Moment.now(), {}
+    return Moment.now(), {}
 
 
 def _from_json(found: Mapping[str, Any]) -> RecentRemovals:

@@ -34,6 +34,7 @@ class StoreFault:
     """What happens to requests of a method in place of the usual.
 
     ``kept`` is the number of bytes of a PUT that are stored, though the answer is 201; -1 all.
+    ``meanwhile`` is what another program stores just before the request.
     """
 
     method: str
@@ -42,6 +43,7 @@ class StoreFault:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     kept: int | None = None
+    meanwhile: bytes | None = None
     etag: str = ""
     delay: float = 0.0
     times: int = 1_000_000
@@ -59,6 +61,8 @@ class Store:
     tokens: int = 0
     dead_tokens: set[str] = field(default_factory=set)
     url: str = ""
+    web_tag: str | None = None
+    """The entity tag of each object of the web server; None: its digest."""
 
     @contextlib.contextmanager
     def serve(self) -> Iterator[Store]:
@@ -168,6 +172,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"")
         elif not name and listing is not None:
             listing(found)
+        elif self.command == "PUT" and listing is None and self._is_changed(found, name, fault):
+            self._send(412, b"")
         elif self.command == "PUT":
             digest = md5(body)
             kept = body if fault is None or fault.kept is None else body[: fault.kept]
@@ -181,15 +187,28 @@ class _Handler(BaseHTTPRequestHandler):
             del found[name]
             self._send(204, b"")
         else:
-            self._read(found[name])
+            self._read(found[name], is_web=listing is None)
 
-    def _read(self, content: bytes) -> None:
+    def _is_changed(self, found: dict[str, bytes], name: str, fault: StoreFault | None) -> bool:
+        """Check the conditions of a PUT, as RFC 9110 has them."""
+        if fault is not None and fault.meanwhile is not None:
+            found[name] = fault.meanwhile
+        wanted, unwanted = self.headers.get("If-Match"), self.headers.get("If-None-Match")
+        if unwanted == "*" and name in found:
+            return True
+        return wanted is not None and wanted != (name in found and self._tag(found[name]))
+
+    def _tag(self, content: bytes) -> str:
+        return f'"{md5(content)}"' if self.store.web_tag is None else self.store.web_tag
+
+    def _read(self, content: bytes, *, is_web: bool) -> None:
         wanted = self.headers.get("Range", "").removeprefix("bytes=").partition("-")[2]
         if wanted and not content:
             self._send(416, b"")
             return
         part = content[: int(wanted) + 1] if wanted else content
-        self._send(206 if wanted else 200, part)
+        headers = {"ETag": self._tag(content)} if is_web and self._tag(content) else {}
+        self._send(206 if wanted else 200, part, headers)
 
     def _swift_listing(self, found: dict[str, bytes]) -> None:
         query = {name: values[-1] for name, values in parse_qs(urlsplit(self.path).query).items()}

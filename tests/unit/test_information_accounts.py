@@ -13,8 +13,10 @@ from appliance.core.run.record import RunRecord
 from cloud_info_provider import reading
 from cloud_info_provider.facts import Facts
 from tests.simulators import issuer as issuers
+from tests.simulators import tls_peer
 from tests.simulators.issuer import TOKEN, Issuer
 from tests.simulators.offering_cloud import PASSWORD, Cloud, flavor, image
+from tests.testbed.pki import Authority
 from tests.unit.test_provider_settings import environment, load
 
 __all__ = ["environment"]
@@ -249,3 +251,30 @@ def test_a_failing_look_at_the_auditor_costs_nothing_else(cloud: Cloud, tmp_path
         tmp_path, "--auditor-role-cloud", "auditor", text=site(cloud, "project_id: p1"), rc=rc
     )
     assert (found.auditor_role, len(found.shares)) == (None, 1)
+
+
+@pytest.mark.programs("openssl")
+@pytest.mark.parametrize("is_named", [True, False])
+def test_an_untrusted_certificate_names_the_option_that_trusts_it(
+    tmp_path: Path, is_named: bool
+) -> None:
+    """F-I15: the remedy named an option of another program's file."""
+    authorities = [Authority.create(tmp_path / name, key="ec") for name in ("ours", "other")]
+    host = authorities[0].issue("keystone", hosts=("127.0.0.1",), key="ec")
+    wrong = authorities[1].certificate
+    rc = f"OS_USERNAME=ci\nOS_PASSWORD={PASSWORD}\n"
+    rc += f"export OS_CACERT={wrong}\n" if is_named else ""
+    vo = f"project_id: p1, cacert: {wrong}, password: x"
+    with tls_peer.serving(host.certificate, host.key) as peer:
+        url = f"https://127.0.0.1:{peer.port}"
+        head = f"gocdb: A\nendpoint: {url}/v3\nvos:\n- {{name: "
+        text = f"{head}a, auth: {{project_id: p0}}}}\n"
+        with pytest.raises(ApplianceError) as common:
+            read(tmp_path, text=text, rc=rc)
+        with pytest.raises(ApplianceError) as own:
+            read(tmp_path, text=f"{head}b, auth: {{{vo}}}}}\n", rc=rc)
+    directory = tmp_path / "etc/cloud-info-provider"
+    place = f" ({directory}/openstack.rc:3)" if is_named else ""
+    assert f"; set OS_CACERT{place} to the authority that issued it" in str(common.value)
+    words = f"; set vos[0].auth.cacert ({directory}/openstack.yaml:4) to the authority"
+    assert words in str(own.value)

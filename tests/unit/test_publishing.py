@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from appliance.core import site_document
+from appliance.core.clock import Moment, Uptime
 from appliance.core.run.errors import Busy, LocalFailure, UsageError
 from cloud_info_provider.publishing import document as documents
 from cloud_info_provider.publishing import kept as kept_module
@@ -24,7 +25,7 @@ from tests import egi_information, foreign, syscalls
 SITE, GOCDB_ID = "EXAMPLE.SITE", "1G0"
 ENDPOINT = "https://keystone.example.org:5000/v3"
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
-HOUR = timedelta(hours=1)
+NO_TIME, HOUR = timedelta(0), timedelta(hours=1)
 Json = dict[str, Any]
 
 
@@ -97,6 +98,7 @@ class Site:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.problems: list[str] = []
+        self.boot = "a"
 
     @contextmanager
     def opened(self) -> Iterator[KeptDocument]:
@@ -105,9 +107,14 @@ class Site:
             yield kept
         self.problems = kept.problems
 
-    def update(self, text: str, *failed: str, at: datetime = NOW) -> None:
+    def update(
+        self, text: str, *failed: str, at: datetime = NOW, clock_is_off_by: timedelta = NO_TIME
+    ) -> None:
+        """Run at a time after the machine's start; its clock may show another one."""
+        uptime = Uptime(self.boot, at - NOW + 2000 * HOUR)
+        moment = Moment(uptime, at + clock_is_off_by)
         with self.opened() as kept:
-            kept.update(site_document.load(text.encode()), failed=failed, now=at)
+            kept.update(site_document.load(text.encode()), failed=failed, moment=moment)
 
     def read(self) -> egi_information.ReadSite:
         return egi_information.read(self.path.read_text())
@@ -222,11 +229,49 @@ def test_hold_begins_anew_after_a_whole_document(site: Site) -> None:
     assert len(json.loads(site.path.read_text())["CloudComputingImage"]) == 101
 
 
-def test_clock_that_was_set_back_does_not_prolong_the_hold(site: Site) -> None:
+def test_a_clock_that_is_set_neither_prolongs_nor_shortens_the_hold(site: Site) -> None:
+    """F-I12: only the machine's uptime counts."""
     site.update(document(now=NOW, images=50))
-    site.update(document(images=1), at=NOW + 1000 * HOUR)
-    site.update(document(images=1), at=NOW)
+    before, small = site.path.read_bytes(), document(images=1)
+    site.update(small, at=NOW + HOUR)
+    site.update(small, at=NOW + 1.1 * HOUR, clock_is_off_by=1000 * HOUR)
+    site.update(small, at=NOW + 1.9 * HOUR, clock_is_off_by=-1000 * HOUR)
+    assert site.path.read_bytes() == before
+    assert site.problems
+    site.update(small, at=NOW + 2 * HOUR, clock_is_off_by=-1000 * HOUR)
+    assert not site.problems
+
+
+@pytest.mark.parametrize("is_older_state", [False, True])
+def test_a_restart_of_the_machine_begins_the_hold_anew(site: Site, is_older_state: bool) -> None:
+    """The calendar may be wrong after it; so is a state that has nothing but the calendar."""
+    site.update(document(now=NOW, images=50))
+    before, small = site.path.read_bytes(), document(images=1)
+    site.update(small, at=NOW + HOUR)
+    if is_older_state:
+        state = site.path.with_suffix(".state")
+        known = json.loads(state.read_text())
+        state.write_text(
+            json.dumps(
+                {key: known[key] for key in known if key not in ("held_boot", "held_uptime")}
+            )
+        )
+    else:
+        site.boot = "b"
+    site.update(small, at=NOW + 9 * HOUR)
+    site.update(small, at=NOW + 9.9 * HOUR)
+    assert site.path.read_bytes() == before
+    site.update(small, at=NOW + 10 * HOUR)
+    assert not site.problems
+
+
+def test_without_an_uptime_the_calendar_counts(site: Site) -> None:
+    site.boot = ""
+    site.update(document(now=NOW, images=50))
     site.update(document(images=1), at=NOW + HOUR)
+    site.update(document(images=1), at=NOW + 1.9 * HOUR)
+    assert site.problems
+    site.update(document(images=1), at=NOW + 2 * HOUR)
     assert not site.problems
 
 
@@ -289,12 +334,12 @@ def test_power_cut_finds_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     """Write, fsync, rename, fsync the directory, in this order."""
     script = (
         "import sys, datetime as d, pathlib as p\n"
-        "from appliance.core import site_document\n"
+        "from appliance.core import clock, site_document\n"
         "from cloud_info_provider.publishing import kept\n"
         "k = kept.KeptDocument(p.Path(sys.argv[1]), shrink_hold=d.timedelta(0))\n"
         "with k.opened():\n"
         "    new = site_document.load(p.Path(sys.argv[2]).read_bytes())\n"
-        "    k.update(new, failed=(), now=d.datetime.now(d.UTC))\n"
+        "    k.update(new, failed=(), moment=clock.Moment.now())\n"
     )
     source = tmp_path / "source"
     source.write_text(document())

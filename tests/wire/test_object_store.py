@@ -223,13 +223,63 @@ def test_created_with_nothing_or_half_stored(publishing: Publishing, kept: int) 
     total = len(publishing.output.read_bytes())
     words = f"has {kept} of {total} bytes" if kept else "does not have it"
     assert words in str(caught.value)
-    if publishing.kind == "http" and kept:  # its only mark is the content
-        publishing.run(replacing=NAME)
-    else:
-        with_half = publishing.objects.pop(NAME, b"")
-        assert len(with_half) == kept
-        publishing.run()
+    assert len(publishing.objects.get(NAME, b"")) == kept
+    publishing.run()  # F-I13: the half was taken for a foreign object
     assert publishing.objects[NAME] == publishing.output.read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"CloudComputingService": [{"ID": "ser'])
+def test_an_upload_that_was_cut_off_is_no_foreign_object(
+    publishing: Publishing, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection or the machine died during the PUT, so nobody could note the tag."""
+    publishing.run()
+    publishing.objects[NAME] = content
+    publishing.run()
+    assert publishing.objects == {NAME: publishing.output.read_bytes()}
+    assert "has only a part of a document" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"{}", b"notes of somebody", b"<html>", b"[" * 5])
+def test_what_is_no_part_of_a_document_stays_foreign(
+    publishing: Publishing, content: bytes
+) -> None:
+    publishing.run()
+    publishing.objects[NAME] = content
+    with pytest.raises(Unavailable, match="no record of writing it"):
+        publishing.run()
+    assert publishing.objects == {NAME: content}
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_web_server_that_knows_conditions_keeps_what_others_write_meanwhile(
+    store: Store, tmp_path: Path, is_new: bool
+) -> None:
+    """F-I14: another program stores its object between our check and our PUT."""
+    publishing = Publishing(store, tmp_path, "http")
+    if not is_new:
+        publishing.run()
+    foreign = document(age=timedelta(hours=3)).encode()
+    store.faults = [StoreFault("PUT", NAME, meanwhile=foreign, times=1)]
+    with pytest.raises(Unavailable) as caught:
+        publishing.run()
+    assert "another program changed it during this run, so nothing was uploaded" in str(
+        caught.value
+    )
+    assert publishing.objects == {NAME: foreign}
+    with pytest.raises(Unavailable, match="no record of writing it"):
+        publishing.run()
+    publishing.run(replacing=NAME)
+    assert publishing.objects == {NAME: publishing.output.read_bytes()}
+
+
+@pytest.mark.parametrize("tag", ["", 'W/"1"'])
+def test_a_web_server_without_strong_tags(store: Store, tmp_path: Path, tag: str) -> None:
+    publishing = Publishing(store, tmp_path, "http")
+    store.web_tag = tag
+    publishing.run()
+    publishing.run()
+    assert publishing.objects == {NAME: publishing.output.read_bytes()}
 
 
 def test_wrong_etag(store: Store, tmp_path: Path) -> None:

@@ -71,6 +71,8 @@ class Access:
     """The lowest role in a project that suffices."""
     places: Mapping[str, str] = field(default_factory=dict)
     """Where options are set, ``FILE:LINE``, for messages."""
+    authorities: str = "cafile in [keystone_auth]"
+    """The option that names the file of trusted authorities, for messages."""
 
     @property
     def is_bound(self) -> bool:
