@@ -26,7 +26,6 @@ NO_SUCH_OBJECT = 32
 RELAX = "1.3.6.1.4.1.4203.666.5.12"
 """Control with which slapd lets its owner change the object class of an entry in place."""
 _PROTOCOL_ERROR = 2
-_PAGE = 1000
 
 
 class Refused(ApplianceError):
@@ -104,24 +103,6 @@ class Directory:
     def delete(self, dn: str) -> None:
         """Remove an entry that has no entries below it; raises `Refused`."""
         self._change("delete", dn)
-
-    def search(self, base: str, *, filter_: str = "(objectClass=*)") -> Iterator[Entry]:
-        """Yield the entries of a subtree, page by page, without operational attributes.
-
-        Raises:
-            Refused: the server does not do it.
-
-        """
-        cookie = None
-        while True:
-            self._change(
-                "search", base, filter_, attributes=["*"], paged_size=_PAGE, paged_cookie=cookie
-            )
-            yield from _entries(self._connection.response)
-            controls = self._connection.result.get("controls") or {}
-            cookie = controls.get("1.2.840.113556.1.4.319", {}).get("value", {}).get("cookie")
-            if not cookie:
-                return
 
     def close(self) -> None:
         """Close the connection, which may be broken or closed already."""

@@ -30,7 +30,7 @@ from appliance.core.run.errors import Unavailable
 from bdii import tree
 from bdii.messages import few, printable, shortened
 from bdii.plan import Add, Change, Delete, Modify, TreePlan, difference
-from bdii.slapd import bulk, infosys
+from bdii.slapd import bulk, infosys, served
 from bdii.slapd.infosys import Statistics
 from bdii.slapd.process import Slapd
 from bdii.tree import SUFFIX, Dn, Tree
@@ -132,8 +132,7 @@ class Publisher:
 
     def _read_back(self) -> None:
         started = time.monotonic()
-        with self._slapd.connect() as directory:
-            self.published = _known(directory.search(SUFFIX), self.published)
+        self.published = _known(served.entries(self._slapd.settings.socket), self.published)
         self._is_unsure, self._compared = False, time.monotonic()
         words = "read back %d entries from slapd in %.1f s"
         logger.info(words, len(self.published), self._compared - started)

@@ -227,24 +227,54 @@ def publishable(last: LastGood, expiry: Expiry) -> Tree:
 def merge(last: Mapping[str, LastGood], expiry: Expiry) -> tuple[Tree, int, list[str]]:
     """Return the common tree of all sources, the number of stale entries, and problems.
 
-    Of entries with the same name the first source's is published, unless its answer lacks it.
+    Of entries with the same name the first one is published that its source's latest answer has;
+    if no answer has any, the first one.
     """
     merged: dict[Dn, Entry] = dict(BASE)
-    absent: dict[Dn, Entry] = {}
-    stale = 0
-    for source in last.values():
+    old: dict[Dn, Entry] = {}
+    stale: set[Dn] = set()
+    problems: list[str] = []
+    parts: dict[str, Tree] = {}
+    for name, source in last.items():
         part = publishable(source, expiry)
-        stale += sum(1 for dn, entry in part.items() if entry is not source.tree[dn])
+        repeated = []
         for dn, entry in part.items():
-            (absent if dn in source.absent else merged).setdefault(dn, entry)
-    found = absent | merged
+            if entry is not source.tree[dn]:
+                stale.add(dn)
+                old.setdefault(dn, entry)
+            elif dn in source.absent:
+                old.setdefault(dn, entry)
+            elif merged.setdefault(dn, entry) is not entry and dn not in BASE:
+                repeated.append(dn)
+        problems += _contradictions(name, part, repeated, merged, parts)
+        parts[name] = part
+    found = old | merged
     whole, orphans = complete(found)
     words = "left out, because no source has the entry above it"
-    return (
-        whole,
-        stale,
-        few([printable(f"{shortened(found[dn].dn)}: {words}") for dn in orphans]),
-    )
+    problems += few([printable(f"{shortened(found[dn].dn)}: {words}") for dn in orphans])
+    return whole, len(stale - merged.keys()), problems
+
+
+def _contradictions(
+    name: str,
+    part: Tree,
+    repeated: Collection[Dn],
+    merged: Tree,
+    parts: Mapping[str, Tree],
+) -> list[str]:
+    """Return a line for each earlier source that is published where this one says otherwise."""
+    differing: dict[str, list[Dn]] = {}
+    for dn in repeated:
+        if not is_same(merged[dn], part[dn], ignoring=CREATION_TIME):
+            other = next(one for one, theirs in parts.items() if theirs.get(dn) is merged[dn])
+            differing.setdefault(other, []).append(dn)
+    return [
+        printable(
+            f"{name}: {len(names)} entries differ from those of {other}, which are published, "
+            f"such as {shortened(part[names[0]].dn)}"
+        )
+        for other, names in differing.items()
+    ]
 
 
 def _age(dn: Dn, owners: frozenset[str], last: LastGood) -> StaleAge | None:

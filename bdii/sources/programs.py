@@ -21,6 +21,8 @@ from appliance.core import files
 from bdii.messages import MOST_LINES, printable
 from bdii.sources.model import LdifSource
 
+# The start of a command that the kernel kills if the thread that runs it dies.
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 # From SIGTERM to SIGKILL.
 _GRACE = timedelta(seconds=2)
 _POLL_SECONDS = 0.02
@@ -50,7 +52,7 @@ def run(
     if program.is_absolute() and not os.access(program, os.X_OK):
         raise ProgramFailure(f"is not executable; run chmod +x {files.shell_word(program)}")
     process = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", "--", *source.command],
+        [*ENDS_WITH_US, *source.command],
         stdin=subprocess.DEVNULL if given is None else given,
         stdout=output,
         stderr=errors,

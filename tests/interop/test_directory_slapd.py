@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from appliance.core.directory import NO_SUCH_OBJECT, Directory, Refused
+from appliance.core import ldif
+from appliance.core.directory import NO_SUCH_OBJECT, Directory, NoAnswer, Refused, read
 from appliance.core.ldif import Entry
 from appliance.core.run.errors import Unavailable
 from appliance.core.run.layout import Layout
 from bdii import plan, settings, tree
+from bdii.slapd import served
 from bdii.slapd.infosys import Statistics
 from bdii.slapd.process import Slapd
 from bdii.slapd.publish import Applied, Publisher
@@ -74,19 +76,40 @@ def test_what_we_write_is_what_ldapsearch_reads(server: Slapd) -> None:
     }
 
 
-def test_we_read_what_ldapsearch_reads_page_after_page(server: Slapd) -> None:
-    names = ["é, “x”", *(f"g{number}" for number in range(2300))]
-    dns = ["GLUE2GroupID=é\\, “x”,o=glue", *(f"GLUE2GroupID={name},o=glue" for name in names[1:])]
-    entries = [Entry(dn, group(name).attributes) for dn, name in zip(dns, names, strict=True)]
+def test_all_that_slapd_serves_is_read_back(server: Slapd) -> None:
+    """ldap3 reads the same entries, by another protocol stack."""
+    names = ["é, “x”", " blanks ", "a\nline", *(f"g{number}" for number in range(2300))]
+    entries = [
+        Entry(ldif.child("o=glue", "GLUE2GroupID", name), group(name).attributes) for name in names
+    ]
     with server.connect() as directory:
         for entry in entries:
             directory.add(entry)
-        found = list(directory.search("o=glue"))
-    assert len(found) == len(search(server.settings.port)) == 2302
-    assert {entry.get("GLUE2GroupID") for entry in found[1:]} == {(name,) for name in names}
-    wanted, problems = tree.of(entries)
-    assert not problems
-    assert tree.of(found[1:])[0] == wanted or {*tree.of(found[1:])[0]} == {*wanted}
+    found = list(served.entries(server.settings.socket))
+    known = list(read("127.0.0.1", port=server.settings.port, base="o=glue"))
+    assert len(found) == len(known) == 2304
+    assert {entry.dn: dict(entry.attributes) for entry in found} == {
+        entry.dn: dict(entry.attributes) for entry in known
+    }
+    assert {tree.normal(entry.dn): entry.attributes for entry in found[1:]} == {
+        tree.normal(entry.dn): entry.attributes for entry in entries
+    }
+
+
+def test_a_tree_that_is_read_in_part_is_no_tree(server: Slapd) -> None:
+    """slapd ends in the middle of its answer."""
+    large = service(GLUE2EntityOtherInfo=("x" * 500_000,)).attributes
+    with server.connect() as directory:
+        for number in range(20):
+            name = {"GLUE2ServiceID": (f"s{number}",)}
+            directory.add(Entry(f"GLUE2ServiceID=s{number},o=glue", {**large, **name}))
+    found = served.entries(server.settings.socket)
+    assert next(found).dn == "o=glue"
+    os.kill(int((server.settings.state / "slapd.pid").read_text()), signal.SIGKILL)
+    with pytest.raises(NoAnswer, match="does not answer"):
+        list(found)
+    with pytest.raises(NoAnswer, match="Can't contact LDAP server"):
+        list(served.entries(server.settings.socket))
 
 
 @pytest.mark.parametrize(

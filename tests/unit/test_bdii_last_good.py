@@ -337,3 +337,42 @@ def test_an_entry_that_moves_to_another_source_is_not_missing() -> None:
     assert waiting.count == 0
     merged, _, _ = last_good.merge(sources, LONG)
     assert [entry.get("AppName") for dn, entry in merged.items() if "=3," in dn] == [("new",)]
+
+
+def test_entries_of_two_sources_that_differ_are_reported_once_for_each_pair() -> None:
+    """The first source is published; that the other one says something else is not silent."""
+    here = made(SERVICE_ENTRY, image("1"), image("2"), image("3"))
+    time = {"GLUE2EntityCreationTime": ("2026-11-30T10:00:00Z",)}
+    there = made(
+        SERVICE_ENTRY, image("1", AppName=("x",)), image("2", AppName=("x",)), image("3", **time)
+    )
+    sources = {"provider/a": LastGood(here, NOW), "provider/b": LastGood(there, NOW)}
+    merged, _, problems = last_good.merge(sources, LONG)
+    assert problems == [
+        "provider/b: 2 entries differ from those of provider/a, which are published, "
+        f"such as GLUE2ApplicationEnvironmentID=1,{SERVICE}"
+    ]
+    assert all(merged[dn] is entry for dn, entry in here.items())
+    sources["provider/c"] = LastGood(dict(here), NOW)
+    assert last_good.merge(sources, LONG)[2] == problems
+    # what the answer of one source lacks is no contradiction
+    absent = dict.fromkeys(there, Absence(EARLIER, 1))
+    sources["provider/b"] = LastGood(there, NOW, absent=absent)
+    assert last_good.merge(sources, LONG)[2] == []
+
+
+def test_an_entry_of_a_source_that_answers_precedes_a_stale_one() -> None:
+    """Two BDIIs of one cloud: while the first is silent, the second is published."""
+    time = {"GLUE2EntityCreationTime": ("2026-11-30T10:00:00Z",)}
+    first = LastGood(made(SERVICE_ENTRY, image("1", **time), image("2", **time)), NOW)
+    second = LastGood(made(SERVICE_ENTRY, image("1", **time), image("3", **time)), NOW)
+    sources = {"a": last_good.silent(first, HOUR), "b": second}
+    merged, stale, problems = last_good.merge(sources, LONG)
+    assert (info(merged, "1"), problems) == (set(), [])
+    assert "Stale=TRUE" in info(merged, "2")
+    assert stale == 1
+    # and if neither answers, the first is published, marked
+    sources["b"] = last_good.silent(second, 2 * HOUR)
+    merged, stale, problems = last_good.merge(sources, LONG)
+    assert "Stale=TRUE" in info(merged, "1")
+    assert (stale, problems) == (4, [])
