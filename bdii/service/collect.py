@@ -94,7 +94,7 @@ def collect(
         answer.source: _advanced(
             last.get(answer.source),
             answer,
-            is_same=answer is before.get(answer.source),
+            is_same=answer.repeats(before.get(answer.source)),
             now=now,
             elapsed=elapsed,
         )
@@ -126,7 +126,7 @@ def collect(
         unheard=sum(1 for data in known.values() if data is None),
         waiting=waiting,
         reading=sum(
-            answer.reading for answer in answers if answer is not before.get(answer.source)
+            answer.reading for answer in answers if not answer.repeats(before.get(answer.source))
         ),
         problems=tuple(problems),
     )

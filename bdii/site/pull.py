@@ -9,11 +9,13 @@ from dataclasses import replace
 from appliance.core import ldif
 from appliance.core.ldif import Entry, LdifError
 from bdii.site.settings import Pull, Site
+from bdii.slapd import infosys
 from bdii.sources.model import LdifSource, SourceAnswer
 from bdii.tree import SUFFIX, normal
 
 _SUFFIX = re.compile(r", *o *= *glue *$", re.IGNORECASE)
 _WITHOUT_IMAGES = "(!(objectClass=GLUE2ApplicationEnvironment))"
+_VERSION_SECONDS = 5
 _NO_SUCH_OBJECT = 32  # LDAP's result code, which is ldapsearch's exit status
 
 
@@ -26,6 +28,7 @@ def sources(site: Site, *, limit: int) -> list[LdifSource]:
             is_program=True,
             timeout=site.timeout,
             limit=limit,
+            version=_version(pull),
             translate=lambda entries: below(site.name, entries),
             meanings={
                 _NO_SUCH_OBJECT: f"{pull.url} answers, but has no {pull.base} yet; see its own log"
@@ -33,6 +36,12 @@ def sources(site: Site, *, limit: int) -> list[LdifSource]:
         )
         for pull in site.pulls
     ]
+
+
+def _version(pull: Pull) -> list[str]:
+    """Return the command that prints the version of the tree; of other programs' BDIIs, nothing."""
+    asked = ("-s", "base", f"({infosys.VERSION}=*)", infosys.VERSION)
+    return [*_client(pull, _VERSION_SECONDS), "-b", infosys.SUFFIX, *asked]
 
 
 def skipped(site: Site) -> list[SourceAnswer]:
@@ -51,13 +60,17 @@ def _search(pull: Pull, site: Site) -> list[str]:
     It is another process, so that its time and the size of its output can be limited
     (docs/adr/0011).
     """
-    seconds = f"{site.timeout.total_seconds():.0f}"
+    seconds = round(site.timeout.total_seconds())
+    images = () if site.has_images else (_WITHOUT_IMAGES,)
+    return [*_client(pull, seconds), "-b", pull.base, *images]
+
+
+def _client(pull: Pull, seconds: int) -> list[str]:
     return [
         *("env", "LDAPNOINIT=1", "ldapsearch"),  # without the defaults of ldap.conf
         *("-LLL", "-x", "-o", "ldif-wrap=no"),
-        *("-o", f"nettimeout={seconds}", "-l", seconds),
-        *("-H", pull.url, "-b", pull.base),
-        *(() if site.has_images else (_WITHOUT_IMAGES,)),
+        *("-o", f"nettimeout={seconds}", "-l", f"{seconds}"),
+        *("-H", pull.url),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from bdii.settings import BdiiSettings
@@ -50,7 +51,12 @@ _KEYS = (
 )
 
 
-def text(settings: BdiiSettings, directory: Path) -> str:
+def files(settings: BdiiSettings, directory: Path) -> Mapping[str, str]:
+    """Return the files for a database below ``directory``, by name."""
+    return {"infosys.schema": infosys.schema(), "slapd.conf": _text(settings, directory)}
+
+
+def _text(settings: BdiiSettings, directory: Path) -> str:
     """Return the content of ``slapd.conf`` for a database below ``directory``.
 
     Only the user of this process can write: the kernel identifies it at the unix socket, so there

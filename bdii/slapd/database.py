@@ -24,7 +24,7 @@ from appliance.core.run.errors import LocalFailure, Unavailable
 from bdii import tree
 from bdii.messages import printable, shortened
 from bdii.settings import BdiiSettings
-from bdii.slapd import configuration, infosys
+from bdii.slapd import configuration
 from bdii.tree import SUFFIX, Dn, Tree, ancestors
 
 logger = logging.getLogger(__name__)
@@ -126,10 +126,7 @@ def _prepare(settings: BdiiSettings, directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     for name in ("glue", "infosys"):
         files.make_directory(directory / name)
-    for name, content in (
-        ("infosys.schema", infosys.schema()),
-        ("slapd.conf", configuration.text(settings, directory)),
-    ):
+    for name, content in configuration.files(settings, directory).items():
         with files.named(directory / name):
             (directory / name).write_text(content)
 

@@ -2,6 +2,9 @@
 
 Names and OIDs are those of the upstream bdii package. Monitoring reads the class ``UpdateStats``,
 and the entry's modification time as the age of the tree, so every cycle modifies the entry.
+
+The attribute ``TreeVersion`` of o=infosys itself is ours: while it is there and has the same value,
+the tree is the same, so a site's BDII need not read it (docs/adr/0059).
 """
 
 from __future__ import annotations
@@ -11,8 +14,12 @@ from dataclasses import dataclass
 from appliance.core.ldif import Entry, child
 
 SUFFIX = "o=infosys"
-BASE_ENTRY = Entry(SUFFIX, {"objectClass": ("organization",), "o": ("infosys",)})
+VERSION = "TreeVersion"
+_VERSIONED = "VersionedTree"
+BASE_ENTRY = Entry(SUFFIX, {"objectClass": ("organization", _VERSIONED), "o": ("infosys",)})
 
+# Below the arc of UUIDs (ITU-T X.667), where nobody needs a number of a registry.
+_OWN_ARC = "2.25.162230279499722441309288936500372826201"
 _ARC = "1.3.6.1.4.1.8006.100.3"
 # Attributes with their places below the arc.
 _FIGURES = {
@@ -92,4 +99,11 @@ def schema() -> str:
     # The OID of the class, unlike those of its attributes, begins with 1.2 instead of 1.3: a slip
     # in the upstream schema that clients know.
     oid = "1.2.6.1.4.1.8006.100.3"
-    return "".join([*attributes, f"objectclass ( {oid} NAME 'UpdateStats' MUST ( {must} ) )\n"])
+    return "".join(
+        [
+            *attributes,
+            f"objectclass ( {oid} NAME 'UpdateStats' MUST ( {must} ) )\n",
+            f"attributetype ( {_OWN_ARC}.1 NAME '{VERSION}' {string} SINGLE-VALUE )\n",
+            f"objectclass ( {_OWN_ARC}.2 NAME '{_VERSIONED}' AUXILIARY MAY {VERSION} )\n",
+        ]
+    )

@@ -19,6 +19,7 @@ import contextlib
 import logging
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -106,6 +107,8 @@ class Publisher:
         self._suspects: dict[Dn, tuple[Entry, int]] = {}
         self._generation = 0
         self._is_unsure = False
+        # The version of the tree below o=infosys; empty: none; None: unknown.
+        self._version: str | None = None
         self._compared = time.monotonic()
 
     def synchronise(self) -> None:
@@ -116,7 +119,7 @@ class Publisher:
         """
         generation, served = self._slapd.content()
         if generation != self._generation:
-            self._generation, self._is_unsure = generation, served is None
+            self._generation, self._is_unsure, self._version = generation, served is None, None
             if served is not None:
                 self.published = served
         if self._is_unsure:
@@ -146,6 +149,7 @@ class Publisher:
         left = [change for change in plan if not self._is_known_to_fail(change, applied)]
         if not left:
             return applied
+        self._withdraw_version()
         now = dict(self.published)
         # true until the end: an exception on the way leaves the result of some changes unknown
         self._is_unsure = True
@@ -156,8 +160,19 @@ class Publisher:
         self.published, self._is_unsure = now, is_lost
         return applied
 
+    def _withdraw_version(self) -> None:
+        """Remove the version of the tree, which is about to change.
+
+        Raises `Unavailable` if slapd does not answer.
+        """
+        if self._version == "":
+            return
+        with self._slapd.connect() as directory, contextlib.suppress(Refused):  # no entry yet
+            directory.modify(infosys.SUFFIX, {infosys.VERSION: ()})
+        self._version = ""
+
     def publish_statistics(self, host: str, statistics: Statistics) -> None:
-        """Query slapd, then modify the entry below o=infosys, or add it to a new database."""
+        """Query slapd, then modify the entries of o=infosys, or add them to a new database."""
         querying = self._slapd.answer_time(patience=_QUERY_TIME)
         if querying is None:
             querying = _QUERY_TIME.total_seconds()
@@ -168,8 +183,13 @@ class Publisher:
             except Refused as error:
                 if error.code != NO_SUCH_OBJECT:
                     raise
-                directory.add(infosys.BASE_ENTRY)
+                with contextlib.suppress(Refused):  # the entry of another host name is there
+                    directory.add(infosys.BASE_ENTRY)
                 directory.add(entry)
+            if not self._version and not self._is_unsure:
+                version = uuid.uuid4().hex
+                directory.modify(infosys.SUFFIX, {infosys.VERSION: (version,)})
+                self._version = version
 
     def _is_known_to_fail(self, change: Change, applied: Applied) -> bool:
         known = self._failures.get(change.dn)

@@ -142,7 +142,10 @@ def why_foreign(
     try:
         if Path(f"/proc/{process.pid}/exe").readlink() != settings.slapd.resolve():
             return "its program has been replaced"
-        if (directory / "slapd.conf").read_text() != configuration.text(settings, directory):
+        if any(
+            (directory / name).read_text() != text
+            for name, text in configuration.files(settings, directory).items()
+        ):
             return "its configuration differs"
         if _listener(settings.socket) != process.pid:
             return "another process has the socket"

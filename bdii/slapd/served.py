@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import BinaryIO, cast
 from urllib.parse import quote
 
 from appliance.core import ldif
@@ -40,14 +41,12 @@ def entries(socket: Path) -> Iterator[Entry]:
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        assert process.stdout is not None  # noqa: S101  it is a pipe
-        assert process.stderr is not None  # noqa: S101  it is a pipe
         patience = threading.Timer(_PATIENCE.total_seconds(), process.kill)
         patience.start()
         try:
-            for block in ldif.blocks(process.stdout):
+            for block in ldif.blocks(cast("BinaryIO", process.stdout)):
                 yield from (found for found in block.read() if isinstance(found, Entry))
-            words = process.stderr.read().decode(errors="replace").split("\n")[0]
+            words = cast("BinaryIO", process.stderr).read().decode(errors="replace").split("\n")[0]
         finally:
             patience.cancel()
             process.kill()  # if nobody wants the rest

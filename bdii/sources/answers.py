@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -10,10 +11,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 from appliance.core import clock, files, ldif
 from appliance.core.ldif import Comment, Entry, LdifError, MalformedRecord
@@ -40,6 +41,11 @@ AT_ONCE = 10
 _PARTLY = 1
 _FAILED = "failed:"
 _FAILED_BYTES = _FAILED.encode()
+# For a source to say its version. If it does not, it is asked for all of its data.
+_VERSION_PATIENCE = timedelta(seconds=5)
+_LONGEST_VERSION = 10_000
+# A source is asked for all of its data at least this often, whatever its version.
+_LONGEST_TRUST = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,10 @@ def _ask(
         if not source.is_program:
             with files.open_regular(Path(source.command[0]), follow=True) as file:
                 return _read(source, file, earlier, scratch)
+        # before the data: a change while they are read has another version afterwards
+        version = _version(source, scratch, stop)
+        if _is_known(earlier.answer, version):
+            return earlier.answer
         with (
             tempfile.TemporaryFile(dir=scratch) as output,
             tempfile.TemporaryFile(dir=scratch) as errors,
@@ -94,6 +104,7 @@ def _ask(
             # ldapsearch prints "Matched DN" after the line that names the cause
             words = [line for line in printed if not line.startswith("Matched DN:")][-1:]
             answer = _read(source, output, earlier, scratch, status=status, words=words)
+            answer = replace(answer, version=version, read_at=time.monotonic())
     except programs.ProgramFailure as error:
         return _unusable(source, str(error))
     except OSError as error:
@@ -104,6 +115,34 @@ def _ask(
     if answer.problems and printed:
         logger.warning("%s says: %s", source.name, " | ".join(printed))
     return answer
+
+
+def _version(source: LdifSource, scratch: Path | None, stop: threading.Event) -> str:
+    """Return the version of a source's data; empty if it does not say one."""
+    if not source.version:
+        return ""
+    asked = replace(
+        source, command=source.version, timeout=_VERSION_PATIENCE, limit=_LONGEST_VERSION
+    )
+    with (
+        contextlib.suppress(programs.ProgramFailure),
+        tempfile.TemporaryFile(dir=scratch) as output,
+        tempfile.TemporaryFile(dir=scratch) as errors,
+    ):
+        if programs.run(asked, output, errors, stop) == 0:
+            output.seek(0)
+            return str(output.read(), "ascii", "replace").strip()
+    return ""
+
+
+def _is_known(before: SourceAnswer | None, version: str) -> TypeGuard[SourceAnswer]:
+    """Check whether the answer before has the same data as the source now."""
+    return (
+        before is not None
+        and version != ""
+        and before.version == version
+        and time.monotonic() - before.read_at < _LONGEST_TRUST.total_seconds()
+    )
 
 
 def _unusable(source: LdifSource, *causes: str) -> SourceAnswer:
@@ -229,7 +268,7 @@ def _read(
         digest.update(block)
     before = earlier.answer
     if before is not None and before.digest == digest.digest():
-        return before
+        return replace(before, reading=0)
     file.seek(0)
     # of this thread: others read at the same time
     started = time.thread_time()

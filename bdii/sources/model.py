@@ -27,6 +27,7 @@ class LdifSource:
         translate: applied to the entries before they become a tree.
         meanings: remedies by exit status, for programs that do not print one.
         most_lines: number of entries of its output whose faults are named one by one.
+        version: a program that prints the version of the data, or nothing if they have none.
 
     """
 
@@ -38,6 +39,7 @@ class LdifSource:
     translate: Translate = iter
     meanings: Mapping[int, str] = field(default_factory=dict)
     most_lines: int = MOST_LINES
+    version: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class SourceAnswer:
         is_complete: whether each record could be read, so that what is not there has gone.
         is_terminated: whether the output ends with a line end.
         reading: seconds of the processor that it took to read the output.
+        version: what the source called its data just before it gave them; empty if nothing.
+        read_at: when it gave them, by the monotonic clock.
 
     """
 
@@ -64,3 +68,9 @@ class SourceAnswer:
     is_complete: bool = True
     is_terminated: bool = True
     reading: float = field(default=0, compare=False)
+    version: str = field(default="", compare=False)
+    read_at: float = field(default=0, compare=False)
+
+    def repeats(self, before: SourceAnswer | None) -> bool:
+        """Check whether this is the answer before once more."""
+        return before is not None and self.tree is not None and self.tree is before.tree

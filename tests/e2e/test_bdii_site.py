@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,37 @@ def test_the_site_publishes_itself_and_what_it_pulls_with_images(tmp_path: Path)
     assert found[f"GLUE2ContactID=sysadmin.contact.TEST-SITE,{DOMAIN}"]["GLUE2ContactDetail"] == [
         "mailto:site-admin@example.org"
     ]
+
+
+def wait_for_a_cycle_by_itself(bdii: Bdii) -> None:
+    """Wait for a whole cycle that is no reload, which forgets all answers."""
+    before = bdii.cycles
+    bdii.wait_for(lambda: bdii.cycles >= before + 2)
+
+
+def test_a_site_reads_a_tree_again_when_its_version_has_changed(tmp_path: Path) -> None:
+    """An entry that nobody has told the engine of shows which answers are whole."""
+    (tmp_path / "resource").mkdir()
+    below = Bdii(tmp_path / "resource", {"BDII_BREATHE_TIME": 60})
+    below.provide(cloud(image(1, "ops")))
+    urls = f"CLOUD ldap://127.0.0.1:{below.port}/GLUE2GroupID=cloud,o=glue\n"
+    above = site(tmp_path / "site", urls)
+    with running(below), running(above):
+        below.wait_for_cycles(1)
+        above.wait_for_images(1)
+        above.wait_for_cycles(1)
+        added = image(7, "ops").rstrip("\n") + "\n"
+        place = f"ldapi://{str(tmp_path / 'resource/run/ldapi').replace('/', '%2F')}"
+        command = ["ldapadd", "-Q", "-Y", "EXTERNAL", "-H", place]
+        subprocess.run(command, input=added, text=True, check=True, stdout=subprocess.DEVNULL)
+        below.wait_for_images(2)
+        wait_for_a_cycle_by_itself(above)
+        assert len(images(above.entries())) == 1
+        below.provide(cloud(image(1, "ops"), image(2, "ops")))
+        below.wait_for_images(3)
+        below.wait_for_cycles(1)
+        wait_for_a_cycle_by_itself(above)
+        assert len(images(above.entries())) == 3
 
 
 def test_a_source_that_is_down_keeps_what_it_had_and_its_neighbour_goes_on(tmp_path: Path) -> None:

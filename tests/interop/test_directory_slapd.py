@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -185,6 +186,46 @@ def test_the_time_of_a_query_is_measured(server: Slapd) -> None:
     found = search(server.settings.port, "o=infosys")["Hostname=localhost,o=infosys"]
     assert int(found["QueryTime"][0]) >= 2
     assert found["ReadTime"] == ["3"]
+
+
+def version(server: Slapd) -> str:
+    """Return the version of the tree; empty if there is none."""
+    try:
+        found = search(server.settings.port, "o=infosys")["o=infosys"]
+    except subprocess.CalledProcessError:
+        return ""
+    return "".join(found.get("TreeVersion", []))
+
+
+def test_each_tree_has_its_version_and_one_that_changes_has_none(server: Slapd) -> None:
+    publisher = published(server)
+    assert version(server) == ""
+    wanted = tree.complete(tree.of([group("a"), group("b")])[0])[0]
+    applied(publisher, wanted)
+    publisher.publish_statistics("localhost", Statistics())
+    first = version(server)
+    assert first
+    applied(publisher, wanted)
+    publisher.publish_statistics("another-name", Statistics())
+    assert version(server) == first, "nothing has changed"
+    applied(publisher, tree.complete(tree.of([group("a")])[0])[0])
+    assert version(server) == "", "until the cycle ends, readers may have seen either tree"
+    publisher.publish_statistics("localhost", Statistics())
+    second = version(server)
+    assert second not in ("", first)
+    # the next program does not know what the one before has done
+    applied(Publisher(server, {}), wanted)
+    assert version(server) == ""
+
+
+def test_a_tree_of_which_nobody_is_sure_has_no_version(server: Slapd) -> None:
+    publisher = published(server)
+    publisher._is_unsure = True
+    publisher.publish_statistics("localhost", Statistics())
+    assert version(server) == ""
+    publisher.synchronise()
+    publisher.publish_statistics("localhost", Statistics())
+    assert version(server)
 
 
 def test_once_a_day_the_served_tree_is_compared(

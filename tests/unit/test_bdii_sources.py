@@ -5,6 +5,7 @@ import resource
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from bdii.service import collect
 from bdii.service.state import StateDirectory
 from bdii.sources import answers, directories, last_good
 from bdii.sources.last_good import LastGood
-from bdii.sources.model import SourceAnswer
+from bdii.sources.model import LdifSource, SourceAnswer
 from tests import foreign
 from tests.e2e.bdii_service import Bdii
 
@@ -157,8 +158,66 @@ def test_an_unchanged_output_is_the_same_answer(tmp_path: Path) -> None:
     (first,) = ask(tmp_path, script)
     (second,) = ask(tmp_path, script, before=(first,))
     (third,) = ask(tmp_path, script.replace("=x", "=y"), before=(first,))
-    assert second is first
+    assert second.repeats(first)
     assert third is not first
+
+
+def versioned(tmp_path: Path, version: str, before: SourceAnswer | None) -> tuple[SourceAnswer, int]:
+    """Ask a source with versions; return its answer, and how often it has been asked for all."""
+    count = tmp_path / "count"
+    script = f"echo >>{count}; printf '{ENTRY}'".replace("\n", "\\n")
+    source = LdifSource(
+        "s",
+        ["sh", "-c", script],
+        is_program=True,
+        timeout=timedelta(seconds=10),
+        limit=1_000_000,
+        version=["sh", "-c", version],
+    )
+    earlier = {"s": answers.Earlier(before, before.tree or {} if before else {})}
+    stop = threading.Event()
+    (answer,) = answers.ask([source], earlier=earlier, scratch=tmp_path, stop=stop)
+    return answer, len(count.read_text().splitlines())
+
+
+def test_data_of_a_known_version_are_not_read_again(tmp_path: Path) -> None:
+    """A source of 100 000 entries took 0.84 s of the processor in each cycle."""
+    first, _ = versioned(tmp_path, "echo v1", None)
+    second, count = versioned(tmp_path, "echo v1", first)
+    assert (second, count) == (first, 1)
+    assert second.repeats(first)
+    third, count = versioned(tmp_path, "echo v2", second)
+    assert (third.version, count) == ("v2", 2)
+    assert third.repeats(first), "the data are the same, although the version is not"
+    assert versioned(tmp_path, "echo v2", third)[1] == 2
+
+
+@pytest.mark.parametrize("version", ["true", "echo v1; exit 1", "yes | head -c 20000", "exit 32"])
+def test_without_a_version_all_data_are_read(tmp_path: Path, version: str) -> None:
+    first, _ = versioned(tmp_path, version, None)
+    assert first.version == ""
+    second, count = versioned(tmp_path, version, first)
+    assert (second.tree, count) == (first.tree, 2)
+
+
+def test_a_version_is_trusted_for_a_quarter_of_an_hour(tmp_path: Path) -> None:
+    first, _ = versioned(tmp_path, "echo v1", None)
+    almost = replace(first, read_at=time.monotonic() - 890)
+    assert versioned(tmp_path, "echo v1", almost)[1] == 1
+    old = replace(first, read_at=time.monotonic() - 901)
+    again, count = versioned(tmp_path, "echo v1", old)
+    assert count == 2
+    assert versioned(tmp_path, "echo v1", again)[1] == 2
+
+
+def test_a_version_is_of_the_time_before_the_data_are_read(tmp_path: Path) -> None:
+    """A source that changes while it is read has the older version, and is read again."""
+    state = tmp_path / "state"
+    state.write_text("v1")
+    version = f"cat {state}; echo v2 >{state}"
+    first, _ = versioned(tmp_path, version, None)
+    assert first.version == "v1"
+    assert versioned(tmp_path, version, first)[1] == 2
 
 
 @pytest.mark.timed
