@@ -15,11 +15,14 @@ NEW = cloud(*(image(n, "ops", name="changed" if n == 4 else "") for n in range(3
 
 # Runs the service until the new tree is published and on disk, and stores the entries that a client
 # finds at the start and at the end. An engine that was killed would be started again and killed at
-# the same call, so the process above it is killed too; slapd keeps serving.
+# the same call, so the process above it is killed too; slapd keeps serving. The log of the run
+# before says that it was killed; and before the first line of its own, a signal would end the
+# service.
 UNTIL_PUBLISHED = """
+rm -f "$SEEN/log"
 "$@" --serve 2>"$SEEN/log" & pid=$!
 ends() {
-  grep -q 'was killed by SIGKILL' "$SEEN/log" && kill -KILL $pid
+  grep -qs 'was killed by SIGKILL' "$SEEN/log" && kill -KILL $pid
   ! kill -0 $pid 2>/dev/null
 }
 look() {
@@ -28,6 +31,7 @@ look() {
 }
 until look "$SEEN/first" || ends; do sleep 0.3; done
 has() { grep -q "$1" "$STATE/published.ldif"; }
+until grep -qs -e 'taking over' -e ' serving ' "$SEEN/log" || ends; do sleep 0.3; done
 until has img10_ && ! has img0_ || ends; do sleep 0.3; done
 sleep 0.5
 look "$SEEN/last"
