@@ -13,6 +13,7 @@ from tests.testbed import bundle as bundles
 
 NEWER = "99.0"
 RELOAD, RESTART = "daemon-reload", "try-restart bdii.service cloudkeeper-os.service"
+RENEW = ("try-reload-or-restart bdii.service", "try-restart cloudkeeper-os.service")
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +71,14 @@ def test_a_second_run_restarts_nothing(host: Host, made: Path) -> None:
     assert_done(host, first(made))
 
 
-@pytest.mark.parametrize("verb", ["daemon-reload", "try-restart"])
+@pytest.mark.parametrize("verb", ["daemon-reload", "try-reload-or-restart", "try-restart"])
 def test_killed_before_what_runs_is_of_the_new_version(host: Host, made: Path, verb: str) -> None:
     """All files are there by then, and the next run finds none to write."""
     host.tell_systemctl("kill", verb)
     assert host.install(newer(made)).returncode == 137
     host.called()
     shown = host.install(newer(made))
-    assert (shown.returncode, host.called()) == (0, [RELOAD, RESTART]), shown.stderr
+    assert (shown.returncode, host.called()) == (0, [RELOAD, *RENEW]), shown.stderr
     assert shown.stdout.startswith(f"Installed {NEWER}.")
     assert_done(host, newer(made))
 
@@ -88,15 +89,32 @@ def test_killed_and_gone_back(host: Host, made: Path) -> None:
     assert host.install(made / "anew").returncode == 137
     host.called()
     assert host.install(first(made)).returncode == 0
-    assert host.called() == [RELOAD, RESTART]
+    assert host.called() == [RELOAD, *RENEW]
     assert_done(host, first(made))
 
 
 def test_a_bundle_built_anew_restarts_what_runs(host: Host, made: Path) -> None:
     """Its images have the tags of those that run."""
     shown = host.install(made / "anew")
-    assert (shown.returncode, host.called()) == (0, [RELOAD, RESTART]), shown.stderr
+    assert (shown.returncode, host.called()) == (0, [RELOAD, *RENEW]), shown.stderr
     assert_done(host, made / "anew")
+
+
+def test_a_reload_that_fails_becomes_a_restart(host: Host, made: Path) -> None:
+    """F-I4: a reload is preferred, because clients of the BDII miss less of it."""
+    host.tell_systemctl("fail", "try-reload-or-restart")
+    shown = host.install(newer(made))
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert host.called() == [RELOAD, RENEW[0], RESTART]
+    assert_done(host, newer(made))
+
+
+def test_a_unit_that_has_changed_is_restarted(host: Host, made: Path) -> None:
+    """A reload would leave it the rights of the earlier version."""
+    unit = host.root / "etc/systemd/system/bdii.service"
+    unit.unlink()
+    assert host.install(made / "anew").returncode == 0
+    assert host.called() == [RELOAD, RESTART]
 
 
 def test_a_restart_that_fails_is_tried_again(host: Host, made: Path) -> None:
@@ -109,7 +127,7 @@ def test_a_restart_that_fails_is_tried_again(host: Host, made: Path) -> None:
     host.heal_systemctl("try-restart")
     host.called()
     assert host.install(newer(made)).returncode == 0
-    assert host.called() == [RELOAD, RESTART]
+    assert host.called() == [RELOAD, *RENEW]
     assert_done(host, newer(made))
 
 
@@ -121,7 +139,7 @@ def test_another_version_in_use_is_put_right(host: Host, made: Path) -> None:
     assert host.install(first(made)).returncode == 137
     host.called()
     assert host.install(first(made)).returncode == 0
-    assert host.called() == [RELOAD, RESTART]
+    assert host.called() == [RELOAD, *RENEW]
     assert version.read_text() == f"{__version__}\n"
     assert_done(host, first(made))
 

@@ -144,7 +144,8 @@ class Installation:
 
     def take_into_use(self) -> bool:
         """Restart the services if necessary, and record the bundle; return whether all started."""
-        is_well = not (self.is_pending and host.is_booted(self.root)) or _restart()
+        is_due = self.is_pending and host.is_booted(self.root)
+        is_well = not is_due or _restart(is_unit_changed=self.is_unit_changed)
         if is_well:
             self._drop_version()
         self.record.version = __version__
@@ -382,11 +383,11 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.DONE if is_restarted else ExitStatus.PARTLY
 
 
-def _restart() -> bool:
-    """Restart the services that run; return whether all started."""
+def _restart(*, is_unit_changed: bool) -> bool:
+    """Have the services that run use the new version; return whether all started."""
     try:
         with progress.step("restart of the services", is_terse=True):
-            host.restart_services()
+            host.renew_services(is_unit_changed=is_unit_changed)
     except Unavailable as error:
         cli.report(PROGRAM.name, error)
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from appliance.core.run.errors import Unavailable
 
 ANCHORS = "/usr/share/igtf-policy"
 _UNITS = sorted({f"{unit}.service" for unit in SERVICES.values()})
+_BDII = "bdii.service"
 _WANTED_BY = ("multi-user.target", "docker.service")
 _ACCREDITED = ("classic", "mics", "slcs", "iota")
 
@@ -153,10 +155,24 @@ def reload_units() -> None:
     run("/usr/bin/systemctl", "daemon-reload")
 
 
-def restart_services() -> None:
-    """Restart the services that run."""
-    # try-restart leaves stopped and disabled services stopped.
-    run("/usr/bin/systemctl", "try-restart", *_UNITS)
+def renew_services(*, is_unit_changed: bool) -> None:
+    """Have the services that run use the new version.
+
+    A reload of the BDIIs checks their configuration and replaces one container after the other: the
+    site's BDII is away for some seconds. A restart stops both before the check. It is needed for
+    changes of a unit itself, or if the reload fails.
+
+    Raises:
+        Unavailable: A service does not start.
+
+    """
+    left = [*_UNITS]
+    if not is_unit_changed:
+        with contextlib.suppress(Unavailable):
+            run("/usr/bin/systemctl", "try-reload-or-restart", _BDII)
+            left.remove(_BDII)
+    # Both verbs leave stopped and disabled services stopped.
+    run("/usr/bin/systemctl", "try-restart", *left)
 
 
 def run(*command: str) -> None:
