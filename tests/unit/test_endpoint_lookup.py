@@ -104,6 +104,14 @@ def test_port_443_is_the_port_of_https(gocdb: Gocdb, tmp_path: Path) -> None:
     assert look_up(tmp_path, gocdb, "https://k.example.org/v3").id == "7G0"
 
 
+def test_port_80_is_the_port_of_http(gocdb: Gocdb, tmp_path: Path) -> None:
+    gocdb.services = [
+        Service("8G0", "EXAMPLE-SITE", "http://k.example.org:81/v3"),
+        Service("7G0", "EXAMPLE-SITE", "http://k.example.org:80/v3"),
+    ]
+    assert look_up(tmp_path, gocdb, "http://k.example.org/v3").id == "7G0"
+
+
 def test_of_two_sites_with_one_url_it_is_ours(
     gocdb: Gocdb, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

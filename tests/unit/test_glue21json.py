@@ -68,6 +68,13 @@ def test_what_egi_reads() -> None:
     ]
 
 
+def test_a_number_that_json_does_not_have_is_not_written() -> None:
+    """Python would write NaN, which other programs' readers reject with the whole document."""
+    gpu = replace(GPU, accelerators=Accelerators("GPU", float("nan"), "NVIDIA", "A100", memory=40))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        render(facts(shares=(replace(BIOMED, flavors=(gpu,)),)))
+
+
 def test_an_image_of_several_vos_is_one_object() -> None:
     document = json.loads(render(facts()))
     for kind, objects in document.items():
