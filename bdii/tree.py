@@ -107,6 +107,10 @@ def _checked_name(entry: Entry) -> Dn:
     name = normal(dn)
     if name != name.encode(errors="ignore").decode():  # it was escaped
         raise LdifError(shortened(dn), "is not UTF-8")
+    # the common case first: only a value that ends in "=" looks like an empty one
+    may_be_empty = "=," in name or "=+" in name
+    if may_be_empty and not all(value for rdn in ldif.parse_dn(name) for _, value in rdn):
+        raise LdifError(shortened(dn), "has an empty value in its name")
     own = name.removesuffix(ldif.parent(name))
     # slapd spells an escaped character with three bytes, the normal form with two
     if len(own.encode()) - 1 + own.count("\\") > LONGEST_RELATIVE:

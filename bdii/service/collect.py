@@ -116,7 +116,7 @@ def collect(
     )
     kept = {name: data for name, data in left.items() if name in known or data.tree}
     usable = {answer.source: answer for answer in answers if answer.tree is not None}
-    problems = [line for answer in answers for line in answer.problems]
+    problems = [line for answer in answers for line in (*answer.problems, *answer.remarks)]
     if settings.site is not None:
         for answer in answers:
             problems += _of_other_sites(answer, settings.site)

@@ -31,7 +31,7 @@ from bdii.settings import BdiiSettings
 from bdii.slapd.infosys import Statistics
 from bdii.slapd.process import Slapd
 from bdii.slapd.publish import Applied, Publisher
-from bdii.sources.last_good import merge
+from bdii.sources.last_good import merge, source_of
 from bdii.sources.model import SourceAnswer
 from bdii.tree import BASE, Tree
 
@@ -128,7 +128,7 @@ class Updater:
         self._publisher.synchronise()
         applied = self._publish(wanted, merged, done, stop)
         _store(done, lambda: self._state.write_published(self.published))
-        done.problems += applied.problems()
+        done.problems += applied.problems(lambda dn: source_of(self._last, dn))
         done.statistics = replace(
             applied.statistics(len(self.published)),
             collecting=all_answered - started,

@@ -21,7 +21,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -29,7 +29,7 @@ from appliance.core.directory import NO_SUCH_OBJECT, Directory, NoAnswer, Refuse
 from appliance.core.ldif import Entry, parent
 from appliance.core.run.errors import Unavailable
 from bdii import tree
-from bdii.messages import few, printable, shortened
+from bdii.messages import MOST_LINES, printable, shortened
 from bdii.plan import Add, Change, Delete, Modify, TreePlan, difference
 from bdii.slapd import bulk, infosys, served
 from bdii.slapd.infosys import Statistics
@@ -83,14 +83,19 @@ class Applied:
             failed_deletes=failed.count(Delete),
         )
 
-    def problems(self) -> list[str]:
-        """Return a line for each of the first failures, and one that counts the others."""
-        return few(
-            [
-                printable(f"{shortened(change.entry.dn)}: not published: {reason}")
-                for change, reason in self.failed
-            ]
-        )
+    def problems(self, source_of: Callable[[Dn], str]) -> list[str]:
+        """Return a line for each of the first failures, and one that counts the others.
+
+        ``source_of`` returns the name of an entry's source, or nothing.
+        """
+        lines = []
+        for change, reason in self.failed[:MOST_LINES]:
+            words = "not removed" if isinstance(change, Delete) else "not published"
+            line = f"{shortened(change.entry.dn)}: {words}: {reason}"
+            source = source_of(change.dn)
+            lines.append(printable(f"{source}: {line}" if source else line))
+        more = len(self.failed) - len(lines)
+        return lines + ([f"{more} more of this kind"] if more else [])
 
 
 class Publisher:

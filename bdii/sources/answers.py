@@ -112,9 +112,12 @@ def _ask(
     except Exception as error:  # a bug met by one source's output must not stop the others
         logger.exception("%s: bug in this program", source.name)
         return _unusable(source, f"bug in this program: {type(error).__name__}: {error}")
-    if answer.problems and printed:
-        logger.warning("%s says: %s", source.name, " | ".join(printed))
-    return answer
+    if not answer.problems:
+        return answer
+    known = "\n".join(answer.problems)
+    rest = [line for line in printed if line not in known]
+    words = printable(f"{source.name}: it also printed: {' | '.join(rest)}")
+    return replace(answer, remarks=(words,) if rest else ())
 
 
 def _version(source: LdifSource, scratch: Path | None, stop: threading.Event) -> str:

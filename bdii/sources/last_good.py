@@ -251,8 +251,20 @@ def merge(last: Mapping[str, LastGood], expiry: Expiry) -> tuple[Tree, int, list
     found = old | merged
     whole, orphans = complete(found)
     words = "left out, because no source has the entry above it"
-    problems += few([printable(f"{shortened(found[dn].dn)}: {words}") for dn in orphans])
+    problems += few(
+        [
+            printable(f"{source_of(last, dn)}: {shortened(found[dn].dn)}: {words}")
+            for dn in orphans
+        ]
+    )
     return whole, len(stale - merged.keys()), problems
+
+
+def source_of(last: Mapping[str, LastGood], dn: Dn) -> str:
+    """Return the name of the source whose entry is published; empty if it is our own."""
+    having = [name for name, source in last.items() if dn in source.tree]
+    latest = [name for name in having if dn not in last[name].absent]
+    return next(iter(latest or having), "")
 
 
 def _contradictions(
@@ -270,8 +282,8 @@ def _contradictions(
             differing.setdefault(other, []).append(dn)
     return [
         printable(
-            f"{name}: {len(names)} entries differ from those of {other}, which are published, "
-            f"such as {shortened(part[names[0]].dn)}"
+            f"{name}: entries that differ from those of {other}, which are published: "
+            f"{len(names)}, such as {shortened(part[names[0]].dn)}"
         )
         for other, names in differing.items()
     ]

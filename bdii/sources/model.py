@@ -51,6 +51,7 @@ class SourceAnswer:
         tree: its entries; None if the answer is unusable.
         failed: VOs that the source could not read.
         problems: lines for the administrator.
+        remarks: more of them, from what the program printed beside this output.
         digest: of the exit status and the output.
         is_complete: whether each record could be read, so that what is not there has gone.
         is_terminated: whether the output ends with a line end.
@@ -68,6 +69,7 @@ class SourceAnswer:
     is_complete: bool = True
     is_terminated: bool = True
     reading: float = field(default=0, compare=False)
+    remarks: tuple[str, ...] = field(default=(), compare=False)
     version: str = field(default="", compare=False)
     read_at: float = field(default=0, compare=False)
 

@@ -349,7 +349,7 @@ def test_entries_of_two_sources_that_differ_are_reported_once_for_each_pair() ->
     sources = {"provider/a": LastGood(here, NOW), "provider/b": LastGood(there, NOW)}
     merged, _, problems = last_good.merge(sources, LONG)
     assert problems == [
-        "provider/b: 2 entries differ from those of provider/a, which are published, "
+        "provider/b: entries that differ from those of provider/a, which are published: 2, "
         f"such as GLUE2ApplicationEnvironmentID=1,{SERVICE}"
     ]
     assert all(merged[dn] is entry for dn, entry in here.items())

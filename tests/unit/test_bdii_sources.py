@@ -114,6 +114,25 @@ def test_output_and_status_make_the_answer(
     assert bool(answer.problems) == bool(problem)
 
 
+def test_what_a_failing_program_prints_is_said_once(tmp_path: Path) -> None:
+    """The last line is the cause; others are a second line, and not one in each cycle."""
+    one, two = ask(tmp_path, "echo no network >&2; exit 3", "echo no route >&2; echo none >&2; exit 3")
+    assert (one.problems, one.remarks) == (
+        ("provider/p0: failed with status 3: no network",),
+        (),
+    )
+    assert (two.problems, two.remarks) == (
+        ("provider/p1: failed with status 3: none",),
+        ("provider/p1: it also printed: no route",),
+    )
+    script = f"date +%N >&2; printf '{ENTRY}# failed: ops\n'; exit 1".replace("\n", "\\n")
+    first, _ = ask(tmp_path, script)
+    for _ in range(3):
+        first, _ = ask(tmp_path, script, before=(first,))
+    assert first.problems == ("provider/p0: VO ops could not be read",)
+    assert len(first.remarks) == 1
+
+
 @pytest.mark.timed
 def test_a_program_that_hangs_is_ended_with_its_children_and_harms_no_neighbour(
     tmp_path: Path,

@@ -33,6 +33,25 @@ def test_names_longer_than_slapd_can_store_are_left_out(value: str, is_taken: bo
     assert all("more than 245 bytes" in line and len(line) < 500 for line in problems)
 
 
+@pytest.mark.parametrize(
+    ("name", "is_taken"),
+    [
+        ("GLUE2GroupID=,o=glue", False),
+        ("GLUE2GroupID=x,GLUE2GroupID=,o=glue", False),
+        ("GLUE2GroupID=x+GLUE2GroupID=,o=glue", False),
+        ("GLUE2GroupID=YWI=,o=glue", True),
+        ("GLUE2GroupID=\\20,o=glue", False),
+    ],
+)
+def test_a_name_without_a_value_is_left_out(name: str, is_taken: bool) -> None:
+    """slapd calls it an invalid DN, without a reason."""
+    entry = Entry(name, {"objectClass": ("GLUE2Group",)}, 7)
+    made, problems = tree.of([entry, group("neighbour")])
+    assert len(made) == 1 + is_taken
+    if not is_taken:
+        assert problems == [f"line 7: {name}: has an empty value in its name, left out"]
+
+
 def test_an_entry_of_more_than_a_megabyte_is_left_out() -> None:
     made, problems = tree.of([group("large", o=("x" * 600_000, "y" * 500_000)), group("neighbour")])
     assert list(made) == ["glue2groupid=neighbour,o=glue"]
