@@ -116,8 +116,8 @@ def _ask(
         return answer
     known = "\n".join(answer.problems)
     rest = [line for line in printed if line not in known]
-    words = printable(f"{source.name}: it also printed: {' | '.join(rest)}")
-    return replace(answer, remarks=(words,) if rest else ())
+    also = printable(f"{source.name}: it also printed: {' | '.join(rest)}")
+    return replace(answer, remarks=(also,) if rest else ())
 
 
 def _version(source: LdifSource, scratch: Path | None, stop: threading.Event) -> str:

@@ -252,10 +252,7 @@ def merge(last: Mapping[str, LastGood], expiry: Expiry) -> tuple[Tree, int, list
     whole, orphans = complete(found)
     words = "left out, because no source has the entry above it"
     problems += few(
-        [
-            printable(f"{source_of(last, dn)}: {shortened(found[dn].dn)}: {words}")
-            for dn in orphans
-        ]
+        [printable(f"{source_of(last, dn)}: {shortened(found[dn].dn)}: {words}") for dn in orphans]
     )
     return whole, len(stale - merged.keys()), problems
 

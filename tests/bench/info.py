@@ -56,7 +56,8 @@ def _row(case: str, value: float, unit: str) -> None:
     print(f"info {case} {value:.3g} {unit}", flush=True)
 
 
-def _text(entries: int, title: str = "image") -> Iterator[str]:
+def text(entries: int, title: str = "image") -> Iterator[str]:
+    """Yield the LDIF of a cloud; a title marks the images that change."""
     yield cloud()
     for number in range(entries - 6):  # the others are those of `cloud`, and three containers
         name = f"http://schemas.openstack.org/template/os#{number:08}-89ab-cdef-0123-456789abcdef"
@@ -69,7 +70,7 @@ def _text(entries: int, title: str = "image") -> Iterator[str]:
 def _write(bdii: Bdii, entries: int, title: str = "image") -> None:
     path = bdii.directory / "cloud.ldif"
     with path.with_suffix(".new").open("w") as file:
-        file.writelines(_text(entries, title))
+        file.writelines(text(entries, title))
     path.with_suffix(".new").rename(path)
 
 

@@ -2,13 +2,17 @@
 
 They speak the protocol by themselves, byte by byte, so that they can be slow, stop reading, or send
 what is no LDAP at all.
+
+    python3 -m tests.e2e.ldap_clients PORT    asks until its input ends, then prints what it has met
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -90,10 +94,13 @@ class Poller:
     answered: int = 0
     refused: list[str] = field(default_factory=list)
     longest: float = 0
-    """Seconds from the last answer before a refusal to the next answer."""
+    """Seconds from the last answer before a refusal to the next answer, the most."""
+    silent: float = 0
+    """All such seconds."""
     slowest: float = 0
     """Seconds that an answer took."""
     _since: float = 0
+    _is_refused: bool = False
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def _ask(self) -> None:
@@ -106,13 +113,15 @@ class Poller:
                 raise ConnectionError(str(found))
         except OSError as error:
             self.refused.append(repr(error))
+            self._is_refused = True
         else:
             now = time.monotonic()
             self.slowest = max(self.slowest, now - started)
-            if self.refused and self._since:
+            if self._is_refused and self._since:
                 self.longest = max(self.longest, now - self._since)
+                self.silent += now - self._since
             self.answered += 1
-            self._since = now
+            self._since, self._is_refused = now, False
         self._stop.wait(max(0.0, 0.02 - (time.monotonic() - started)))
 
     def run(self) -> None:
@@ -163,3 +172,24 @@ def asking(client: _Client) -> Iterator[_Client]:
     finally:
         client.stop()
         thread.join()
+
+
+def main() -> None:
+    """Ask, and read the whole tree fast and slowly, until the end of the input; print JSON."""
+    port = int(sys.argv[1])
+    poller, reader, slow = Poller(port), TreeReader(port), TreeReader(port, pause=0.01)
+    with asking(poller), asking(reader), asking(slow):
+        print("asks", flush=True)
+        sys.stdin.read()
+    met = {
+        "answered": poller.answered,
+        "refused": poller.refused,
+        "silent": poller.silent,
+        "sizes": reader.sizes + slow.sizes,
+        "faults": reader.faults + slow.faults,
+    }
+    print(json.dumps(met))
+
+
+if __name__ == "__main__":
+    main()

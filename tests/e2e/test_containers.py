@@ -19,7 +19,7 @@ from deploy.dockerd import DockerDaemon
 from tests.e2e import container_cloud, neighbour
 from tests.e2e.bdii_service import Entries, images, search
 from tests.e2e.container_site import COMPOSE, SERVICES, TOP, ContainerSite, wait
-from tests.e2e.ldap_clients import Poller, asking
+from tests.e2e.ldap_clients import Poller, TreeReader, asking
 from tests.simulators.offering_cloud import PASSWORD, Cloud, flavor, image, server
 
 pytestmark = pytest.mark.container
@@ -232,6 +232,22 @@ def test_a_killed_slapd_is_replaced_inside(site: ContainerSite) -> None:
         what=lambda: site.log("sitebdii"),
     )
     assert site.container("sitebdii")["State"]["StartedAt"] == before
+
+
+def test_a_container_that_is_replaced_shows_no_part_of_the_tree(site: ContainerSite) -> None:
+    """F-I4: as an upgrade and a reload replace it; `test_vm_upgrade.py` has 10 000 entries."""
+    wait(lambda: len(images(entries())) == 3, seconds=START, what=lambda: site.log("sitebdii"))
+    before, whole = site.container("sitebdii")["Id"], len(entries())
+    with asking(Poller(PORT)) as poller, asking(TreeReader(PORT)) as reader:
+        site.compose("up", "-d", "--no-deps", "--no-build", "--force-recreate", "sitebdii")
+        answered, read = poller.answered, len(reader.sizes)
+        wait(
+            lambda: poller.answered > answered + 9 and len(reader.sizes) > read + 2,
+            seconds=START,
+            what=lambda: site.log("sitebdii"),
+        )
+    assert site.container("sitebdii")["Id"] != before
+    assert set(reader.sizes) == {whole}
 
 
 def test_the_services_together_need_little_memory(site: ContainerSite) -> None:

@@ -44,8 +44,8 @@ def make(
         compose.read_bytes() if compose.exists() else b"services: {}\n"
     )
     (bundle / "wheels").mkdir()
-    wheel = bundle / "wheels" / f"egi_fedcloud_appliance-{version}-py3-none-any.whl"
-    _wheel(wheel, version, packages)
+    path = bundle / "wheels" / f"egi_fedcloud_appliance-{version}-py3-none-any.whl"
+    wheel(path, version, packages)
     for name in ("requirements.txt", "requirements-all.txt"):
         (bundle / name).write_text("")
     (bundle / "images").mkdir()
@@ -115,7 +115,8 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
-def _wheel(path: Path, version: str, packages: Sequence[str]) -> None:
+def wheel(path: Path, version: str, packages: Sequence[str] = PACKAGES) -> None:
+    """Write the wheel of this checkout as that of a version."""
     about = f"egi_fedcloud_appliance-{version}.dist-info"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         names = []

@@ -348,10 +348,8 @@ def test_entries_of_two_sources_that_differ_are_reported_once_for_each_pair() ->
     )
     sources = {"provider/a": LastGood(here, NOW), "provider/b": LastGood(there, NOW)}
     merged, _, problems = last_good.merge(sources, LONG)
-    assert problems == [
-        "provider/b: entries that differ from those of provider/a, which are published: 2, "
-        f"such as GLUE2ApplicationEnvironmentID=1,{SERVICE}"
-    ]
+    line = "provider/b: entries that differ from those of provider/a, which are published: 2, "
+    assert problems == [f"{line}such as GLUE2ApplicationEnvironmentID=1,{SERVICE}"]
     assert all(merged[dn] is entry for dn, entry in here.items())
     sources["provider/c"] = LastGood(dict(here), NOW)
     assert last_good.merge(sources, LONG)[2] == problems

@@ -116,7 +116,9 @@ def test_output_and_status_make_the_answer(
 
 def test_what_a_failing_program_prints_is_said_once(tmp_path: Path) -> None:
     """The last line is the cause; others are a second line, and not one in each cycle."""
-    one, two = ask(tmp_path, "echo no network >&2; exit 3", "echo no route >&2; echo none >&2; exit 3")
+    one, two = ask(
+        tmp_path, "echo no network >&2; exit 3", "echo no route >&2; echo none >&2; exit 3"
+    )
     assert (one.problems, one.remarks) == (
         ("provider/p0: failed with status 3: no network",),
         (),
@@ -181,7 +183,9 @@ def test_an_unchanged_output_is_the_same_answer(tmp_path: Path) -> None:
     assert third is not first
 
 
-def versioned(tmp_path: Path, version: str, before: SourceAnswer | None) -> tuple[SourceAnswer, int]:
+def versioned(
+    tmp_path: Path, version: str, before: SourceAnswer | None
+) -> tuple[SourceAnswer, int]:
     """Ask a source with versions; return its answer, and how often it has been asked for all."""
     count = tmp_path / "count"
     script = f"echo >>{count}; printf '{ENTRY}'".replace("\n", "\\n")
