@@ -25,7 +25,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from ipaddress import ip_address
 
 from caso.kinds import limits, usage_json
 from caso.kinds.cloud import CLOUD_TYPE
@@ -78,7 +77,7 @@ class IPRecord:
 class PublicAddress:
     """A public address of a project."""
 
-    address: str
+    version: int
     created: datetime
     user_id: str | None
     """The user of the server that it is attached to; None if there is none."""
@@ -87,17 +86,10 @@ class PublicAddress:
 def counts(
     addresses: Iterable[PublicAddress], window: ExtractionWindow
 ) -> Iterator[tuple[datetime, str | None, int, int]]:
-    """Yield moment, user, version and number of the addresses, oldest month first.
-
-    Raises:
-        ValueError: one of them is no address.
-
-    """
-    read = [(one.created, one.user_id, ip_address(one.address).version) for one in addresses]
+    """Yield moment, user, version and number of the addresses, oldest month first."""
+    read = list(addresses)
     for cut in cuts(window.start, None, window):
-        existing = Counter(
-            (user, version) for created, user, version in read if created <= cut.until
-        )
+        existing = Counter((one.user_id, one.version) for one in read if one.created <= cut.until)
         for (user, version), number in sorted(existing.items(), key=lambda item: str(item[0])):
             yield cut.until, user, version, number
 

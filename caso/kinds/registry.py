@@ -11,3 +11,13 @@ from caso.kinds.kind import RecordKind
 KINDS: Mapping[str, RecordKind[Any]] = {
     kind.name: kind for kind in (cloud.kind(), storage.KIND, ip.KIND, accelerator.KIND)
 }
+
+SERVICES: Mapping[str, tuple[str, ...]] = {
+    "nova": ("cloud",),
+    "cinder": ("storage",),
+    "neutron": ("ip",),
+}
+"""The kinds that each service gives, by the name of its source.
+
+The first one is sent where a site names the service.
+"""

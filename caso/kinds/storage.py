@@ -68,12 +68,22 @@ class StorageRecord:
     """The id of the server."""
     attached: timedelta | None = None
     """The part of the time in which it was attached."""
+    has_ended: bool = False
+    """Whether the volume was deleted; a record does not say so."""
+    is_estimated: bool = False
+    """Whether the end is the last time at which Cinder listed the volume."""
     cloud_type: str = CLOUD_TYPE
 
     @property
-    def key(self) -> str:
-        """Return the id of the record, which begins with the volume's."""
+    def record_id(self) -> str:
+        """Return the id at the repository: no other volume, month or segment has it."""
         return f"{self.volume_id}-{self.segment}"
+
+    @property
+    def key(self) -> str:
+        """Return the volume; a later segment of a month has its start beside it."""
+        is_first = self.segment == f"{self.end:%Y%m}"
+        return self.volume_id if is_first else f"{self.volume_id}/{self.segment}"
 
     @property
     def measured(self) -> datetime:
@@ -93,12 +103,13 @@ class StorageRecord:
 
 @dataclass(frozen=True, slots=True)
 class VolumeState:
-    """What a volume was from a moment on, until its next state."""
+    """What a volume was for some time."""
 
     since: datetime
+    until: datetime | None
+    """None: until now."""
     size: int
     """GiB."""
-    project_id: str
     user_id: str
 
 
@@ -113,25 +124,24 @@ class Segment:
 
 
 def segments(
-    states: Sequence[VolumeState], died: datetime | None, window: ExtractionWindow
+    states: Sequence[VolumeState], born: datetime, window: ExtractionWindow
 ) -> Iterator[Segment]:
     """Yield the segments of a volume in the months that the window touches, oldest first.
 
-    ``states`` are in the order of time; the first one begins with the volume. A segment shorter
-    than a second is left out.
+    ``states`` are those that it had in one project, in the order of time. It was ``born`` with the
+    first one, or earlier in another project. A segment shorter than a second is left out.
     """
-    born = states[0].since.replace(microsecond=0)
-    # The months come first. Then a segment that ended before the window, but in one of its months,
-    # is in the result as well: a month is always sent whole.
-    for cut in cuts(born, died, window):
-        first = max(born, cut.month)
-        for state, following in zip(states, [*states[1:], None], strict=True):
-            start = max(first, state.since.replace(microsecond=0))
+    # The months come first. Then a state that ended before the window, but in one of its months, is
+    # in the result as well: a month is always sent whole.
+    for cut in cuts(states[0].since, states[-1].until, window):
+        first = max(born.replace(microsecond=0), cut.month)
+        for state in states:
+            start = max(cut.month, state.since.replace(microsecond=0))
             end = cut.until
-            if following is not None:
-                end = min(end, following.since.replace(microsecond=0))
+            if state.until is not None:
+                end = min(end, state.until.replace(microsecond=0))
             if start < end:
-                name = f"{cut.month:%Y%m}" if start == first else f"{start:{_MOMENT}}"
+                name = f"{cut.month:%Y%m}" if start <= first else f"{start:{_MOMENT}}"
                 yield Segment(name, start, end, state)
 
 
@@ -163,7 +173,7 @@ def fields(record: StorageRecord) -> Mapping[str, object]:
 def render(record: StorageRecord) -> str:
     """Return the element of one record, whose prefix `compose` declares."""
     end, start = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in (record.end, record.start))
-    identity = f'sr:createTime="{end}" sr:recordId="{html.escape(record.key)}"'
+    identity = f'sr:createTime="{end}" sr:recordId="{html.escape(record.record_id)}"'
     subject = [
         _element("LocalUser", record.user_id),
         _element("LocalGroup", record.project_id),
@@ -213,7 +223,7 @@ def check(record: StorageRecord, now: datetime) -> Checked[StorageRecord]:
 
 
 def _faults(record: StorageRecord, now: datetime) -> Iterator[str]:
-    yield limits.required("RecordId", record.key)
+    yield limits.required("RecordId", record.record_id)
     yield limits.required("StorageSystem", record.service)
     yield limits.required("Site", record.site)
     yield limits.required("Group", record.vo)

@@ -5,6 +5,7 @@ Memory holds one page of servers, and the ids of those already seen.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,8 @@ from appliance.core.cloud.compute import Server, Servers
 from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import Unavailable
 from caso.kinds.months import BEGINNING, ExtractionWindow
-from caso.sources.server import NotUnderstood, records
+from caso.kinds.text import fit
+from caso.sources.server import NotUnderstood, public_ips, records
 from caso.sources.source import ProjectContext, Unaccountable, Usage
 
 OVERLAP = timedelta(minutes=5)
@@ -40,6 +42,7 @@ class NovaSource:
         start = window.start - OVERLAP if window.start > BEGINNING else BEGINNING
         reach = replace(window, start=start)
         for server in servers(Servers(scope), reach.start):
+            _note_owner(server, context)
             try:
                 for record in records(server, reach, context):
                     yield Usage("cloud", record)
@@ -48,6 +51,14 @@ class NovaSource:
 
 
 SOURCE = NovaSource()
+
+
+def _note_owner(server: Server, context: ProjectContext) -> None:
+    """Leave the user of a server with public addresses behind, for the records of addresses."""
+    if "ip" in context.kinds:
+        with contextlib.suppress(LookupError, TypeError, AttributeError):
+            if public_ips(server["addresses"]):
+                context.owners[server["id"]] = fit(server["user_id"])
 
 
 def servers(listing: Servers, since: datetime) -> Iterator[Server]:

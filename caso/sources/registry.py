@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 
+from caso.kinds.registry import SERVICES
 from caso.sources.source import Source
 
-NAMES = ("nova",)
+NAMES = tuple(SERVICES)
 
 
 def source(name: str) -> Source:

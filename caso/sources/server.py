@@ -147,7 +147,7 @@ class _OptionalFields:
         self.name = self._read("name", lambda: fit(server["name"])) or ""
         self.memory = self._read("flavor.ram", lambda: int(flavor["ram"]))
         self.disk = self._read("flavor.disk", lambda: int(flavor["disk"] + flavor["ephemeral"]))
-        self.public_ips = self._read("addresses", lambda: _public_ips(server["addresses"]))
+        self.public_ips = self._read("addresses", lambda: public_ips(server["addresses"]))
         self.benchmark = self._read("flavor.extra_specs", lambda: _benchmark(flavor, context))
         image = self._read("image", lambda: server["image"] and server["image"]["id"])
         # The lookups ask other services: their failures are not about this server.
@@ -164,7 +164,8 @@ class _OptionalFields:
             return None
 
 
-def _public_ips(networks: dict[str, Any]) -> int:
+def public_ips(networks: dict[str, Any]) -> int:
+    """Return the number of floating addresses in Nova's description of a server's networks."""
     return sum(
         address.get("OS-EXT-IPS:type") == "floating"
         for network in networks.values()

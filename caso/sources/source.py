@@ -7,11 +7,12 @@ they come, and does not hold what it has given.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from caso.kinds.kind import UsageRecord
 from caso.kinds.months import ExtractionWindow
+from caso.sources.history import History, NoHistory
 
 if TYPE_CHECKING:  # it loads the OpenStack clients, which reading the settings does not need
     from appliance.core.cloud.session import Scope
@@ -42,6 +43,10 @@ class ProjectContext:
     """Takes a line for the log."""
     kinds: frozenset[str] = frozenset({"cloud"})
     """The kinds of record that have a destination."""
+    history: History = field(default_factory=NoHistory)
+    """What earlier runs saw."""
+    owners: dict[str, str] = field(default_factory=dict)
+    """The users of servers with a public address, by the server's id: Nova's, for Neutron's."""
 
 
 class Usage(NamedTuple):

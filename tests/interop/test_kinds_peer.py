@@ -161,7 +161,7 @@ def test_volumes(tmp_path: Path) -> None:
     ours = storage.compose([storage.render(VOLUME), storage.render(PLAIN_VOLUME)]).decode()
     # B17: times in local time without a zone, and one id for all windows.
     for record in (VOLUME, PLAIN_VOLUME):
-        ours = ours.replace(record.key, record.volume_id)
+        ours = ours.replace(record.record_id, record.volume_id)
     ours = ours.replace('Z"', '"').replace("Z</sr:", "</sr:")
     assert [ours] == messages
     assert [storage.fields(VOLUME), storage.fields(PLAIN_VOLUME)] == values

@@ -35,50 +35,58 @@ def last_second(month: int) -> datetime:
     return day(month + 1, 1) - timedelta(seconds=1)
 
 
-def state(since: datetime, size: int = 20, project: str = "a") -> VolumeState:
-    return VolumeState(since, size, project, "user")
+def states(*parts: tuple[datetime, int], until: datetime | None = None) -> list[VolumeState]:
+    """Return states that follow each other, each with its size."""
+    ends = [*[since for since, _ in parts[1:]], until]
+    return [
+        VolumeState(since, end, size, "user")
+        for (since, size), end in zip(parts, ends, strict=True)
+    ]
 
 
-def shown(found: Segment) -> tuple[str, datetime, datetime, int, str]:
-    return found.name, found.start, found.end, found.state.size, found.state.project_id
+def made(parts: list[VolumeState], window: ExtractionWindow) -> list[Segment]:
+    return list(segments(parts, parts[0].since, window))
+
+
+def shown(found: Segment) -> tuple[str, datetime, datetime, int]:
+    return found.name, found.start, found.end, found.state.size
 
 
 def test_a_month_is_whole_whatever_the_window() -> None:
     # An hour in November: cASO's record would have that hour alone, and replace the one before.
     hour = ExtractionWindow(day(11, 22, 8), day(11, 22, 9))
-    found = list(segments([state(day(3, 1))], None, hour))
-    assert [shown(one) for one in found] == [("202611", day(11, 1), day(11, 22, 9), 20, "a")]
+    found = made(states((day(3, 1), 20)), hour)
+    assert [shown(one) for one in found] == [("202611", day(11, 1), day(11, 22, 9), 20)]
 
 
 def test_a_window_over_three_months() -> None:
     window = ExtractionWindow(day(9, 10), day(11, 22))
-    found = list(segments([state(day(9, 3, 7))], None, window))
+    found = made(states((day(9, 3, 7), 20)), window)
     assert [shown(one) for one in found] == [
-        ("202609", day(9, 3, 7), last_second(9), 20, "a"),
-        ("202610", day(10, 1), last_second(10), 20, "a"),
-        ("202611", day(11, 1), day(11, 22), 20, "a"),
+        ("202609", day(9, 3, 7), last_second(9), 20),
+        ("202610", day(10, 1), last_second(10), 20),
+        ("202611", day(11, 1), day(11, 22), 20),
     ]
 
 
 def test_resized_transferred_and_deleted_r14() -> None:
-    states = [
-        state(day(10, 3), 20),
-        state(day(11, 15, 9), 50),
-        state(day(11, 20, 11), 50, "b"),
-    ]
     window = ExtractionWindow(day(11, 22), day(11, 22, 1))
-    found = [shown(one) for one in segments(states, day(11, 22, 1), window)]
+    before = states((day(10, 3), 20), (day(11, 15, 9), 50), until=day(11, 20, 11))
+    after = states((day(11, 20, 11), 50))
+    found = [shown(one) for one in made(before, replace(window, start=day(11, 20)))]
+    # The other project has the volume from the 20th on: it was born before that.
+    found += [shown(one) for one in segments(after, day(10, 3), window)]
     assert found == [
-        ("202611", day(11, 1), day(11, 15, 9), 20, "a"),
-        ("20261115T090000Z", day(11, 15, 9), day(11, 20, 11), 50, "a"),
-        ("20261120T110000Z", day(11, 20, 11), day(11, 22, 1), 50, "b"),
+        ("202611", day(11, 1), day(11, 15, 9), 20),
+        ("20261115T090000Z", day(11, 15, 9), day(11, 20, 11), 50),
+        ("20261120T110000Z", day(11, 20, 11), day(11, 22, 1), 50),
     ]
 
 
 def test_a_state_of_an_earlier_month_is_the_first_segment_of_the_next() -> None:
-    states = [state(day(9, 1), 20), state(day(10, 30), 50)]
+    parts = states((day(9, 1), 20), (day(10, 30), 50))
     window = ExtractionWindow(day(10, 31), day(11, 2))
-    assert [shown(one)[::3] for one in segments(states, None, window)] == [
+    assert [shown(one)[::3] for one in made(parts, window)] == [
         ("202610", 20),
         ("20261030T000000Z", 50),
         ("202611", 50),
@@ -87,14 +95,14 @@ def test_a_state_of_an_earlier_month_is_the_first_segment_of_the_next() -> None:
 
 def test_a_volume_that_ended_before_the_window_has_none() -> None:
     window = ExtractionWindow(day(11, 22), day(11, 23))
-    assert not list(segments([state(day(9, 1))], day(11, 21), window))
+    assert not made(states((day(9, 1), 20), until=day(11, 21)), window)
 
 
 def test_a_change_in_the_second_of_creation_leaves_no_empty_segment() -> None:
     born = day(11, 2)
-    states = [state(born, 20), state(born + timedelta(milliseconds=300), 50)]
+    parts = states((born, 20), (born + timedelta(milliseconds=300), 50))
     window = ExtractionWindow(day(11, 1), day(11, 3))
-    assert [shown(one)[::3] for one in segments(states, None, window)] == [("202611", 50)]
+    assert [shown(one)[::3] for one in made(parts, window)] == [("202611", 50)]
 
 
 @given(
@@ -104,19 +112,17 @@ def test_a_change_in_the_second_of_creation_leaves_no_empty_segment() -> None:
 def test_hourly_runs_and_one_run_leave_the_same_time(changes: list[int], ends: list[int]) -> None:
     """Whatever the runs were, the last record of each id covers the life, and none overlap."""
     start = day(8, 1)
-    states = [
-        state(start + timedelta(seconds=at), number) for number, at in enumerate(sorted(changes))
-    ]
+    moments = [start + timedelta(seconds=at) for at in sorted(changes)]
     kept: dict[str, Segment] = {}
     reached = start
     for end in sorted(ends):
         window = ExtractionWindow(reached, start + timedelta(seconds=end))
-        known = [one for one in states if one.since <= window.end]
+        known = [(moment, size) for size, moment in enumerate(moments) if moment <= window.end]
         if known and window.start < window.end:
-            kept |= {one.name: one for one in segments(known, None, window)}
+            kept |= {one.name: one for one in made(states(*known), window)}
         reached = window.end + timedelta(seconds=1)
     covered = sorted((one.start, one.end) for one in kept.values())
-    born, last = states[0].since, start + timedelta(seconds=max(ends))
+    born, last = moments[0], start + timedelta(seconds=max(ends))
     months = (last.year - born.year) * 12 + last.month - born.month if last > born else 0
     assert sum(((b - a) for a, b in covered), timedelta(0)) in (
         [max(last - born, timedelta(0)) - timedelta(seconds=lost) for lost in range(months + 1)]

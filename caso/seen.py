@@ -1,0 +1,64 @@
+"""The history of a project's things, kept in the ledger's sightings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from caso.ledger.model import Origin, Sight, Sighting
+from caso.ledger.sightings import Look, Sightings
+from caso.sources.history import KnownState, LostThing, SeenThing
+
+
+class LedgerHistory:
+    """What earlier runs saw of one project, see `caso.sources.history.History`."""
+
+    def __init__(self, sightings: Sightings, origin: Origin) -> None:
+        self._sightings = sightings
+        self._origin = origin
+
+    def states(self, kind: str, *, since: datetime) -> Mapping[str, Sequence[KnownState]]:
+        """Return the states that reach beyond a moment by thing, oldest first."""
+        found: dict[str, list[KnownState]] = {}
+        for segment in self._sightings.overlapping(self._origin, kind, since=since):
+            found.setdefault(segment.key, []).append(_state(segment))
+        return found
+
+    def last_elsewhere(self, key: str) -> KnownState | None:
+        """Return the last state that a thing had in another project."""
+        others = [one for one in self._sightings.of(key) if one.origin != self._origin]
+        return _state(others[-1]) if others else None
+
+    def listing(self, kind: str) -> LedgerListing:
+        """Begin a listing."""
+        return LedgerListing(self._sightings.look(self._origin, kind))
+
+    def end(self, kind: str, ends: Iterable[tuple[str, datetime]]) -> None:
+        """Note the ends of things."""
+        self._sightings.end(kind, ends)
+
+
+class LedgerListing:
+    """A listing that is being read, see `caso.sources.history.ThingListing`."""
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
+
+    def see(self, things: Sequence[SeenThing]) -> None:
+        """Take a page."""
+        self._look.see([Sight(one.key, one.user, one.facts, one.since) for one in things])
+
+    def close(self, at: datetime) -> Sequence[LostThing]:
+        """Take the end of the listing, and return what has vanished."""
+        return [
+            LostThing(one.sighting.key, _state(one.sighting), one.last_seen)
+            for one in self._look.close(at)
+        ]
+
+    def abandon(self) -> None:
+        """Forget a listing that did not come to its end."""
+        self._look.abandon()
+
+
+def _state(segment: Sighting) -> KnownState:
+    return KnownState(segment.since, segment.until, segment.facts, segment.user)

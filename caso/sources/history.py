@@ -1,0 +1,102 @@
+"""What earlier runs saw of things whose service keeps no history, such as the size of a volume.
+
+A source asks for the states that it knows of a project's things, shows each thing of its listing as
+it is now, and learns at the end which ones have vanished. The ledger keeps the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class SeenThing:
+    """A thing as a listing shows it now."""
+
+    key: str
+    facts: Mapping[str, object]
+    """What a record of it needs; no names of people or machines."""
+    user: str | None = None
+    since: datetime | None = None
+    """Since when it is so; None: since this listing."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownState:
+    """What a thing was for some time."""
+
+    since: datetime
+    until: datetime | None
+    """None: until now."""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    user: str | None = None
+
+
+class LostThing(NamedTuple):
+    """A thing that the listing no longer has: its state, and when a listing had it last."""
+
+    key: str
+    state: KnownState
+    last_seen: datetime
+
+
+class ThingListing(Protocol):
+    """A listing that is being read."""
+
+    def see(self, things: Sequence[SeenThing]) -> None:
+        """Take a page."""
+
+    def close(self, at: datetime) -> Sequence[LostThing]:
+        """Take the end of the listing, which is of this moment, and return what has vanished."""
+
+    def abandon(self) -> None:
+        """Forget a listing that did not come to its end."""
+
+
+class History(Protocol):
+    """The states that earlier runs saw of a project's things."""
+
+    def states(self, kind: str, *, since: datetime) -> Mapping[str, Sequence[KnownState]]:
+        """Return the states that reach beyond a moment by thing, oldest first."""
+
+    def last_elsewhere(self, key: str) -> KnownState | None:
+        """Return the last state that a thing had in another project."""
+
+    def listing(self, kind: str) -> ThingListing:
+        """Begin a listing."""
+
+    def end(self, kind: str, ends: Iterable[tuple[str, datetime]]) -> None:
+        """Note the ends of things that have vanished, or that their service reports as deleted."""
+
+
+class NoHistory:
+    """A history that keeps nothing: each thing has always been as it is now."""
+
+    def states(self, kind: str, *, since: datetime) -> Mapping[str, Sequence[KnownState]]:  # noqa: ARG002
+        """Return no states."""
+        return {}
+
+    def last_elsewhere(self, key: str) -> KnownState | None:  # noqa: ARG002
+        """Return no state."""
+        return None
+
+    def listing(self, kind: str) -> ThingListing:  # noqa: ARG002
+        """Begin a listing."""
+        return _NoListing()
+
+    def end(self, kind: str, ends: Iterable[tuple[str, datetime]]) -> None:
+        """Forget the ends."""
+
+
+class _NoListing:
+    def see(self, things: Sequence[SeenThing]) -> None:
+        pass
+
+    def close(self, at: datetime) -> Sequence[LostThing]:  # noqa: ARG002
+        return ()
+
+    def abandon(self) -> None:
+        pass

@@ -1,0 +1,95 @@
+"""Public addresses as a source: the floating IP addresses of a project, by owner and version.
+
+The owner of an address is the user of the server that it is attached to. Nova's source leaves the
+users of servers with public addresses behind; only a server that it did not see is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+from appliance.core import clock
+from appliance.core.cloud.compute import Servers
+from appliance.core.cloud.network import SERVICE, FloatingIP, floating_ips
+from appliance.core.cloud.session import Scope
+from caso.kinds.ip import IPRecord, PublicAddress, counts
+from caso.kinds.months import BEGINNING, ExtractionWindow, first_moment
+from caso.kinds.text import fit
+from caso.sources.source import ProjectContext, Unaccountable, Usage
+
+_KIND = "ip"
+
+
+class NeutronSource:
+    """The public addresses of a project."""
+
+    name = "neutron"
+    kinds = (_KIND,)
+
+    def records(
+        self, scope: Scope, window: ExtractionWindow, context: ProjectContext
+    ) -> Iterator[Usage | Unaccountable]:
+        """Yield the records of each owner, version and month."""
+        if not scope.offers(SERVICE):
+            context.warn("the cloud's catalog has no Neutron: there are no records of addresses")
+            return
+        if window.is_first and window.start <= BEGINNING:  # how many there were is not known
+            window = replace(window, start=first_moment(window.end))
+        owners = _Owners(scope, context)
+        addresses: list[PublicAddress] = []
+        for described in floating_ips(scope):
+            try:
+                addresses.append(_address(described, owners))
+            except (LookupError, TypeError, AttributeError, ValueError) as error:
+                reason = f"Neutron's description of the address is incomplete or wrong: {error!r}"
+                yield Unaccountable(str(described["id"]), reason, json.dumps(described))
+        for moment, user_id, version, number in counts(addresses, window):
+            owner = user_id or str(scope.project_id)
+            yield Usage(
+                _KIND,
+                IPRecord(
+                    site=context.names.site,
+                    service=context.names.service,
+                    vo=context.vo,
+                    project_id=str(scope.project_id),
+                    user_id=owner,
+                    user_name=fit(context.user_name(user_id) or "") or None if user_id else None,
+                    version=version,
+                    count=number,
+                    measured=moment,
+                ),
+            )
+
+
+SOURCE = NeutronSource()
+
+
+class _Owners:
+    """The users of servers, by the server's id."""
+
+    def __init__(self, scope: Scope, context: ProjectContext) -> None:
+        self._servers = Servers(scope)
+        self._known = context.owners
+
+    def of(self, server_id: str) -> str:
+        """Return the user of a server; empty if Nova no longer has it."""
+        if server_id not in self._known:
+            server = self._servers.one(server_id) or {}
+            self._known[server_id] = fit(str(server.get("user_id") or ""))
+        return self._known[server_id]
+
+
+def _address(described: FloatingIP, owners: _Owners) -> PublicAddress:
+    details: dict[str, Any] = described.get("port_details") or {}
+    # Of the things that a port may belong to, only servers ("compute:ZONE") have a user.
+    is_of_server = str(details.get("device_owner")).startswith("compute:")
+    server_id = details.get("device_id") if is_of_server else None
+    return PublicAddress(
+        version=ip_address(described["floating_ip_address"]).version,
+        created=clock.parse(described["created_at"]),
+        user_id=(owners.of(str(server_id)) or None) if server_id else None,
+    )
