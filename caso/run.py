@@ -66,6 +66,7 @@ class _AccountingRun:
     def run(self) -> ExitStatus:
         if self.configuration.projects:  # for the record of a run that fails early
             self.record.counts["projects_left"] = len(self.configuration.projects)
+        self._name_missing_kinds()
         recovered = self._recover()
         try:
             selected, failures = select(self.cloud, self.configuration)
@@ -90,6 +91,15 @@ class _AccountingRun:
             raise bug
         status = _status(outcomes, failures)
         return ExitStatus.PARTLY if status is ExitStatus.DONE and recovered.foreign else status
+
+    def _name_missing_kinds(self) -> None:
+        if missing := self.configuration.missing:
+            options = " ".join(f"output_path_{kind}" for kind in missing)
+            logger.warning(
+                "records of these kinds are not sent, which cASO sends by default: %s; set [ssm]"
+                " %s to send them, or extractor = nova to leave it so",
+                *(", ".join(missing), options),
+            )
 
     def _account_all(
         self,

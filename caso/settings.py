@@ -26,6 +26,7 @@ from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from caso import ignored
 from caso.kinds.text import LONGEST
+from caso.messengers import record_types
 from caso.messengers.messenger import Messenger
 from caso.messengers.registry import MESSENGERS
 from caso.sources import registry as sources
@@ -39,7 +40,7 @@ _NO_PROJECTS = "PROJECT-NAMES"  # the placeholder in the shipped file
 _NOTHING = "not in this version, ignored"
 
 _OTHER_MESSENGERS = ("logstash", "greendigit_cim", "caso.messenger.logstash.LogstashMessenger")
-_OTHER_EXTRACTORS = ("cinder", "neutron", "prometheus", "ceilometer")
+_OTHER_EXTRACTORS = ("prometheus", "ceilometer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class CasoConfiguration:
     sources: tuple[str, ...]
     """Names of the services to account."""
     messengers: tuple[Messenger, ...]
+    missing: tuple[str, ...]
+    """Kinds of record that cASO sends by default, and that this site neither sends nor excludes."""
     period: Period
     since: datetime | None
     """Start of the first window of a project without a checkpoint; None for the beginning."""
@@ -168,6 +171,8 @@ def _configuration(
     ):
         settings.warn("accelerator", "", f"accelerator records: {_NOTHING}", entry=entry)
     mapping, wrong = _mapping(settings, layout)
+    messengers = _messengers(settings, layout)
+    sent = {kind.name for messenger in messengers for kind in messenger.kinds}
     return CasoConfiguration(
         access=_access(settings, read),
         names=names,
@@ -184,7 +189,8 @@ def _configuration(
             is_directory=True,
         ),
         sources=_sources(settings),
-        messengers=_messengers(settings, layout),
+        messengers=messengers,
+        missing=record_types.missing(settings, sent),
         period=_period(settings),
         since=since,
         parallel=settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),
@@ -266,7 +272,11 @@ def _sources(settings: Settings) -> tuple[str, ...]:
         if name in _OTHER_EXTRACTORS:
             settings.warn("DEFAULT", "extractor", f"{name}: {_NOTHING}")
         elif name not in sources.NAMES:
-            settings.error("DEFAULT", "extractor", f"{name!r} is not an extractor; write nova")
+            settings.error(
+                "DEFAULT",
+                "extractor",
+                f"{name!r} is not an extractor; write {', '.join(sources.NAMES)}",
+            )
     known = tuple(name for name in sources.NAMES if name in chosen)
     if not known:
         settings.error("DEFAULT", "extractor", "none of these is in this version; write nova")

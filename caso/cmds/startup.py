@@ -34,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
     )
     add("projects", "names or ids of the projects to account, separated by commas", metavar="LIST")
-    add("extractor", "services to account; nova is supported (default: nova)", metavar="LIST")
+    add(
+        "extractor",
+        "services to account, separated by commas: nova, cinder, neutron",
+        metavar="LIST",
+    )
     add("caso-tag", "tag of the projects to account (default: caso)", metavar="TAG")
     add(
         "vo-property",

@@ -12,23 +12,24 @@ from appliance.core.run.layout import Layout
 from caso.checkpoint import Checkpoints
 from caso.kinds.kind import RecordKind, UsageRecord
 from caso.kinds.registry import KINDS
+from caso.messengers import record_types
 from caso.messengers.messenger import Recovered
 
 # Before 1.4.2, messengers were configured by the names of their classes.
 NAMES = ("noop", "caso.messenger.noop.NoopMessenger")
 
 
-def read(_settings: Settings, _layout: Layout, _name: str) -> Noop:
-    """Return the messenger; it has no options."""
-    return Noop()
+def read(settings: Settings, _layout: Layout, _name: str) -> Noop:
+    """Return the messenger, with the kinds of which records are counted and discarded."""
+    return Noop(tuple(KINDS[kind] for kind in record_types.chosen(settings, "noop")))
 
 
 @dataclass(frozen=True, slots=True)
 class Noop:
     """The messenger ``noop``."""
 
+    kinds: tuple[RecordKind[Any], ...]
     name: str = "noop"
-    kinds: tuple[RecordKind[Any], ...] = tuple(KINDS.values())
 
     def open(self, checkpoints: Checkpoints) -> _OpenNoop:
         """Return the messenger for a run."""

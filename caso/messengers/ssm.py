@@ -5,7 +5,7 @@ A spool holds the messages of one kind, because a sender's configuration has one
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from appliance.core.run.layout import Layout
 from caso.checkpoint import Checkpoints
 from caso.kinds import cloud, months
 from caso.kinds.kind import RecordKind, UsageRecord
+from caso.kinds.registry import KINDS
+from caso.messengers import record_types
 from caso.messengers.batch import Batch, Staging
 from caso.messengers.messenger import Recovered
 
@@ -32,8 +34,6 @@ NAMES: Mapping[str, str] = {
 """The version of the cloud records that each name stands for."""
 
 _OUTPUT = "/var/spool/apel/outgoing/openstack"
-_OTHER_RECORDS = ("ip", "accelerator", "storage", "energy")
-_NOTHING = "not in this version, ignored"
 
 
 def read(settings: Settings, layout: Layout, name: str) -> SSM:
@@ -41,26 +41,42 @@ def read(settings: Settings, layout: Layout, name: str) -> SSM:
     version = NAMES[name]
     if name != "ssm" and version == NAMES["ssm"]:
         settings.deprecate("DEFAULT", "messengers", f"{name}: write ssm")
-    if name in ("ssm", "ssmv4"):
-        _record_types(settings, f"messenger_{name}")
-    output = settings.path("ssm", "output_path", default=layout.path(_OUTPUT), is_directory=True)
+    kinds = {**KINDS, "cloud": cloud.kind(version)}
+    sent: tuple[str, ...] = ("cloud",)  # the form v0.2 is older than all other kinds
+    if version == NAMES["ssm"]:
+        others = [kind for kind in record_types.KNOWN if kind != "cloud"]
+        asked = [kind for kind in others if settings.where("ssm", _option(kind))]
+        section = name if name in ("ssm", "ssmv4") else "ssm"
+        sent = record_types.chosen(settings, section, asked=asked)
     return SSM(
-        kinds=(cloud.kind(version),),
-        outputs={"cloud": output},
+        kinds=tuple(kinds[kind] for kind in sent),
+        outputs=_outputs(settings, layout, sent),
         max_size=settings.integer("ssm", "max_size", default=100, minimum=1),
     )
 
 
-def _record_types(settings: Settings, section: str) -> None:
-    """Check that cloud records are sent: a run that sends none would still move checkpoints."""
-    chosen = settings.words(section, "record_types", default=("cloud",))
-    for word in chosen:
-        if word in _OTHER_RECORDS:
-            settings.warn(section, "record_types", f"{word}: {_NOTHING}")
-        elif word != "cloud":
-            settings.error(section, "record_types", f"{word!r} is not a record type; write cloud")
-    if chosen and "cloud" not in chosen:
-        settings.error(section, "record_types", "none of these is in this version; add cloud")
+def _option(kind: str) -> str:
+    return "output_path" if kind == "cloud" else f"output_path_{kind}"
+
+
+def _outputs(settings: Settings, layout: Layout, sent: Collection[str]) -> Mapping[str, Path]:
+    """Return the spool of each kind that is sent."""
+    outputs: dict[str, Path] = {}
+    usual = settings.path("ssm", "output_path", default=layout.path(_OUTPUT), is_directory=True)
+    # A site may run cASO once for each kind, each time with the spool of that kind as output_path.
+    is_single = len(sent) == 1 and settings.where("ssm", "output_path")
+    for kind in record_types.KNOWN:
+        default = layout.path(f"{_OUTPUT}-{kind}")
+        path = usual
+        if kind != "cloud":
+            default = usual if is_single else default
+            path = settings.path("ssm", _option(kind), default=default, is_directory=True)
+        if kind in sent:
+            if path in outputs.values():
+                words = f"{path} is the spool of another kind as well; a sender has one destination"
+                settings.error("ssm", _option(kind), words)
+            outputs[kind] = path
+    return outputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,8 @@ def test_a_file_of_caso_5(tmp_path: Path) -> None:
     assert (read.spool, read.lock) == (tmp_path / "spool", tmp_path / "spool/lock")
     (messenger,) = read.messengers
     assert isinstance(messenger, SSM)
-    assert messenger.outputs == {"cloud": tmp_path / "var/spool/apel/outgoing/openstack"}
+    outgoing = tmp_path / "var/spool/apel/outgoing"
+    assert messenger.outputs == {"cloud": outgoing / "openstack", "ip": outgoing / "openstack-ip"}
     assert messenger.max_size == 10
     assert read.is_dry_run
     assert read.access.is_bound
@@ -156,7 +157,6 @@ def test_a_file_of_caso_5(tmp_path: Path) -> None:
     assert read.access.timeout == timedelta(seconds=30)
     assert [(problem.option, problem.text.split(":")[0]) for problem in read.warnings] == [
         ("[accelerator]", "accelerator records"),
-        ("[messenger_ssm] record_types", "ip"),
     ]
 
 
@@ -180,30 +180,82 @@ def test_messengers(messengers: str, version: str | None, warnings: int, tmp_pat
     assert len(read.warnings) == warnings
 
 
+SENT: list[tuple[str, str, dict[str, str]]] = [
+    # An upgrade never changes what a site sends: only cloud records, unless it asks for more.
+    ("", "", {"cloud": "openstack"}),
+    ("extractor = nova", "", {"cloud": "openstack"}),
+    (
+        "extractor = nova,cinder,neutron",
+        "",
+        {"cloud": "openstack", "storage": "openstack-storage", "ip": "openstack-ip"},
+    ),
+    ("", "[ssm]\noutput_path_ip = {out}/x", {"cloud": "openstack", "ip": "x"}),
+    (
+        "",
+        "[messenger_ssm]\nrecord_types = storage,cloud",
+        {"cloud": "openstack", "storage": "openstack-storage"},
+    ),
+    # A second configuration of cASO, for volumes alone, with the spool of that kind.
+    ("extractor = cinder", "[ssm]\noutput_path = {out}/vols", {"storage": "vols"}),
+    (
+        "extractor = cinder",
+        "[ssm]\noutput_path = {out}/x\noutput_path_storage = {out}/y",
+        {"storage": "y"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "sections", "wanted"), SENT)
+def test_the_kinds_that_are_sent_and_where(
+    options: str, sections: str, wanted: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "var/spool/apel/outgoing"
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{options}\n{LOGIN}"
+    read = load(tmp_path, text + sections.replace("{out}", str(out)))
+    (messenger,) = read.messengers
+    assert isinstance(messenger, SSM)
+    assert messenger.outputs == {kind: out / name for kind, name in wanted.items()}
+    assert [kind.name for kind in messenger.kinds] == list(wanted)
+    assert read.warnings == ()
+    # F-A7: named on each run, unless the site has said which services it accounts.
+    others = [kind for kind in ("cloud", "storage", "ip") if kind not in wanted]
+    assert read.missing == (() if options else tuple(others))
+
+
 @pytest.mark.parametrize(
-    ("types", "reported"),
+    ("options", "sections", "reported"),
     [
+        ("", "record_types = cloud,clouds", "'clouds' is not a record type; write cloud, "),
+        ("", "record_types = energy", "none of these can be sent; add cloud"),
         (
-            "ip,storage",
-            ["ip: not in", "none of these is in this version; add cloud", "storage: not in"],
+            "extractor = nova",
+            "record_types = storage",
+            "none of these can be sent; add cloud",
         ),
-        ("cloud,clouds", ["'clouds' is not a record type; write cloud"]),
+        (
+            "extractor = nova,cinder",
+            "[ssm]\noutput_path_storage = {out}/openstack",
+            "{out}/openstack is the spool of another kind as well; a sender has one destination",
+        ),
     ],
 )
 def test_a_run_that_would_send_nothing_is_refused(
-    types: str, reported: list[str], tmp_path: Path
+    options: str, sections: str, reported: str, tmp_path: Path
 ) -> None:
     """It would move the checkpoints all the same."""
-    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}"
-    text += f"[messenger_ssm]\nrecord_types = {types}\n"
-    shown = problems(tmp_path, text)
-    assert len(shown) == len(reported)
-    assert all(
-        f"[messenger_ssm] record_types: {words}" in line
-        for words, line in zip(reported, shown, strict=True)
-    )
-    (messenger,) = load(tmp_path, text.replace("= ssm", "= noop")).messengers
-    assert messenger.name == "noop"
+    out = tmp_path / "var/spool/apel/outgoing"
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{options}\n{LOGIN}[messenger_ssm]\n"
+    shown = problems(tmp_path, text + sections.replace("{out}", str(out)))
+    assert any(reported.replace("{out}", str(out)) in line for line in shown)
+
+
+def test_kinds_without_their_source_are_reported(tmp_path: Path) -> None:
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nextractor = nova\n{LOGIN}"
+    read = load(tmp_path, f"{text}[ssm]\noutput_path_storage = {tmp_path}/x")
+    assert [problem.text for problem in read.warnings] == [
+        "storage records are asked for, but cinder is missing; add it"
+    ]
+    assert [kind.name for kind in read.messengers[0].kinds] == ["cloud"]
 
 
 def test_several_properties_may_hold_the_vo(tmp_path: Path) -> None:
@@ -212,14 +264,6 @@ def test_several_properties_may_hold_the_vo(tmp_path: Path) -> None:
     )
     assert load(tmp_path, text).vo_properties == ("egi.VO", "accounting:VO")
     assert load(tmp_path, text, "--vo-property", "VO").vo_properties == ("VO",)
-
-
-def test_the_default_extractors_of_the_peer_are_no_news_but_chosen_ones_are(tmp_path: Path) -> None:
-    assert load(tmp_path, f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}").warnings == ()
-    read = load(
-        tmp_path, f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nextractor = nova,cinder\n{LOGIN}"
-    )
-    assert [problem.text for problem in read.warnings] == ["cinder: not in this version, ignored"]
 
 
 def test_everything_wrong_is_reported_at_once(tmp_path: Path) -> None:
@@ -251,7 +295,7 @@ x = 1
         "caso.conf:2: mesengers: unknown option, ignored; did you mean messengers?",
         "caso.conf:3: messengers: 'sms' is not a messenger; write ssm or noop",
         "caso.conf:3: messengers: none of these is in this version; write ssm",
-        "caso.conf:4: extractor: 'novva' is not an extractor; write nova",
+        "caso.conf:4: extractor: 'novva' is not an extractor; write nova, cinder, neutron",
         "caso.conf:4: extractor: none of these is in this version; write nova",
         (
             "caso.conf:5: site_name: is still the placeholder 'SITE-NAME'; the site's name "
@@ -420,7 +464,7 @@ def test_plugins_that_may_be_chosen(plugin: str, options: str, tmp_path: Path) -
 
 
 def test_faults_that_the_plugin_itself_reports(tmp_path: Path) -> None:
-    _, _, reported = problems(tmp_path, V5.replace("application_credential_id = 0a1b", ""))
+    *_, reported = problems(tmp_path, V5.replace("application_credential_id = 0a1b", ""))
     assert reported.startswith(
         "caso.conf:24: [keystone_auth] auth_type: v3applicationcredential rejects these options: "
     )

@@ -1,0 +1,185 @@
+"""caso-extract for volumes and public addresses: each kind in its own spool, when it is wanted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from caso.kinds.storage import NAMESPACE
+from tests.e2e.test_extract_faults import reported, run, seconds, times
+from tests.simulators.openstack import Answer, Cloud, serving
+
+SR = "{" + NAMESPACE + "}"
+MISSING = "records of these kinds are not sent, which cASO sends by default: "
+
+
+def texts(root: Path, kind: str) -> list[str]:
+    spool = root / "var/spool/apel/outgoing" / f"openstack-{kind}"
+    return [path.read_text() for path in sorted(spool.glob("????????/" + "?" * 14))]
+
+
+def volumes(root: Path) -> dict[str, tuple[datetime, datetime, int]]:
+    """Return start, end and bytes of each record that the repository would hold."""
+    kept = {}
+    for text in texts(root, "storage"):
+        for record in ET.fromstring(text).iter(f"{SR}StorageUsageRecord"):  # noqa: S314  our own
+            identity = record.find(f"{SR}RecordIdentity")
+            assert identity is not None
+            moments = [record.findtext(f"{SR}{name}Time", "") for name in ("Start", "End")]
+            start, end = (datetime.fromisoformat(moment) for moment in moments)
+            size = int(record.findtext(f"{SR}ResourceCapacityUsed", ""))
+            kept[identity.attrib[f"{SR}recordId"]] = (start, end, size)
+    return kept
+
+
+def addresses(root: Path) -> dict[tuple[str, str, int], int]:
+    """Return the last count of each project, user and version."""
+    return {
+        (record["LocalGroup"], record["LocalUser"], record["IPVersion"]): record["IPCount"]
+        for text in texts(root, "ip")
+        for record in json.loads(text)["UsageRecords"]
+    }
+
+
+def volume(number: int, project: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": f"{number:08d}-0000-4000-8000-000000000000",
+        "size": 10 + number,
+        "status": "available",
+        "created_at": "2026-01-01T00:00:00.5",
+        "updated_at": None,
+        "name": f"v{number}",
+        "user_id": "user1",
+        "attachments": [],
+        "os-vol-tenant-attr:tenant_id": project,
+        **changes,
+    }
+
+
+def address(number: int, project: str, ip: str, device: str = "") -> dict[str, Any]:
+    return {
+        "id": f"{number}",
+        "project_id": project,
+        "floating_ip_address": ip,
+        "created_at": "2026-01-01T00:00:00Z",
+        "port_details": {"device_id": device, "device_owner": "compute:nova"} if device else None,
+    }
+
+
+@pytest.fixture
+def cloud() -> Cloud:
+    made = Cloud(projects=("one", "two"), servers=3, deleted=0, max_limit=2)
+    made.volumes = {
+        "one": [volume(number, "one") for number in range(5)],
+        "two": [volume(9, "two")],
+    }
+    server = made.server("one", 1)
+    made.addresses = [
+        address(1, "one", "192.0.2.1", server["id"]),
+        address(2, "one", "192.0.2.2", server["id"]),
+        address(3, "one", "2001:db8::1", server["id"]),
+        address(4, "one", "192.0.2.3"),
+        address(5, "two", "192.0.2.4"),
+    ]
+    return made
+
+
+def account(
+    cloud: Cloud, root: Path, *arguments: str, expect: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run with all sources."""
+    options = {"projects": "one,two", "extractor": "nova,cinder,neutron"}
+    return run(cloud, root, *arguments, expect=expect, **options)
+
+
+def test_each_kind_arrives_in_its_own_spool(cloud: Cloud, tmp_path: Path) -> None:
+    with serving(cloud):
+        shown = account(cloud, tmp_path)
+    assert len(seconds(tmp_path)) == 6
+    kept = volumes(tmp_path)
+    month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    wanted = {
+        f"{one['id']}-{month:%Y%m}": (month, one["size"] * 1024**3)
+        for listed in cloud.volumes.values()
+        for one in listed
+    }
+    assert {key: (start, size) for key, (start, _, size) in kept.items()} == wanted
+    assert len({end for _, end, _ in kept.values()}) == 1
+    # B10, B11: both versions, each project its own; by the user of the server where there is one.
+    assert addresses(tmp_path) == {
+        ("one", "user1", 4): 2,
+        ("one", "user1", 6): 1,
+        ("one", "one", 4): 1,
+        ("two", "two", 4): 1,
+    }
+    assert "3 servers, 5 volumes, 3 users with addresses" in shown.stdout
+    assert MISSING not in shown.stderr
+
+
+def test_only_servers_unless_more_is_asked_for_f_a7(cloud: Cloud, tmp_path: Path) -> None:
+    with serving(cloud):
+        shown = run(cloud, tmp_path, projects="one,two")
+        asked = {path for path in cloud.requests if "volume" in path or "network" in path}
+    assert len(seconds(tmp_path)) == 6
+    assert not asked
+    assert not texts(tmp_path, "storage") + texts(tmp_path, "ip")
+    (line,) = [line for line in shown.stderr.splitlines() if MISSING in line]
+    assert "storage, ip" in line
+    assert "output_path_storage output_path_ip" in line
+
+
+def test_a_second_run_sends_the_month_again(cloud: Cloud, tmp_path: Path) -> None:
+    with serving(cloud):
+        earlier = (cloud.now - timedelta(hours=1)).isoformat()
+        account(cloud, tmp_path, "--extract-to", earlier)
+        before = volumes(tmp_path)
+        account(cloud, tmp_path)
+    after = volumes(tmp_path)
+    assert before.keys() == after.keys()
+    for key, (start, end, size) in before.items():
+        assert (start, size) == (after[key][0], after[key][2])
+        assert end < after[key][1]
+
+
+def test_a_volume_without_a_size_costs_itself_alone(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.volumes["one"][2] |= {"size": None}
+    with serving(cloud):
+        shown = account(cloud, tmp_path, expect=1)
+    assert len(volumes(tmp_path)) == 5
+    (line,) = reported(shown)
+    key = cloud.volumes["one"][2]["id"]
+    assert f"record {key}: not sent: Cinder's description of the volume is incomplete" in line
+    assert len(seconds(tmp_path)) == 6
+
+
+@pytest.mark.parametrize("lacking", ["volumev3", "network"])
+def test_a_cloud_without_a_service(lacking: str, cloud: Cloud, tmp_path: Path) -> None:
+    cloud.lacks = frozenset({lacking})
+    with serving(cloud):
+        shown = account(cloud, tmp_path)
+    name = {"volumev3": "Cinder", "network": "Neutron"}[lacking]
+    lines = [line for line in shown.stderr.splitlines() if f"catalog has no {name}" in line]
+    assert len(lines) == 1
+    assert len(seconds(tmp_path)) == 6
+
+
+def test_a_service_that_refuses_the_account(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.fault = times(99, Answer(403, {}), "/volumes/detail")
+    with serving(cloud):
+        shown = account(cloud, tmp_path, expect=3)
+    assert all("does not let the account list the volumes" in line for line in reported(shown))
+    assert not list((tmp_path / "var/spool/caso").glob("lastrun.*"))
+
+
+def test_a_dry_run_counts_all_kinds(cloud: Cloud, tmp_path: Path) -> None:
+    with serving(cloud):
+        shown = account(cloud, tmp_path, "--dry-run")
+    assert "h of volumes in the month" in shown.stdout
+    assert "4 addresses" in shown.stdout
+    assert not texts(tmp_path, "storage") + texts(tmp_path, "ip")
