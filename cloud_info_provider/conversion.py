@@ -94,7 +94,9 @@ def image(item: Mapping[str, Any], glance: str, names: PropertyNames = USUAL) ->
         marketplace=first("vmcatcher_event_ad_mpuri", "marketplace"),
         base=texts.get("ad:base_mpuri", ""),
         description=first("vmcatcher_event_dc_description", "vmcatcher_event_dc_title"),
-        version=first("image_version", "vmcatcher_event_hv_version") or texts.get("hv:version", ""),
+        version=first("image_version", "vmcatcher_event_hv_version")
+        or texts.get("hv:version")
+        or texts.get("eu.egi.cloud.tag", ""),
         architecture=first("architecture"),
         os_type=first("os_type"),
         os_distribution=first("os_distro"),

@@ -29,6 +29,24 @@ def accelerators(specs: dict[str, str], **names: str) -> Accelerators | None:
     return conversion.flavor(flavor, PropertyNames(**names)).accelerators
 
 
+@pytest.mark.parametrize(
+    ("properties", "version"),
+    [
+        ({"image_version": "7"}, "7"),
+        ({"vmcatcher_event_hv_version": "8"}, "8"),
+        ({"APPLIANCE_ATTRIBUTES": '{"hv:version": "9"}'}, "9"),
+        ({"APPLIANCE_ATTRIBUTES": '{"eu.egi.cloud.tag": "24.04"}'}, "24.04"),
+        ({"APPLIANCE_ATTRIBUTES": '{"eu.egi.cloud.tag": 24}'}, ""),
+        ({}, ""),
+    ],
+)
+def test_version_of_an_image_of_a_list_or_registry(
+    properties: dict[str, str], version: str
+) -> None:
+    item = offering_cloud.image("a", **properties)
+    assert conversion.image(item, GLANCE).version == version
+
+
 def test_accelerators_of_a_flavor() -> None:
     assert accelerators(ALL) == Accelerators("FPGA", 2, "AMD", "U250", "3", 64, "passthrough")
     assert accelerators({"Accelerator:Number": "0.5"}) == Accelerators("GPU", 0.5)
