@@ -1,10 +1,11 @@
+import base64
 import os
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.core.run.errors import LocalFailure
@@ -237,3 +238,31 @@ def test_a_pair_that_was_written_anew_is_the_same_identity(
     assert again is not identity
     assert again == identity
     assert repr(again) == repr(identity)
+
+
+def damaged(key: rsa.RSAPrivateKey, *names: str) -> bytes:
+    """Return the file of a key in which the named numbers of its private half are others."""
+    data = key.private_bytes(
+        Encoding.DER, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    for name in names:
+        number = getattr(key.private_numbers(), name)
+        size = (number.bit_length() + 7) // 8
+        assert number.to_bytes(size, "big") in data
+        data = data.replace(number.to_bytes(size, "big"), (number ^ 0xF0F0).to_bytes(size, "big"))
+    lines = base64.encodebytes(data).decode()
+    return f"-----BEGIN RSA PRIVATE KEY-----\n{lines}-----END RSA PRIVATE KEY-----\n".encode()
+
+
+@pytest.mark.parametrize("names", [("p", "d"), ("q", "d"), ("dmp1", "d"), ("iqmp", "d")])
+def test_a_damaged_key_is_noticed_before_it_is_used(
+    names: tuple[str, ...], files: tuple[Path, Path], pair: Pair
+) -> None:
+    """Its public half still belongs to the certificate; nobody could verify what it signs."""
+    files[1].chmod(0o600)
+    files[1].write_bytes(damaged(pair.key, *names))  # type: ignore[arg-type]
+    with pytest.raises(Malformed) as caught:
+        load(files)
+    assert str(caught.value) == (
+        f"{files[1]}: the private key is damaged; install the host key again"
+    )
