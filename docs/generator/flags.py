@@ -83,7 +83,7 @@ def _walk(name: str, parser: argparse.ArgumentParser) -> Iterator[Command]:
     verbs: dict[str, argparse.ArgumentParser] = {}
     for action in parser._actions:  # noqa: SLF001  argparse has no public way to list them
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
-            verbs = action.choices
+            verbs = {verb: child.parser for verb, child in action.choices.items()}
     if not verbs:
         yield _command(name, parser)
     for verb, child in verbs.items():

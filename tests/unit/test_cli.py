@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.admin import command
 from appliance.core.run import cli, log
 from appliance.core.run.errors import (
     Busy,
@@ -325,3 +326,23 @@ def test_only_a_process_that_is_the_program_leaves_its_modules_to_its_end() -> N
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_each_verb_of_appliance_has_its_name() -> None:
+    names = [verb.name for verb in command.program().verbs]
+    assert names == [*command.VERBS]
+    assert [command.program(name).verbs[0].name for name in names] == names
+    assert [verb.name for verb in command.program("--help").verbs] == names
+
+
+def test_a_verb_of_appliance_starts_without_the_others() -> None:
+    script = (
+        "import sys; from appliance.admin.command import main\n"
+        "try: main(['mounts', '--help'])\n"
+        "except SystemExit: print(*sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    imported = shown.stdout.decode().split()
+    assert "appliance.admin.mounts.mounts" in imported
+    others = set(command.VERBS.values()) - {command.VERBS["mounts"]}
+    assert not {f"appliance.admin.{other}" for other in others} & set(imported)

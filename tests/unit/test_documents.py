@@ -153,7 +153,7 @@ def check_command(words: list[str]) -> None:
     program, *rest = words
     match Path(program).name:
         case "appliance":
-            cli.parser(command.PROGRAM).parse_args(rest)
+            cli.parser(command.program()).parse_args(rest)
         case "systemctl":
             check_systemctl(rest)
         case "docker":

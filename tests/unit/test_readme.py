@@ -37,7 +37,7 @@ def test_a_command_is_one_that_there_is(block: str, line: str) -> None:
     for part in line.split(" && "):
         words = shlex.split(part)
         if words[0] == "appliance":
-            cli.parser(command.PROGRAM).parse_args(words[1:])
+            cli.parser(command.program()).parse_args(words[1:])
         elif words[0].endswith(("/scripts/build", "/install")):
             script = TOP / "scripts" / Path(words[0]).name
             shown = subprocess.run(

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from appliance.core.suggestion import did_you_mean
@@ -152,7 +151,9 @@ def options(auth_type: str) -> tuple[PluginOption, ...]:
         LookupError: no plugin of this name can log in; the message says why.
 
     """
-    from keystoneauth1 import loading  # noqa: PLC0415  start-up is a cost
+    from importlib import metadata  # noqa: PLC0415  start-up is a cost
+
+    from keystoneauth1 import loading  # noqa: PLC0415
     from keystoneauth1.exceptions import NoMatchingPlugin  # noqa: PLC0415
 
     # stevedore logs an error for each plugin that lacks a library.

@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,8 +55,8 @@ class Program:
 class _Parser(argparse.ArgumentParser):
     has_rest = False
     reads_flags_of_files = False
-    default: _Parser | None = None
-    """The parser of the default verb."""
+    default: Verb | None = None
+    """The default verb."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the words before ``--``; argparse loses the words after it behind flags."""
@@ -63,7 +64,7 @@ class _Parser(argparse.ArgumentParser):
         if self.reads_flags_of_files:
             words = [*self._expanded(words)]
         if self.default and words[:1] not in (["-h"], ["--help"]):
-            words = self.default.with_verb_first(words)
+            words = self.default.parser.with_verb_first(words)
         end = words.index("--") if self.has_rest and "--" in words else len(words)
         found, left = super().parse_known_args(words[:end], namespace)
         if self.has_rest:
@@ -106,6 +107,36 @@ class _Parser(argparse.ArgumentParser):
         self.exit(ExitStatus.USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+class Verb:
+    """The parser of a verb, made when a command line names the verb or asks for its help."""
+
+    def __init__(self, *, verb: Program, **options: Any) -> None:
+        self._verb = verb
+        self._options = options
+
+    @cached_property
+    def parser(self) -> _Parser:
+        """Return the parser with all flags of the verb."""
+        verb = self._verb
+        made = _Parser(
+            **self._options,
+            allow_abbrev=False,
+            conflict_handler="resolve" if verb.takes_h else "error",
+        )
+        verb.add_arguments(made)
+        if verb.verbs:
+            _add_verbs(made, verb.verbs)
+        else:
+            made.has_rest = verb.has_rest
+            made.set_defaults(verb=verb)
+            _add_common(made)
+        return made
+
+    def parse_known_args(self, args: Any, namespace: Any) -> Any:
+        """Parse the words after the verb; argparse asks nothing else of a verb's parser."""
+        return self.parser.parse_known_args(args, namespace)
+
+
 def flags(name: str) -> tuple[str, ...]:
     """Return a long option with dashes and with underscores: oslo.config accepts both."""
     return tuple(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}")))
@@ -127,20 +158,12 @@ def parser(program: Program) -> argparse.ArgumentParser:
 
 
 def _add_verbs(made: _Parser, verbs: Sequence[Program], *, default: str = "") -> None:
-    added = made.add_subparsers(metavar="VERB", required=True, title="verbs", parser_class=_Parser)
+    added: Any = made.add_subparsers(
+        metavar="VERB", required=True, title="verbs", parser_class=Verb
+    )
     for verb in verbs:
-        conflicts = "resolve" if verb.takes_h else "error"
         words = verb.description
-        child = added.add_parser(
-            verb.name, description=words, help=words, allow_abbrev=False, conflict_handler=conflicts
-        )
-        verb.add_arguments(child)
-        if verb.verbs:
-            _add_verbs(child, verb.verbs)
-        else:
-            child.has_rest = verb.has_rest
-            child.set_defaults(verb=verb)
-            _add_common(child)
+        child: Verb = added.add_parser(verb.name, verb=verb, description=words, help=words)
         if verb.name == default:
             made.default = child
 
