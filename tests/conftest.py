@@ -6,6 +6,8 @@ import fcntl
 import gc
 import logging
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -22,6 +24,9 @@ from tests.testbed.broker import Broker
 _TOP = Path(__file__).resolve().parents[1]
 _KEYS = 16
 """RSA keys of all tests of a checkout; no test makes as many and compares them."""
+_LONGEST_NAME = 26
+"""Of a test, in the name of its directory; the path of a socket has at most 107 characters."""
+_number = pytest.StashKey[int]()
 _GLANCE_PORTS = 20
 """Distance of the ports of a second test bed, between those of the first."""
 
@@ -32,10 +37,29 @@ def pytest_configure() -> None:
     gc.disable()  # a third of the time of collecting tests, which leaves no garbage
 
 
-def pytest_collection_finish() -> None:
-    """Look for garbage again, but no more among the modules and tests that stay to the end."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Number the tests, and look for garbage again, but not among what stays to the end."""
+    for number, item in enumerate(session.items):
+        item.stash[_number] = number
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture
+def tmp_path(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """Yield a directory of this test's own, which stays if the test fails.
+
+    The one of pytest also makes a link for each test, and removes everything at the end of a later
+    run, in one process.
+    """
+    name = re.sub(r"\W", "_", request.node.name)[:_LONGEST_NAME]
+    path = tmp_path_factory.mktemp(f"{name}{request.node.stash[_number]}", numbered=False)
+    failed = request.session.testsfailed
+    yield path
+    if request.session.testsfailed == failed:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +76,8 @@ def _usual_process() -> Iterator[None]:
     root = logging.getLogger()
     before = root.level
     yield
-    root.setLevel(before)
+    if root.level != before:  # setting it empties the caches of all loggers
+        root.setLevel(before)
     log.check_only(is_on=False)
     vars(retry)["_interrupted"].clear()
 
