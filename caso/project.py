@@ -21,11 +21,12 @@ from caso.checkpoint import Checkpoints
 from caso.kinds.kind import Checked, UsageRecord
 from caso.kinds.months import BEGINNING, ExtractionWindow
 from caso.kinds.registry import KINDS
+from caso.memory.cloud import CloudMemory
 from caso.messengers.messenger import OpenMessenger, Outbox
 from caso.selection import Selected
 from caso.settings import CasoConfiguration
 from caso.sources import registry as sources
-from caso.sources.nova import OVERLAP
+from caso.sources.listing import OVERLAP
 from caso.sources.source import ProjectContext, Source, Unaccountable, Usage
 
 logger = logging.getLogger(__name__)
@@ -132,8 +133,14 @@ class ProjectAccounting:
         chosen = [sources.source(name) for name in configuration.sources]
         self.sources: list[Source] = [one for one in chosen if wanted & set(one.kinds)]
         self.kinds = wanted & {kind for source in self.sources for kind in source.kinds}
-        self._users = UserNames(cloud)
-        self._images = ImageProperties(IMAGE_PROPERTY)
+        self.memory = CloudMemory(
+            configuration.state / "memory.sqlite",
+            configuration.access.auth_url,
+            names_age=configuration.names_age,
+            read_only=configuration.is_dry_run,
+        )
+        self._users = UserNames(cloud, self.memory.users)
+        self._images = ImageProperties(IMAGE_PROPERTY, self.memory.images)
         self._warn_once = Once(logger)  # a warning that would repeat for each server
 
     def account(self, selected: Selected, *, end: datetime) -> ProjectOutcome:
@@ -150,6 +157,16 @@ class ProjectAccounting:
         except Exception as bug:  # noqa: BLE001  raised again after the other projects
             failure = ApplianceError(selected.project, "not accounted, because of a bug")
             return ProjectOutcome(selected, window, error=failure, bug=bug)
+
+    def check_clocks(self) -> None:
+        """Warn of clocks that differ from this host's.
+
+        Raises:
+            ClockSkew: one differs by more than the limit, so that nothing may be spooled.
+
+        """
+        for line in self.cloud.transport.clocks.judge(self.configuration.max_skew):
+            self._warn_once(line)
 
     def _window(self, selected: Selected, end: datetime) -> ExtractionWindow | None:
         known = self.configuration.period.start or self._checkpoint(selected)
@@ -189,6 +206,7 @@ class ProjectAccounting:
         outboxes = Outboxes(selected.project.id, self.messengers, self.kinds)
         try:
             tally = self._tally(selected, window, outboxes)
+            self.check_clocks()  # with the answers of the services that were asked meanwhile
             # Refused records that could not be kept must be extracted again: the checkpoint stays.
             reached = {} if tally.is_unkept else self._next_checkpoints(selected, window)
             messages = outboxes.commit(reached)
@@ -247,6 +265,7 @@ class ProjectAccounting:
             names=self.configuration.names,
             user_name=lambda user_id: self._users.get(user_id, scope),
             image=lambda image_id: self._images.get(image_id, scope) or image_id,
+            servers=self.memory.servers(self.cloud.access.region or "", selected.project.id),
             warn=self._warn_once,
             kinds=self.kinds,
         )

@@ -32,8 +32,6 @@ PROGRAM = "caso-extract"
 LOCK_NAME = "caso_should_not_run_in_parallel"
 """The name of cASO's lock file: caso-extract and cASO exclude each other."""
 LOCK_WAIT = timedelta(minutes=10)
-MAX_SKEW = timedelta(seconds=60)
-"""Clock difference to the cloud above which a run warns."""
 
 
 def run(configuration: CasoConfiguration, record: RunRecord) -> ExitStatus:
@@ -80,6 +78,7 @@ class _AccountingRun:
             }
             outcomes = self._account_all(selected, recovered.stuck)
         finally:
+            self.projects.memory.close()
             self.record.add("api_requests", self.cloud.transport.requests)
         failures += [outcome.error for outcome in outcomes if outcome.error]
         # A login that fails gives the same line for each project.
@@ -106,6 +105,7 @@ class _AccountingRun:
         selected: list[Selected],
         stuck: Mapping[str, ApplianceError],
     ) -> list[ProjectOutcome]:
+        self.projects.check_clocks()
         end = self._end()
         logger.info("%d projects, up to %s", len(selected), end.isoformat(timespec="seconds"))
 
@@ -142,13 +142,6 @@ class _AccountingRun:
     def _end(self) -> datetime:
         """Return the end of this run's windows: at most the host's time, and the cloud's."""
         latest = self.cloud.server_time()
-        offset = self.cloud.transport.keystone_offset or timedelta(0)
-        if abs(offset) > MAX_SKEW:
-            logger.warning(
-                "the clocks of this host and of %s differ by %s; set them by NTP",
-                self.cloud.host,
-                abs(offset),
-            )
         asked = self.configuration.period.end
         if asked is not None and asked > latest:
             logger.warning("extract-to %s is in the future; records end now", asked.isoformat())

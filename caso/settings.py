@@ -33,6 +33,7 @@ from caso.sources import registry as sources
 from caso.sources.source import BENCHMARK_TYPE, BENCHMARK_VALUE, Names
 
 _SPOOL = "/var/spool/caso"
+_STATE = "/var/lib/fedcloud/caso"
 # cASO 1 had its files directly in /etc.
 _MAPPINGS = ("/etc/caso/voms.json", "/etc/voms.json")
 _FILES = ("/etc/caso/caso.conf", "/etc/caso.conf")
@@ -74,6 +75,12 @@ class CasoConfiguration:
     since: datetime | None
     """Start of the first window of a project without a checkpoint; None for the beginning."""
     parallel: int
+    state: Path
+    """Directory of files that only this program reads: the memory of names and servers."""
+    names_age: timedelta
+    """How long the name of a user or the property of an image is remembered; 0 for not at all."""
+    max_skew: timedelta
+    """The difference of clocks above which nothing is spooled."""
     is_dry_run: bool
     log_file: Path | None
     is_debug: bool
@@ -194,6 +201,16 @@ def _configuration(
         period=_period(settings),
         since=since,
         parallel=settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),
+        # Sites with several clouds on one host have a spool directory for each.
+        state=layout.path(_STATE) if spool == layout.path(_SPOOL) else spool,
+        names_age=timedelta(
+            hours=settings.integer("DEFAULT", "names_age", default=168, maximum=8760)
+        ),
+        max_skew=timedelta(
+            seconds=settings.integer(
+                "DEFAULT", "max_clock_skew", default=60, minimum=1, maximum=300
+            )
+        ),
         is_dry_run=settings.boolean("DEFAULT", "dry_run", default=False),
         log_file=oslo.log_file(settings, "caso-extract.log"),
         is_debug=settings.boolean("DEFAULT", "debug", default=False),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from caso.kinds.kind import UsageRecord
 from caso.kinds.months import ExtractionWindow
+from caso.memory.servers import ServerMemory, nothing
 from caso.sources.history import History, NoHistory
 
 if TYPE_CHECKING:  # it loads the OpenStack clients, which reading the settings does not need
@@ -43,6 +44,8 @@ class ProjectContext:
     """Takes a line for the log."""
     kinds: frozenset[str] = frozenset({"cloud"})
     """The kinds of record that have a destination."""
+    servers: ServerMemory = field(default_factory=nothing)
+    """What earlier runs have seen of the project's servers."""
     history: History = field(default_factory=NoHistory)
     """What earlier runs saw."""
     owners: dict[str, str] = field(default_factory=dict)

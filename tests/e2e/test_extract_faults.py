@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,6 +77,7 @@ def times(number: int, answer: Answer, path: str) -> Fault:
 
 BUSY = Answer(503, {"error": "busy"})
 LISTING = "/servers/detail"
+USAGE = "/os-simple-tenant-usage/"
 
 
 @pytest.mark.parametrize(
@@ -163,21 +165,16 @@ def test_novas_of_all_ages(newest: tuple[int, int], expect: int, tmp_path: Path)
             )
 
 
-@pytest.mark.parametrize("extract_from", ["1970-01-01", "2026-01-01"])
-def test_a_cell_that_is_down_fails_the_project(extract_from: str, tmp_path: Path) -> None:
+def test_a_cell_that_is_down_fails_the_project(tmp_path: Path) -> None:
+    """A listing of changes lacks the servers of the cell, without a word."""
+    unknown = {"id": "a1", "status": "UNKNOWN", "tenant_id": "one", "created": "x"}
+
     def fault(request: Request) -> Answer | None:
-        if request.path.endswith(("/servers", LISTING)) and not request.query:
-            return Answer(
-                body={
-                    "servers": [
-                        {"id": "a1", "status": "UNKNOWN", "tenant_id": "one", "created": "x"}
-                    ]
-                }
-            )
-        return None
+        is_shown = request.path.endswith(("/servers", LISTING)) and not request.query
+        return Answer(body={"servers": [unknown]}) if is_shown else None
 
     with serving(Cloud(fault=fault)) as cloud:
-        (line,) = reported(run(cloud, tmp_path, "--extract-from", extract_from, expect=3))
+        (line,) = reported(run(cloud, tmp_path, expect=3))
         assert line == (
             "caso-extract: project one (one): server a1: Nova lists it, but the cell that "
             "holds it does not answer; "
@@ -186,17 +183,51 @@ def test_a_cell_that_is_down_fails_the_project(extract_from: str, tmp_path: Path
         assert seconds(tmp_path) == {}
 
 
+def test_a_cell_that_is_down_fails_usage(tmp_path: Path) -> None:
+    """Nova reads usage from the database of each cell in turn, and answers 500."""
+    with serving(Cloud(fault=times(9, Answer(500, {}), USAGE))) as cloud:
+        (line,) = reported(run(cloud, tmp_path, "--extract-from", "2026-11-01", expect=3))
+        assert "still answers 500" in line
+        assert seconds(tmp_path) == {}
+
+
 def test_a_clock_that_is_fast_makes_no_hole(tmp_path: Path) -> None:
     """The window ends where Keystone's clock stands, when that is behind ours."""
-    with serving(Cloud(clock_offset=-timedelta(minutes=30))) as cloud:
+    with serving(Cloud(clock_offset=-timedelta(seconds=40))) as cloud:
         shown = run(cloud, tmp_path)
         reached = datetime.fromisoformat((tmp_path / "var/spool/caso/lastrun.one").read_text())
-        assert timedelta(minutes=29) < datetime.now(UTC) - reached < timedelta(minutes=31)
-        assert "the clocks of this host and of" in shown.stderr
-    with serving(Cloud(clock_offset=timedelta(minutes=30))) as cloud:
+        assert timedelta(seconds=30) < datetime.now(UTC) - reached < timedelta(seconds=100)
+        host = cloud.url.removeprefix("http://")
+        for service in ("Keystone", "Nova", "Glance"):
+            assert shown.stderr.count(f"{service} ({host}): its clock is ") == 1
+    with serving(Cloud(clock_offset=timedelta(seconds=40))) as cloud:
         run(cloud, tmp_path)
         reached = datetime.fromisoformat((tmp_path / "var/spool/caso/lastrun.one").read_text())
         assert datetime.now(UTC) - reached < timedelta(seconds=30)
+
+
+@pytest.mark.parametrize("service", ["v3", "compute", "image"])
+def test_f_a5_nothing_is_spooled_while_a_clock_is_wrong(service: str, tmp_path: Path) -> None:
+    """A Keystone 40 days behind was a warning, and the clocks of other services were not read."""
+    with serving(Cloud(offsets={service: -timedelta(days=40)})) as cloud:
+        (line,) = reported(run(cloud, tmp_path, expect=3))
+        assert re.search(r"its clock is (39 days, 23:59:|40 days, 0:00:)", line)
+        assert "behind this host's; set both by NTP (max_clock_skew is 60 s)" in line
+        assert seconds(tmp_path) == {}
+        assert not list((tmp_path / "var/spool/caso").glob("lastrun*"))
+        cloud.offsets = {}
+        run(cloud, tmp_path)
+        assert len(seconds(tmp_path)) == 10
+
+
+def test_f_a5_clocks_that_nobody_shows(tmp_path: Path) -> None:
+    """Without a Date the host's clock is compared with the times of Keystone's tokens."""
+    with serving(Cloud(has_dates=False)) as cloud:
+        shown = run(cloud, tmp_path)
+        assert shown.stderr.count("no answer of the cloud has a Date header") == 1
+        cloud.clock_offset = timedelta(days=-10)
+        (line,) = reported(run(cloud, tmp_path, expect=3))
+        assert "its clock is 9 days, 23:59:" in line
 
 
 def test_a_server_that_makes_no_sense_is_set_aside(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from tests.simulators.openstack import Answer, Cloud, Fault, Request, serving
 
 PROGRAM = Path(sys.prefix) / "bin/caso-extract"
 LISTING = "/servers/detail"
+USAGE = "/os-simple-tenant-usage/"
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +51,11 @@ def command(cloud: Cloud, root: Path, **options: str) -> list[str]:
     return ["--root", str(root), "--config-file", str(configuration)]
 
 
-def only(project: str, answer: Answer | Callable[[], Answer]) -> Fault:
+def only(project: str, answer: Answer | Callable[[], Answer], path: str = LISTING) -> Fault:
     """Answer listings of one project's servers so."""
 
     def fault(request: Request) -> Answer | None:
-        if LISTING in request.path and clouds[-1].scope_of(request.token) == project:
+        if path in request.path and clouds[-1].scope_of(request.token) == project:
             return answer() if callable(answer) else answer
         return None
 
@@ -94,11 +95,11 @@ FAILURES: list[tuple[str, Fault, int, str, dict[str, float]]] = [
         3, "still answers 503", {"projects_left": 2},
     ),
     (
-        "one item", only("two", Answer(500, {})),
+        "one item", only("two", Answer(500, {}), USAGE),
         1, "project two (two): ", {"projects_left": 1, "projects_failed": 1},
     ),
     (
-        "all items", lambda r: Answer(500, {}) if LISTING in r.path else None,
+        "all items", lambda r: Answer(500, {}) if USAGE in r.path else None,
         3, "project one (one): ", {"projects_left": 2, "projects_failed": 2},
     ),
     (
@@ -122,6 +123,8 @@ def test_the_record_of_a_run_that_fails(
     """F-S2: status, reason and figures are those of this run."""
     with two_projects() as cloud:
         good_run(cloud, tmp_path)
+        # Servers that are remembered are not asked for.
+        (tmp_path / "var/lib/fedcloud/caso/memory.sqlite").unlink()
         cloud.fault = fault
         assert extract.main(command(cloud, tmp_path)) == status
     said = run_records.read(tmp_path, "caso-extract")
@@ -197,7 +200,7 @@ def test_the_record_of_a_run_that_is_stopped(tmp_path: Path) -> None:
 
     with two_projects() as cloud:
         good_run(cloud, tmp_path)
-        cloud.fault = only("two", wait)
+        cloud.fault = only("two", wait, USAGE)
         running = [str(PROGRAM), *command(cloud, tmp_path, parallel_projects="1")]
         with subprocess.Popen(running, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert asked.wait(60)

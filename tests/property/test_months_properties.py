@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from caso.kinds.months import SECOND, ExtractionWindow, cuts
-from caso.sources.nova import OVERLAP
+from caso.sources.listing import OVERLAP
 
 BEGIN = datetime(2025, 11, 1, tzinfo=UTC)
 LAST = datetime(2026, 6, 30, 23, 59, 59, tzinfo=UTC)

@@ -6,7 +6,7 @@ what comes from the simulated cloud's own lists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -34,7 +34,7 @@ def client(service: openstack.Cloud, **more: Any) -> Cloud:
     return Cloud(Access("v3password", url, options, **more))
 
 
-def ids(found: Iterator[dict[str, Any]], key: str = "id") -> list[str]:
+def ids(found: Iterable[dict[str, Any]], key: str = "id") -> list[str]:
     return [one[key] for one in found]
 
 
@@ -135,6 +135,7 @@ def test_b11_addresses_are_those_of_the_project(service: openstack.Cloud) -> Non
     ]
     scope = client(service).project("one")
     assert ids(network.floating_ips(scope)) == [f"one{n}" for n in range(9)]
+    scope = client(service).project("one")
     everything = Answer(body={"floatingips": service.addresses})
     service.fault = lambda request: everything if "floatingips" in request.path else None
     assert ids(network.floating_ips(scope)) == [f"one{n}" for n in range(9)]

@@ -73,7 +73,8 @@ def test_warnings_from_two_seconds_on_and_a_refusal_above_the_limit() -> None:
     assert clocks.judge(LIMIT) == []
     noted(clocks, 30.0)
     (line,) = clocks.judge(LIMIT)
-    assert line == "Nova (nova:8774): its clock is 29.9 s ahead of this host's; set both by NTP"
+    assert line == "Nova (nova:8774): its clock is 30 s ahead of this host's; set both by NTP"
+    assert clocks.judge(LIMIT) == []  # once in a run
     noted(clocks, -100.0)
     with pytest.raises(ClockSkew) as raised:
         clocks.judge(LIMIT)

@@ -44,6 +44,7 @@ class Clocks:
         self._lock = threading.Lock()
         self._known: dict[str, _Bounds] = {}
         self._has_dates = False
+        self._warned: set[str] = set()
 
     def note_date(
         self, service: str, host: str, header: str, *, sent: datetime, received: datetime
@@ -69,15 +70,15 @@ class Clocks:
             return {name: bounds.offset for name, bounds in self._known.items()}
 
     def judge(self, limit: timedelta) -> list[str]:
-        """Return warnings about clocks that differ by two seconds or more.
+        """Return warnings about clocks that differ by two seconds or more, each clock's once.
 
         Raises:
             ClockSkew: one differs by more than ``limit``.
 
         """
         with self._lock:
-            known = dict(self._known)
-        found: list[str] = []
+            known, warned = dict(self._known), set(self._warned)
+        found: dict[str, str] = {}
         for service, bounds in sorted(known.items()):
             if abs(bounds.offset) < min(WARNED, limit):
                 continue
@@ -86,14 +87,16 @@ class Clocks:
             if abs(bounds.offset) > limit:
                 remedy = f"set both by NTP (max_clock_skew is {limit.total_seconds():g} s)"
                 raise ClockSkew(subject, words, remedy)
-            found.append(f"{subject}: {words}; set both by NTP")
+            found[service] = f"{subject}: {words}; set both by NTP"
         if not self._has_dates:
             others = ", except for the times of Keystone's tokens" if known else ""
-            found.append(
+            found[""] = (
                 "no answer of the cloud has a Date header, so the clocks of its services and of"
                 f" this host are not compared{others}"
             )
-        return found
+        with self._lock:
+            self._warned |= found.keys()
+        return [line for service, line in found.items() if service not in warned]
 
     def _note(self, service: str, host: str, least: timedelta, most: timedelta) -> None:
         with self._lock:
@@ -103,5 +106,5 @@ class Clocks:
 
 def _length(offset: timedelta) -> str:
     seconds = abs(offset).total_seconds()
-    shown = f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))  # noqa: PLR2004
+    shown = f"{seconds:.0f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))  # noqa: PLR2004
     return f"{shown} {'ahead of' if offset > _NONE else 'behind'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 
 from keystoneauth1 import exceptions
 
@@ -72,11 +72,14 @@ def may_list_users(cloud: Cloud, scope: Scope) -> bool:
 
 
 class UserNames:
-    """Names of users by id. Each is requested once, and none after the first refusal."""
+    """Names of users by id. Each is requested once, and none after the first refusal.
 
-    def __init__(self, cloud: Cloud) -> None:
+    ``known`` has the names of earlier runs and gets those of this one, None for a deleted user.
+    """
+
+    def __init__(self, cloud: Cloud, known: MutableMapping[str, str | None] | None = None) -> None:
         self._cloud = cloud
-        self._names: dict[str, str | None] = {}
+        self._names = {} if known is None else known
         # The first refusal takes this lock for good, so only one of several threads logs it.
         self._refusal = threading.Lock()
         self._locks = Locks()
@@ -87,19 +90,16 @@ class UserNames:
         The request goes to the scope of the system if the account has it, else to ``scope``.
         """
         with self._locks.of(user_id):
-            if user_id not in self._names:
-                self._names[user_id] = (
-                    None
-                    if self._refusal.locked()
-                    else self._ask(user_id, self._cloud.system or scope)
-                )
-            return self._names[user_id]
+            if user_id not in self._names and not self._refusal.locked():
+                self._ask(user_id, self._cloud.system or scope)
+            return self._names.get(user_id)
 
-    def _ask(self, user_id: str, scope: Scope) -> str | None:
+    def _ask(self, user_id: str, scope: Scope) -> None:
+        """Note the name of a user, unless the account may not see it."""
         try:
-            return self._named(user_id, scope)
+            self._names[user_id] = self._named(user_id, scope)
         except exceptions.NotFound:
-            return None
+            self._names[user_id] = None
         except _REFUSED:
             if self._refusal.acquire(blocking=False):
                 access = self._cloud.access
@@ -108,7 +108,6 @@ class UserNames:
                     " so records have no GlobalUserName; %s",
                     *(self._cloud.host, access.account, access.grant("--system all")),
                 )
-            return None
 
     def _named(self, user_id: str, scope: Scope) -> str:
         with understood(self._cloud.host, "Keystone", passing=(exceptions.NotFound, *_REFUSED)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+
 from appliance.core.cloud.glance import FORBIDDEN, NOT_FOUND, Glance, GlanceRefusal, Image
 from appliance.core.cloud.locks import Locks
 from appliance.core.cloud.session import Scope
@@ -9,22 +11,26 @@ from appliance.core.run.errors import CHECK_LOGS, Unavailable
 
 
 class ImageProperties:
-    """One property of images by id. An image may be visible to some projects only."""
+    """One property of images by id. An image may be visible to some projects only.
 
-    def __init__(self, name: str) -> None:
+    ``known`` has the answers of earlier runs and gets those of this one, under the id of the image:
+    None if it lacks the property. One that a project does not see has None under ``PROJECT/IMAGE``.
+    """
+
+    def __init__(self, name: str, known: MutableMapping[str, str | None] | None = None) -> None:
         self._name = name
-        self._found: dict[str, str | None] = {}
-        self._hidden: set[tuple[str, Scope]] = set()
+        self._found = {} if known is None else known
         self._locks = Locks()
 
     def get(self, image_id: str, scope: Scope) -> str | None:
         """Return the property; None if the image lacks it, was deleted, or is not visible."""
         with self._locks.of(image_id):
             # A property is the same for all projects; an image is hidden from some only.
-            if image_id not in self._found and (image_id, scope) not in self._hidden:
+            hidden = f"{scope.project_id}/{image_id}"
+            if image_id not in self._found and hidden not in self._found:
                 image = _image(image_id, scope)
                 if image is None:
-                    self._hidden.add((image_id, scope))
+                    self._found[hidden] = None
                 else:
                     value = image.get(self._name)
                     self._found[image_id] = value if isinstance(value, str) else None

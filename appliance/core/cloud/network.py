@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from appliance.core.cloud import answers, pages
@@ -13,8 +13,8 @@ FloatingIP = dict[str, Any]
 SERVICE = "network"
 
 
-def floating_ips(scope: Scope) -> Iterator[FloatingIP]:
-    """Yield the floating IP addresses of the scope's project.
+def floating_ips(scope: Scope) -> Sequence[FloatingIP]:
+    """Return the floating IP addresses of the scope's project, which are requested once.
 
     Neutron shows an administrator's account those of all projects, so the project is always part of
     the query and of each answer that counts.
@@ -24,7 +24,12 @@ def floating_ips(scope: Scope) -> Iterator[FloatingIP]:
         Unavailable: Neutron does not answer, or the catalog has none (`Scope.offers`).
 
     """
+    if SERVICE not in scope.kept:
+        scope.kept[SERVICE] = _listed(scope)
+    return scope.kept[SERVICE]
 
+
+def _listed(scope: Scope) -> list[FloatingIP]:
     def fetch(url: str) -> Any:
         response = scope.network.get(url, raise_exc=False)
         what = "floating IP addresses"
@@ -41,7 +46,7 @@ def floating_ips(scope: Scope) -> Iterator[FloatingIP]:
         query={"project_id": str(scope.project_id), "limit": pages.PAGE_SIZE},
         added={"project_id": str(scope.project_id), "limit": pages.PAGE_SIZE},
     )
-    return (address for address in listed if _owner(address) == scope.project_id)
+    return [address for address in listed if _owner(address) == scope.project_id]
 
 
 def _owner(address: FloatingIP) -> object:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keystoneauth1 import exceptions
 from keystoneauth1.adapter import Adapter
@@ -33,6 +33,8 @@ class Scope:
 
     def __init__(self, transport: Transport, plugin: BaseIdentityPlugin, access: Access) -> None:
         self.access = access
+        self.kept: dict[str, list[dict[str, Any]]] = {}
+        """Short listings that the readers of this scope share, by the service's type."""
         self._transport = transport
         self._plugin = plugin
         self._endpoints = {"interface": access.interface, "region_name": access.region}
