@@ -141,6 +141,8 @@ def test_a_flavor_without_a_name() -> None:
     found = conversion.flavor(item)
     assert (found.name, found.ephemeral, found.is_public) == ("", 7, True)
     assert conversion.flavor(offering_cloud.flavor("1")).name == "flavor 1"
+    none = offering_cloud.flavor("1", **{"OS-FLV-EXT-DATA:ephemeral": None})
+    assert conversion.flavor(none).ephemeral == 0
 
 
 def test_servers_by_state() -> None:
@@ -151,3 +153,4 @@ def test_servers_by_state() -> None:
     assert conversion.servers(listed) == ServerCounts(2, 1, 2, 10)
     del listed[4]["flavor"]["vcpus"]  # a Nova before 2.47
     assert conversion.servers(listed).vcpus == 6
+    assert conversion.servers(listed[:1]) == ServerCounts(1, 0, 0, 0)

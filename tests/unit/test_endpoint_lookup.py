@@ -99,6 +99,28 @@ def test_a_url_is_compared_as_a_place(gocdb: Gocdb, tmp_path: Path, url: str) ->
     assert look_up(tmp_path, gocdb).id == "7G0"
 
 
+@pytest.mark.parametrize("url", ["https://[half/v3", "https://k.example.org:many/v3"])
+def test_an_entry_whose_url_is_none_stops_no_other(gocdb: Gocdb, tmp_path: Path, url: str) -> None:
+    gocdb.services[0] = Service("9G0", "EXAMPLE-SITE", url)
+    assert look_up(tmp_path, gocdb).id == "7G0"
+
+
+def test_another_host_is_another_place(gocdb: Gocdb, tmp_path: Path) -> None:
+    other = Service("9G0", "EXAMPLE-SITE", KEYSTONE.replace("k.example.org", "other.example.org"))
+    gocdb.services = [other, OURS]
+    assert look_up(tmp_path, gocdb).id == "7G0"
+
+
+def test_a_proxy_that_does_not_answer_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert look_up(tmp_path, "https://gocdb.example.org/public/") == GocdbEntry()
+    assert "the proxy 127.0.0.1:9" in caplog.text
+
+
 def test_port_443_is_the_port_of_https(gocdb: Gocdb, tmp_path: Path) -> None:
     gocdb.services = [Service("7G0", "EXAMPLE-SITE", "https://k.example.org:443/v3")]
     assert look_up(tmp_path, gocdb, "https://k.example.org/v3").id == "7G0"
