@@ -48,9 +48,15 @@ def _normal_above(dn: str) -> str:
     return ldif.normalise_dn(dn)
 
 
+def parent(dn: Dn) -> Dn:
+    """Return the name above a name; empty for a name of one part."""
+    own, _, above = dn.partition(",")
+    return Dn(ldif.parent(dn) if own.endswith("\\") else above)
+
+
 def ancestors(dn: Dn) -> Iterator[Dn]:
     """Yield the names above a name, nearest first."""
-    while dn := Dn(ldif.parent(dn)):
+    while dn := parent(dn):
         yield dn
 
 
@@ -111,7 +117,7 @@ def _checked_name(entry: Entry) -> Dn:
     may_be_empty = "=," in name or "=+" in name
     if may_be_empty and not all(value for rdn in ldif.parse_dn(name) for _, value in rdn):
         raise LdifError(shortened(dn), "has an empty value in its name")
-    own = name.removesuffix(ldif.parent(name))
+    own = name.removesuffix(parent(name))
     # slapd spells an escaped character with three bytes, the normal form with two
     if len(own.encode()) - 1 + own.count("\\") > LONGEST_RELATIVE:
         cause = f"begins with a name of more than {LONGEST_RELATIVE} bytes, too long for slapd"
@@ -137,13 +143,13 @@ def complete(tree: Mapping[Dn, Entry]) -> tuple[dict[Dn, Entry], list[Dn]]:
     A missing parent is added if its name alone defines it (GLUE2GroupID=…), up to
     `MOST_CONTAINERS` in a row.
     """
-    if SUFFIX in tree and all(ldif.parent(dn) in tree for dn in tree if dn != SUFFIX):
+    if SUFFIX in tree and all(parent(dn) in tree for dn in tree if dn != SUFFIX):
         return dict(tree), []  # the common case, without sorting
     whole: dict[Dn, Entry] = {SUFFIX: tree.get(SUFFIX) or _container(SUFFIX)}
     left_out = []
     for dn in sorted_by_depth(tree):
         # the common case first: looking through all ancestors costs more than one look-up
-        has_parent = ldif.parent(dn) in whole
+        has_parent = parent(dn) in whole
         missing = [] if has_parent else [name for name in ancestors(dn) if name not in whole]
         if len(missing) <= MOST_CONTAINERS and all(map(_is_container, missing)):
             whole |= {name: _container(name) for name in reversed(missing)}

@@ -134,7 +134,9 @@ def _version(source: LdifSource, scratch: Path | None, stop: threading.Event) ->
     ):
         if programs.run(asked, output, errors, stop) == 0:
             output.seek(0)
-            return str(output.read(), "ascii", "replace").strip()
+            printed = output.read(_LONGEST_VERSION + 1)
+            if len(printed) <= _LONGEST_VERSION:
+                return str(printed, "ascii", "replace").strip()
     return ""
 
 

@@ -237,15 +237,13 @@ def merge(last: Mapping[str, LastGood], expiry: Expiry) -> tuple[Tree, int, list
     parts: dict[str, Tree] = {}
     for name, source in last.items():
         part = publishable(source, expiry)
-        repeated = []
-        for dn, entry in part.items():
-            if entry is not source.tree[dn]:
-                stale.add(dn)
-                old.setdefault(dn, entry)
-            elif dn in source.absent:
-                old.setdefault(dn, entry)
-            elif merged.setdefault(dn, entry) is not entry and dn not in BASE:
-                repeated.append(dn)
+        latest = part
+        if part is not source.tree or source.absent:
+            latest, older = _divided(part, source)
+            stale |= {dn for dn, entry in older.items() if entry is not source.tree[dn]}
+            old = older | old
+        repeated = [dn for dn in latest.keys() & merged.keys() if dn not in BASE]
+        merged = {**latest, **merged}
         problems += _contradictions(name, part, repeated, merged, parts)
         parts[name] = part
     found = old | merged
@@ -255,6 +253,16 @@ def merge(last: Mapping[str, LastGood], expiry: Expiry) -> tuple[Tree, int, list
         [printable(f"{source_of(last, dn)}: {shortened(found[dn].dn)}: {words}") for dn in orphans]
     )
     return whole, len(stale - merged.keys()), problems
+
+
+def _divided(part: Tree, source: LastGood) -> tuple[Tree, dict[Dn, Entry]]:
+    """Return the entries that the latest answer of a source has, and those that it lacks."""
+    latest: dict[Dn, Entry] = {}
+    older: dict[Dn, Entry] = {}
+    for dn, entry in part.items():
+        is_latest = entry is source.tree[dn] and dn not in source.absent
+        (latest if is_latest else older)[dn] = entry
+    return latest, older
 
 
 def source_of(last: Mapping[str, LastGood], dn: Dn) -> str:
