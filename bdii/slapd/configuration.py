@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from appliance.core.run import place
 from bdii.settings import BdiiSettings
 from bdii.slapd import infosys
 from bdii.tree import SUFFIX
@@ -90,6 +91,13 @@ def _text(settings: BdiiSettings, directory: Path) -> str:
         "readonly on",
     ]
     return "\n".join([*lines, ""])
+
+
+def room_remedy(settings: BdiiSettings) -> str:
+    """Return how to make room for a database; a container has it in its memory."""
+    if place.is_container():
+        return f"raise FEDCLOUD_MEMORY_BDII in {place.SETTINGS}, then systemctl restart bdii"
+    return f"free space in {settings.state / 'db'}"
 
 
 def messages(text: str) -> list[str]:

@@ -3,25 +3,31 @@
 A start of the service makes a new database, after a power cut too: the LDIF is the truth and the
 database a copy, which need not be synced to disk.
 
-    STATE/db/N/slapd.conf  infosys.schema  glue/  infosys/  tree.ldif, while it is loaded
+    STATE/db/N/slapd.conf  infosys.schema  glue/  infosys/
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import tempfile
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from appliance.core import files, ldif
 from appliance.core.glue import schema
 from appliance.core.ldif import Entry
 from appliance.core.run.errors import LocalFailure, Unavailable
 from bdii import tree
+from bdii.entry import formatted
 from bdii.messages import printable, shortened
 from bdii.settings import BdiiSettings
 from bdii.slapd import configuration
@@ -33,7 +39,8 @@ _TOOL_SECONDS = 600
 # The end of a message of slapadd: "(line=7)", "(line=7): (65) reason" or "(line=7): reason".
 _LINE = re.compile(r"\(line=(\d+)\)(?:: (?:\((\d+)\) )?(.*))?$")
 _ABORTED = "txn_aborted!"
-_TEXT = "tree.ldif"
+# A file system with less room is full: slapadd has failed for it, whatever the entry.
+_LEAST_ROOM = 1 << 20
 # Entries to search for, one after another, while slapadd fails without naming any.
 _MOST_CULPRITS = 10
 
@@ -71,8 +78,6 @@ def make(settings: BdiiSettings, wanted: Tree, directory: Path) -> Database:
                 raise
             found = _culprit(settings, accepted, directory, error)
         if not found:
-            # the database may lie in memory, where there is no room for a copy
-            (directory / _TEXT).unlink(missing_ok=True)
             return Database(directory, accepted, refused)
         _leave_out(accepted, refused, found)
 
@@ -166,27 +171,33 @@ def _culprit(
 def _load(settings: BdiiSettings, wanted: Tree, directory: Path) -> dict[Dn, str]:
     """Load a tree into a new database with slapadd; return the rejected entries and reasons."""
     _prepare(settings, directory)
-    text = directory / _TEXT
     lines: dict[int, Dn] = {}
-    number = 1
-    with files.named(text), text.open("w", encoding="ascii") as file:
-        for dn in tree.sorted_by_depth(wanted):
-            block = ldif.format_entry(wanted[dn]) + "\n"
-            lines[number] = dn
-            number += block.count("\n")
-            file.write(block)
     # -q: quick, without checks and syncs; -c: continue after a rejected entry
-    command = ["-f", str(directory / "slapd.conf"), "-b", SUFFIX, "-q", "-c", "-l", str(text)]
-    done = _run_tool(settings, "slapadd", *command)
+    command = ["-f", str(directory / "slapd.conf"), "-b", SUFFIX, "-q", "-c"]
+    # no file: the database may lie in memory, where there is no room for a copy
+    done = _run_tool(settings, "slapadd", *command, given=_text(wanted, lines))
+    if done.returncode and shutil.disk_usage(directory).free < _LEAST_ROOM:
+        error = OSError(errno.ENOSPC, "has no room for the tree", str(directory))
+        raise LocalFailure.from_os(error, remedy=configuration.room_remedy(settings))
     words = configuration.messages(done.stderr)
     # After an entry at which slapadd aborts the whole transaction, all messages are consequences.
     aborted = [line for line in words if _ABORTED in line and _LINE.search(line)][:1]
     refused = dict(_rejected(aborted or words, lines))
     if done.returncode and not refused:
         printed = " ".join(words)[-400:] or f"status {done.returncode}"
-        remedy = "check the free space and the schemas"
+        remedy = f"{configuration.room_remedy(settings)}, or check the schemas"
         raise _UnexplainedFailure(directory, f"slapadd failed: {printed}", remedy)
     return refused
+
+
+def _text(wanted: Tree, lines: dict[int, Dn]) -> Iterator[bytes]:
+    """Yield the LDIF of a tree, parents first, and note the lines in which its entries begin."""
+    number = 1
+    for dn in tree.sorted_by_depth(wanted):
+        block = formatted(wanted[dn]) + b"\n"
+        lines[number] = dn
+        number += block.count(b"\n")
+        yield block
 
 
 def _rejected(words: Sequence[str], lines: Mapping[int, Dn]) -> Iterator[tuple[Dn, str]]:
@@ -203,23 +214,36 @@ def _rejected(words: Sequence[str], lines: Mapping[int, Dn]) -> Iterator[tuple[D
 
 
 def _run_tool(
-    settings: BdiiSettings, name: str, *arguments: str
+    settings: BdiiSettings, name: str, *arguments: str, given: Iterable[bytes] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Run a tool of slapd: slapd itself, which acts by the name that it is called by."""
+    """Run a tool of slapd: slapd itself, which acts by the name that it is called by.
+
+    ``given`` is its standard input; a tool that ends before it has read all of it is not at fault.
+    """
     try:
-        return subprocess.run(
-            [name, *arguments],
-            executable=settings.slapd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TOOL_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        cause = f"{name} did not end within {_TOOL_SECONDS} s"
-        raise Unavailable(settings.slapd, cause, "check the load of this host") from None
+        with (
+            tempfile.TemporaryFile() as errors,
+            subprocess.Popen(
+                [name, *arguments],
+                executable=settings.slapd,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            ) as process,
+        ):
+            patience = threading.Timer(_TOOL_SECONDS, process.kill)
+            patience.start()
+            with contextlib.suppress(BrokenPipeError), cast("BinaryIO", process.stdin) as file:
+                file.writelines(given)
+            process.wait()
+            has_ended = patience.is_alive()
+            patience.cancel()
+            errors.seek(0)
+            printed = errors.read().decode(errors="replace")
     except OSError as error:
         remedy = "install slapd, or set SLAPD"
         raise LocalFailure.from_os(error, subject=settings.slapd, remedy=remedy) from error
+    if not has_ended:
+        cause = f"{name} did not end within {_TOOL_SECONDS} s"
+        raise Unavailable(settings.slapd, cause, "check the load of this host")
+    return subprocess.CompletedProcess([name], process.returncode, stderr=printed)

@@ -29,9 +29,9 @@ from appliance.core.directory import NO_SUCH_OBJECT, Directory, NoAnswer, Refuse
 from appliance.core.ldif import Entry, parent
 from appliance.core.run.errors import Unavailable
 from bdii import tree
-from bdii.messages import MOST_LINES, printable, shortened
+from bdii.messages import MOST_LINES, few, printable, shortened
 from bdii.plan import Add, Change, Delete, Modify, TreePlan, difference
-from bdii.slapd import bulk, infosys, served
+from bdii.slapd import bulk, configuration, infosys, served
 from bdii.slapd.infosys import Statistics
 from bdii.slapd.process import Slapd
 from bdii.tree import SUFFIX, Dn, Tree
@@ -41,6 +41,10 @@ logger = logging.getLogger(__name__)
 # Result codes (RFC 4511, appendix A) for a wrong entry: a retry with the same entry is useless.
 _LASTING = frozenset({17, 18, 19, 20, 21, 34, 64, 65, 69})
 
+# What slapd answers while its database cannot be written. After so many such answers in a row it is
+# full: further entries are not tried in this cycle, only removals, which make room.
+_OTHER = 80
+_MOST_UNWRITABLE = 20
 # From so many changes on, a pipeline is worth its own connection.
 _BULK_LEAST = 100
 _QUERY_TIME = timedelta(seconds=30)
@@ -84,18 +88,24 @@ class Applied:
         )
 
     def problems(self, source_of: Callable[[Dn], str]) -> list[str]:
-        """Return a line for each of the first failures, and one that counts the others.
+        """Return a line for each failure; of many with the same reason, for the first one.
 
         ``source_of`` returns the name of an entry's source, or nothing.
         """
-        lines = []
-        for change, reason in self.failed[:MOST_LINES]:
+        reasons: dict[str, list[Change]] = {}
+        for change, reason in self.failed:
             words = "not removed" if isinstance(change, Delete) else "not published"
-            line = f"{shortened(change.entry.dn)}: {words}: {reason}"
-            source = source_of(change.dn)
-            lines.append(printable(f"{source}: {line}" if source else line))
-        more = len(self.failed) - len(lines)
-        return lines + ([f"{more} more of this kind"] if more else [])
+            reasons.setdefault(f"{words}: {reason}", []).append(change)
+        lines = []
+        for reason, changes in reasons.items():
+            shown = changes[:1] if len(changes) > MOST_LINES else changes
+            for change in shown:
+                source = source_of(change.dn)
+                line = f"{shortened(change.entry.dn)}: {reason}"
+                lines.append(printable(f"{source}: {line}" if source else line))
+            if len(changes) > len(shown):
+                lines[-1] += f"; {len(changes) - 1} more entries for the same reason"
+        return few(lines)
 
 
 class Publisher:
@@ -112,6 +122,8 @@ class Publisher:
         self._suspects: dict[Dn, tuple[Entry, int]] = {}
         self._generation = 0
         self._is_unsure = False
+        # Answers in a row that the database cannot be written.
+        self._unwritable = 0
         # The version of the tree below o=infosys; empty: none; None: unknown.
         self._version: str | None = None
         self._compared = time.monotonic()
@@ -155,6 +167,7 @@ class Publisher:
         if not left:
             return applied
         self._withdraw_version()
+        self._unwritable = 0
         now = dict(self.published)
         # true until the end: an exception on the way leaves the result of some changes unknown
         self._is_unsure = True
@@ -277,6 +290,9 @@ class Publisher:
         """Make changes, taken from ``left``, until the connection breaks; return whether it did."""
         while left and not stop.is_set():
             change = left.popleft()
+            if self._unwritable >= _MOST_UNWRITABLE and not isinstance(change, Delete):
+                applied.failed.append((change, applied.failed[-1][1]))
+                continue
             try:
                 reason = self._change_one(directory, change, now)
             except NoAnswer as error:
@@ -325,11 +341,18 @@ class Publisher:
             if not (isinstance(change, Delete) and error.code == NO_SUCH_OBJECT):
                 if error.code in _LASTING:
                     self._failures[change.dn] = _KnownFailure(change.entry, error.cause)
+                if error.code == _OTHER:
+                    self._unwritable += 1
+                    return self._no_room(error.cause)
                 return error.cause
+        self._unwritable = 0
         self._failures.pop(change.dn, None)
         self._suspects.pop(change.dn, None)
         _change_tree(now, change)
         return ""
+
+    def _no_room(self, cause: str) -> str:
+        return f"{cause}; {configuration.room_remedy(self._slapd.settings)}"
 
 
 def _known(entries: Iterable[Entry], before: Tree) -> Tree:

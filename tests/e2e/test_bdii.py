@@ -1,6 +1,7 @@
 """The resource's BDII with a real slapd, seen by LDAP clients while providers change and fail."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -579,6 +580,32 @@ def test_a_full_disk_is_reported_and_the_published_tree_stays(tmp_path: Path) ->
     bdii.script("sleep 60")
     with running(bdii):
         bdii.wait_for_images(3)
+
+
+@pytest.mark.root
+def test_a_full_database_is_one_line_and_no_entry_is_lost(tmp_path: Path) -> None:
+    """Each of the other entries was tried one by one: the cycle had no end, and no line."""
+    bdii = Bdii(tmp_path, {"BDII_SHRINK_HOLD": 0})
+    bdii.provide(cloud(*(image(n, name="x" * 1000) for n in range(1000))))
+    databases = tmp_path / "state/db"
+    databases.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", databases], check=True)
+    try:
+        with running(bdii):
+            bdii.wait_for_images(1000)
+            bdii.wait_for_cycles(1)
+            bdii.provide(cloud(*(image(n, name="x" * 1000) for n in range(5000))))
+            words = "not published: refused by the directory: txn_commit failed (80)"
+            line = f"{words}; free space in {databases}"
+            bdii.wait_for(lambda: line in bdii.log, what="the line")
+            assert re.search(r"provider/cloud: GLUE2App.*; \d+ more entries for the same", bdii.log)
+            assert 1000 < len(images(bdii.entries())) < 5000
+            subprocess.run(["mount", "-o", "remount,size=64m", databases], check=True)
+            bdii.kick()
+            bdii.wait_for_images(5000)
+            bdii.wait_for(lambda: bdii.log.endswith(" 0 problems\n"), what="room again")
+    finally:
+        subprocess.run(["umount", "-l", databases], check=True)
 
 
 def test_full_disk_keeps_no_slapd_from_serving(tmp_path: Path) -> None:
