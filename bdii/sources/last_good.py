@@ -288,9 +288,9 @@ def _contradictions(
     return [
         printable(
             f"{name}: entries that differ from those of {other}, which are published: "
-            f"{len(names)}, such as {shortened(part[names[0]].dn)}"
+            f"{len(names)}, such as {shortened(part[min(names)].dn)}"
         )
-        for other, names in differing.items()
+        for other, names in sorted(differing.items())
     ]
 
 
