@@ -11,18 +11,13 @@ message is complete in a queue's staging directory, before it moves into the que
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from appliance.core import files
-from appliance.core.run.errors import LocalFailure
+from ssm.sqlite_file import SQLiteFile
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS received (
@@ -33,8 +28,6 @@ CREATE TABLE IF NOT EXISTS received (
 CREATE INDEX IF NOT EXISTS received_element ON received (queue, element);
 CREATE INDEX IF NOT EXISTS received_at ON received (at);
 """
-_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
-"""The disk is full and nothing was written. After other errors a commit may have happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,35 +56,21 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._guarded():
-            # Without isolation level sqlite3 begins no transactions of its own.
-            self._connection = sqlite3.connect(path, isolation_level=None)
-            try:
-                # A commit is one fsync of the write-ahead log; with FULL it is durable when it
-                # returns.
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.execute("PRAGMA synchronous = FULL")
-                self._connection.executescript(_SCHEMA)
-            except sqlite3.Error:
-                self._connection.close()
-                raise
+        # A commit is one fsync of the write-ahead log.
+        self._database = SQLiteFile(
+            path,
+            noun="the journal of received messages",
+            prepare=lambda connection: connection.executescript(_SCHEMA),
+        )
 
     def knows(self, key: MessageKey) -> bool:
         """Check whether a message has a row."""
         query = "SELECT 1 FROM received WHERE queue = ? AND signer = ? AND id = ? AND sha256 = ?"
-        with self._guarded():
-            return (
-                self._connection.execute(
-                    query, (key.queue, key.signer, key.id, key.sha256)
-                ).fetchone()
-                is not None
-            )
+        return self._has(query, key.queue, key.signer, key.id, key.sha256)
 
     def has_element(self, queue: str, element: str) -> bool:
         """Check whether an element has a row."""
-        query = "SELECT 1 FROM received WHERE queue = ? AND element = ?"
-        with self._guarded():
-            return self._connection.execute(query, (queue, element)).fetchone() is not None
+        return self._has("SELECT 1 FROM received WHERE queue = ? AND element = ?", queue, element)
 
     def add(self, rows: Iterable[tuple[MessageKey, str]], *, at: datetime) -> None:
         """Write rows of a key and the name of its element, durably, all or none."""
@@ -99,40 +78,18 @@ class Journal:
             (key.queue, key.signer, key.id, key.sha256, element, at.timestamp())
             for key, element in rows
         ]
-        with self._guarded(), self._transaction():
-            self._connection.executemany("INSERT INTO received VALUES (?, ?, ?, ?, ?, ?)", values)
+        with self._database.transaction() as connection:
+            connection.executemany("INSERT INTO received VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def forget(self, *, before: datetime) -> None:
         """Remove old rows."""
-        with self._guarded(), self._transaction():
-            self._connection.execute("DELETE FROM received WHERE at < ?", (before.timestamp(),))
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM received WHERE at < ?", (before.timestamp(),))
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        self._database.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) in _FULL:
-                raise OSError(errno.ENOSPC, "No space left on device", str(self.path)) from error
-            cause = f"the journal of received messages: {error}"
-            raise LocalFailure(self.path, cause, self._remedy()) from error
-
-    def _remedy(self) -> str:
-        if os.path.lexists(self.path) and not os.access(self.path, os.R_OK | os.W_OK):
-            return f"chown {os.geteuid()}:{os.getegid()} {files.shell_word(self.path)}"
-        return "check owner and mode; a file that is not a database may be moved away"
+    def _has(self, query: str, *values: str | bytes) -> bool:
+        with self._database.guarded():
+            return self._database.connection.execute(query, values).fetchone() is not None
