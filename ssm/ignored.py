@@ -17,6 +17,7 @@ IGNORED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "receiver": {
         "certificates": ("server_cert", "verify_server_cert", "cipher"),
         "messaging": ("path_type",),
+        "journal": ("path", "months"),
     },
     "STOMP": {"broker": ("authn_port", "system_cas"), "messaging": ("ams_project", "token")},
 }

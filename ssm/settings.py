@@ -2,7 +2,8 @@
 
 Extensions: ``[broker] host`` takes a list ``host:port, host:port``; ``[broker] authn_port`` and
 ``system_cas`` are for AMS; ``[certificates] cipher``; ``[messaging] max_message_size`` and
-``max_attempts``; ``check_crls`` takes the words of `CRLPolicy` beside true and false.
+``max_attempts``; the section ``[journal]``; ``check_crls`` takes the words of `CRLPolicy` beside
+true and false.
 """
 
 from __future__ import annotations
@@ -95,13 +96,25 @@ class LogSection:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalSection:
+    """The section [journal]: the journal of sent messages."""
+
+    path: Path
+    months: int
+    """How long rows are kept; 0: no journal."""
+
+
+@dataclass(frozen=True, slots=True)
 class SenderSettings:
     """The settings of `ssmsend`."""
 
     link: Link
     log: LogSection
+    journal: JournalSection
     path: Path
     """The spool."""
+    path_line: int
+    """The line that names it; 0 for the default."""
     max_message_size: int
     """Bytes of a message before it is signed."""
     server_cert: Path | None
@@ -182,10 +195,13 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
     if is_dirq:
         _check_spool(settings, spool)
     ignored.accept(settings, "sender")
+    place = settings.where("messaging", "path")
     return SenderSettings(
         link=link,
         log=_read_log(settings, layout.path("/var/log/apel/ssmsend.log"), console=True),
+        journal=_read_journal(settings, layout),
         path=spool,
+        path_line=place.line if place else 0,
         max_message_size=_read_size(settings),
         server_cert=server_cert,
         verify_server_cert=settings.boolean("certificates", "verify_server_cert", default=True),
@@ -389,6 +405,14 @@ def _read_size(settings: Settings) -> int:
         default=_MAX_MESSAGE_SIZE,
         minimum=1024,
         maximum=8 * _MAX_MESSAGE_SIZE,
+    )
+
+
+def _read_journal(settings: Settings, layout: Layout) -> JournalSection:
+    default = layout.path("/var/lib/fedcloud/ssm/sent.sqlite")
+    return JournalSection(
+        settings.path("journal", "path", default=default, is_output=True),
+        settings.integer("journal", "months", default=24, minimum=0, maximum=1200),
     )
 
 

@@ -105,7 +105,7 @@ JOBS = {
             "ssmsend",
             timedelta(hours=5),
             # `verify` is not among them: its file is on the host, which the container does not see.
-            verbs=frozenset({"spool", "failed", "requeue"}),
+            verbs=frozenset({"spool", "sent", "failed", "requeue"}),
             verb_program="ssmctl",
         ),
         Job(

@@ -34,7 +34,9 @@ PAGES: Mapping[str, Page] = {
             "caso.conf": "`/etc/caso/caso.conf`, in the form of oslo.config: `option = value`. Read"
             " by `caso-extract` and the other programs of accounting. `OS_SECTION__OPTION` in the"
             " environment wins over the file, a flag over both.",
-            "sender.cfg": "`/etc/apel/sender.cfg`: `option: value`. Read by `ssmsend`.",
+            "sender.cfg": "`/etc/apel/sender.cfg`, and each `*.cfg` in `/etc/apel/sender.d` for"
+            " [another destination](../how-to/two-destinations.md): `option: value`. Read by"
+            " `ssmsend`.",
             "receiver.cfg": "`/etc/apel/receiver.cfg`: `option: value`. Read by `ssmreceive`.",
         },
         (

@@ -10,44 +10,47 @@ from appliance.core import clock, files
 from appliance.core.run import cli, log, place
 from appliance.core.run.errors import ExitStatus, LocalFailure, UsageError
 from appliance.core.spool import Spool
-from ssm.sending.dead_letters import DeadLetters
+from ssm import destinations
+from ssm.cmds import sent, startup
+from ssm.sending.dead_letters import DeadLetter, DeadLetters
 from ssm.sending.directory_spool import DirectorySpool
-from ssm.settings import dead_letters_of, load_sender
+from ssm.settings import SenderSettings, dead_letters_of
 
-_CONFIG = "/etc/apel/sender.cfg"
 _CERTIFICATES = "/etc/grid-security/certificates"
 _MAX_BYTES = 64 * 1024 * 1024
 _CLOUD = b"APEL-cloud-message:"
 
 
 def _add_spool_arguments(parser: argparse.ArgumentParser) -> None:
+    startup.add_config_argument(parser)
     parser.add_argument(
-        "-c",
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help=f"configuration file of the sender (default: {_CONFIG})",
-    )
-    parser.add_argument(
-        "--path", type=Path, metavar="DIR", help="spool directory (default: the configuration's)"
+        "--path", type=Path, metavar="DIR", help="spool directory (default: the configurations')"
     )
 
 
-def _open_spool(arguments: argparse.Namespace) -> Spool:
-    """Return the spool that ``--path`` or the configuration names; it need not exist."""
-    layout = cli.layout(arguments)
+def _open_spools(arguments: argparse.Namespace) -> list[Spool]:
+    """Return the spools that ``--path`` or the configurations name; they need not exist."""
     if arguments.path is not None:
-        return Spool(arguments.path)
-    settings = load_sender(arguments.config or layout.path(_CONFIG), layout=layout)
+        return [Spool(arguments.path)]
+    found = destinations.load(cli.layout(arguments), only=arguments.config)
+    return [_spool(one.usable()) for one in found]
+
+
+def _spool(settings: SenderSettings) -> Spool:
     return Spool(settings.path) if settings.is_dirq else DirectorySpool(settings.path)
 
 
-def _list_spool(arguments: argparse.Namespace) -> ExitStatus:
+def _list_spools(arguments: argparse.Namespace) -> ExitStatus:
     """Print a line for each element: name, age, size in bytes, and whether it is locked."""
-    spool, at = _open_spool(arguments), clock.now()
-    if not spool.path.is_dir():
+    spools = _open_spools(arguments)
+    if not any(spool.path.is_dir() for spool in spools):
         remedy = "see [messaging] path, or give --path"
-        raise LocalFailure(spool.path, "the spool does not exist", remedy)
+        raise LocalFailure(spools[0].path, "the spool does not exist", remedy)
+    return max(_list_spool(spool) for spool in spools)
+
+
+def _list_spool(spool: Spool) -> ExitStatus:
+    at = clock.now()
     names = list(spool.names())
     for name in names:
         state = "locked" if spool.is_locked(name) else "waits"
@@ -61,7 +64,11 @@ def _list_spool(arguments: argparse.Namespace) -> ExitStatus:
 
 def _list_dead_letters(arguments: argparse.Namespace) -> ExitStatus:
     """Print a line for each dead letter: id, time, size in bytes, attempts and reason."""
-    dead_letters = DeadLetters(dead_letters_of(_open_spool(arguments).path))
+    return max(_list_dead_letters_of(spool) for spool in _open_spools(arguments))
+
+
+def _list_dead_letters_of(spool: Spool) -> ExitStatus:
+    dead_letters = DeadLetters(dead_letters_of(spool.path))
     letters = dead_letters.letters()
     for letter in letters:
         size = letter.body.lstat().st_size
@@ -83,13 +90,8 @@ def _add_requeue_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _requeue(arguments: argparse.Namespace) -> ExitStatus:
     """Move a dead letter back to the spool, and print its new name."""
-    spool = _open_spool(arguments)
-    dead_letters = DeadLetters(dead_letters_of(spool.path))
-    found = [one for one in dead_letters.letters() if one.message_id == arguments.id]
-    if not found:
-        remedy = f"list them with {place.command('ssmsend', 'ssmctl', 'failed')}"
-        raise UsageError(arguments.id, "is not a dead letter", remedy)
-    if not arguments.force and _is_of_cloud_records(found[0].body):
+    spool, dead_letters, letter = _find_dead_letter(arguments)
+    if not arguments.force and _is_of_cloud_records(letter.body):
         # The repository keeps the last record of a server and month, whatever its figures.
         again = place.command("caso", "caso-extract", "--extract-from", "TIME")
         raise UsageError(
@@ -99,8 +101,18 @@ def _requeue(arguments: argparse.Namespace) -> ExitStatus:
             " repeat the command with --force",
         )
     _require_owner(spool.path, arguments.id)
-    print(f"{arguments.id} is {dead_letters.requeue(found[0], spool)} in {spool.path} now")
+    print(f"{arguments.id} is {dead_letters.requeue(letter, spool)} in {spool.path} now")
     return ExitStatus.DONE
+
+
+def _find_dead_letter(arguments: argparse.Namespace) -> tuple[Spool, DeadLetters, DeadLetter]:
+    for spool in _open_spools(arguments):
+        dead_letters = DeadLetters(dead_letters_of(spool.path))
+        for letter in dead_letters.letters():
+            if letter.message_id == arguments.id:
+                return spool, dead_letters, letter
+    remedy = f"list them with {place.command('ssmsend', 'ssmctl', 'failed')}"
+    raise UsageError(arguments.id, "is not a dead letter", remedy)
 
 
 def _is_of_cloud_records(body: Path) -> bool:
@@ -159,12 +171,12 @@ def _verify(arguments: argparse.Namespace) -> ExitStatus:
 
 PROGRAM = cli.Program(
     "ssmctl",
-    "Look into spools, put messages back, and verify them.",
+    "Look into spools, list what was sent, put messages back, and verify them.",
     lambda _parser: None,
     cli.dispatch,
     verbs=(
         cli.Program(
-            "spool", "List the messages that wait to be sent.", _add_spool_arguments, _list_spool
+            "spool", "List the messages that wait to be sent.", _add_spool_arguments, _list_spools
         ),
         cli.Program(
             "failed",
@@ -178,6 +190,7 @@ PROGRAM = cli.Program(
             _add_requeue_arguments,
             _requeue,
         ),
+        sent.VERB,
         cli.Program(
             "verify",
             "Verify a signed message as a receiver would.",

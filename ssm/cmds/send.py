@@ -1,4 +1,4 @@
-"""`ssmsend`: send what is in the spool, once."""
+"""`ssmsend`: send what is in the spools, once: one spool and destination a configuration."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from appliance.core.run import cli, lock
-from appliance.core.run.errors import ExitStatus, LocalFailure
-from appliance.core.run.record import RunRecord, recorded
+from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
+from appliance.core.run.layout import Layout
+from appliance.core.run.record import RunRecord, read, recorded
+from appliance.core.senders import FIRST, FURTHER, LAST_DELIVERED
 from appliance.core.spool import Spool
+from ssm import destinations
 from ssm.cmds import startup
+from ssm.destinations import ConfiguredDestination
 from ssm.sending.claims import Claims
-from ssm.settings import SenderSettings, load_sender
+from ssm.sending.sent_journal import SentJournal
+from ssm.settings import SenderSettings
 
 if TYPE_CHECKING:  # start-up is a cost: most runs find an empty spool
     from ssm.sending.sender import Sender
 
-_CONFIG = "/etc/apel/sender.cfg"
 _FIGURES = (
     "messages_sent",
     "bytes_sent",
@@ -29,13 +34,14 @@ _FIGURES = (
     "dead_letters",
     "reconnects",
     "skipped",
+    "missing_in_journal",
 )
 logger = logging.getLogger("ssmsend")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's own flags."""
-    startup.add_arguments(parser, _CONFIG)
+    startup.add_arguments(parser, f"{FIRST} and {FURTHER}/*.cfg")
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -45,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit",
         type=startup.positive,
         metavar="N",
-        help="send at most N messages (default: all)",
+        help="send at most N messages of each spool (default: all)",
     )
     parser.add_argument(
         "--max-time",
@@ -57,20 +63,137 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Send, or only check the configuration."""
+    """Send, or only check the configurations."""
     os.umask(0o027)  # queues, locks and logs are for this user and group only
-    layout = cli.layout(arguments)
-    is_run = not (arguments.check_config or arguments.dry_run)
-    with recorded("ssmsend", layout.runs if is_run else None) as record:
-        record.counts = dict.fromkeys(_FIGURES, 0)
-        settings = load_sender(arguments.config or layout.path(_CONFIG), layout=layout)
-        startup.configure_log("ssmsend", settings, arguments)
-        claims = _open_spool(settings)
-        if is_run:
-            record.status = _send(settings, claims, record, arguments)
-        else:
-            record.status = _look(settings, claims.spool, arguments)
-        return record.status
+    return _Round(arguments).run()
+
+
+class _Round:
+    """One run over all configurations: a failure of one holds back no other."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments, self._layout = arguments, cli.layout(arguments)
+        self._is_run = not (arguments.check_config or arguments.dry_run)
+        self._end = time.monotonic() + arguments.max_time.total_seconds()
+        self._stop: startup.SignalFlag | None = None
+
+    def run(self) -> ExitStatus:
+        found = destinations.load(self._layout, only=self._arguments.config)
+        statuses: list[ExitStatus] = []
+        bugs: list[Exception] = []
+        for number, destination in enumerate(found):
+            if self._stop is not None and self._stop.is_up():
+                logger.warning("%s: not begun, because of SIGTERM", destination.path)
+                statuses.append(ExitStatus.PARTLY)
+                continue
+            # Each gets an equal share of the time that is left, so that none takes it all.
+            now = time.monotonic()
+            deadline = now + (self._end - now) / (len(found) - number)
+            try:
+                statuses.append(self._serve(destination, deadline, is_one_of_many=len(found) > 1))
+            except ApplianceError as error:
+                cli.report_in_form("ssmsend", error, self._arguments)
+                statuses.append(error.status)
+            except Exception as error:  # noqa: BLE001  a bug holds back no other destination, too
+                bugs.append(error)
+        if self._is_run and self._arguments.config is None:
+            _forget_others({destination.record for destination in found}, self._layout)
+        if bugs:
+            raise bugs[0]
+        return _together(statuses)
+
+    def _serve(
+        self, destination: ConfiguredDestination, deadline: float, *, is_one_of_many: bool
+    ) -> ExitStatus:
+        """Send the messages of one configuration, or check it."""
+        records = self._layout.runs if self._is_run else None
+        with recorded(destination.record, records) as record:
+            record.counts = {**dict.fromkeys(_FIGURES, 0), **self._last_delivered(destination)}
+            settings = destination.usable()
+            startup.configure_log("ssmsend", settings, self._arguments)
+            claims = _open_spool(settings)
+            if not self._is_run:
+                record.status = _look(settings, claims.spool, self._arguments)
+                return record.status
+            startup.announce("ssmsend", "sending")
+            if is_one_of_many:
+                logger.info("Configuration: %s", destination.path)
+            record.status = self._send(settings, claims, record, deadline)
+            return record.status
+
+    def _last_delivered(self, destination: ConfiguredDestination) -> dict[str, float]:
+        """Return the figure of earlier runs, which stays until a message is delivered."""
+        counts = (read(destination.record, self._layout.runs) or {}).get("counts")
+        found = counts.get(LAST_DELIVERED) if isinstance(counts, dict) else None
+        return {LAST_DELIVERED: found} if isinstance(found, int | float) else {}
+
+    def _send(
+        self, settings: SenderSettings, claims: Claims, record: RunRecord, deadline: float
+    ) -> ExitStatus:
+        spool = claims.spool
+        try:
+            with lock.hold(settings.lock):
+                claims.recover()
+                if next(spool.names(), None) is None and not spool.skipped:
+                    logger.info("No messages found to send.")
+                    status = _keep_journal(settings, record)
+                else:
+                    sender = self._sender(settings, claims, record, deadline)
+                    status = sender.run(limit=self._arguments.limit)
+                    logger.info("SSM run has finished.")
+                logger.info(startup.RULE)
+                return status
+        finally:
+            # Counted whatever ended the run: the figure is what lies in the spool now.
+            with contextlib.suppress(LocalFailure):
+                record.counts["left"] = spool.count()
+
+    def _sender(
+        self, settings: SenderSettings, claims: Claims, record: RunRecord, deadline: float
+    ) -> Sender:
+        from ssm.sending.packer import load_packer  # noqa: PLC0415  start-up is a cost
+        from ssm.sending.sender import Sender  # noqa: PLC0415
+        from ssm.transport.brokers import brokers_of  # noqa: PLC0415
+
+        packer = load_packer(settings)
+        self._stop = startup.SignalFlag(signal.SIGTERM)
+        return Sender(
+            settings,
+            claims,
+            packer=packer,
+            brokers=brokers_of(settings.link, trust=packer.trust),
+            record=record,
+            deadline=deadline,
+            is_stopping=self._stop.is_up,
+        )
+
+
+def _together(statuses: Sequence[ExitStatus]) -> ExitStatus:
+    """Return the exit status of a run over several configurations."""
+    found = set(statuses)
+    if len(found) == 1:
+        return found.pop()
+    # Nothing could be done in any of them, for different reasons.
+    if found == {ExitStatus.USAGE, ExitStatus.NOTHING}:
+        return ExitStatus.NOTHING
+    return ExitStatus.PARTLY
+
+
+def _forget_others(kept: Collection[str], layout: Layout) -> None:
+    """Remove the records of configurations that no longer exist."""
+    for path in layout.runs.glob("ssmsend-*"):
+        if path.suffix in (".json", ".prom") and path.stem not in kept:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _keep_journal(settings: SenderSettings, record: RunRecord) -> ExitStatus:
+    """Do the upkeep of the journal, which a run without messages rarely needs."""
+    journal = SentJournal(settings)
+    journal.finish()
+    for line in journal.failures():
+        record.fail(line)
+    return ExitStatus.PARTLY if record.failures else ExitStatus.DONE
 
 
 def _open_spool(settings: SenderSettings) -> Claims:
@@ -108,54 +231,12 @@ def _look(settings: SenderSettings, spool: Spool, arguments: argparse.Namespace)
     return ExitStatus.DONE
 
 
-def _send(
-    settings: SenderSettings, claims: Claims, record: RunRecord, arguments: argparse.Namespace
-) -> ExitStatus:
-    startup.announce("ssmsend", "sending")
-    spool = claims.spool
-    try:
-        with lock.hold(settings.lock):
-            claims.recover()
-            if next(spool.names(), None) is None and not spool.skipped:
-                logger.info("No messages found to send.")
-                status = ExitStatus.DONE
-            else:
-                sender = _sender(settings, claims, record, arguments)
-                status = sender.run(limit=arguments.limit)
-                logger.info("SSM run has finished.")
-            logger.info(startup.RULE)
-            return status
-    finally:
-        # Counted whatever ended the run: the figure is what lies in the spool now.
-        with contextlib.suppress(LocalFailure):
-            record.counts["left"] = spool.count()
-
-
-def _sender(
-    settings: SenderSettings, claims: Claims, record: RunRecord, arguments: argparse.Namespace
-) -> Sender:
-    from ssm.sending.packer import load_packer  # noqa: PLC0415  start-up is a cost
-    from ssm.sending.sender import Sender  # noqa: PLC0415
-    from ssm.transport.brokers import brokers_of  # noqa: PLC0415
-
-    packer = load_packer(settings)
-    return Sender(
-        settings,
-        claims,
-        packer=packer,
-        brokers=brokers_of(settings.link, trust=packer.trust),
-        record=record,
-        deadline=time.monotonic() + arguments.max_time.total_seconds(),
-        is_stopping=startup.SignalFlag(signal.SIGTERM).is_up,
-    )
-
-
 def main() -> int:
     """Run the program and return its exit status."""
     return cli.main(
         cli.Program(
             "ssmsend",
-            "Send the messages of a spool, signed, to a message broker.",
+            "Send the messages of one or more spools, signed, to message brokers.",
             add_arguments,
             run,
             version_flags=("-v", "--version"),

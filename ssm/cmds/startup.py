@@ -11,6 +11,7 @@ from pathlib import Path
 
 from appliance.core.run import cli
 from appliance.core.run.errors import LocalFailure
+from appliance.core.senders import FIRST, FURTHER
 from appliance.core.version import __version__
 from ssm.ignored import IGNORED_FLAGS
 from ssm.settings import LogSection, ReceiverSettings, SenderSettings
@@ -25,6 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser, config: str) -> None:
     )
     parser.add_argument(
         *IGNORED_FLAGS, metavar="FILE", help="ignored; the section [logging] replaces it"
+    )
+
+
+def add_config_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of commands that look at what `ssmsend` works on."""
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"configuration file of the sender (default: {FIRST} and {FURTHER}/*.cfg)",
     )
 
 

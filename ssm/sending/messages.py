@@ -5,29 +5,42 @@ cut between records and get ids of their own: ``NAME``, ``NAME.1``, ``NAME.2``. 
 the spool after the last of its parts.
 
     way out       when                                        element
-    settle        the broker has acknowledged it              removed
+    flush         the broker has acknowledged it, and the     removed
+                  journal of sent messages has it
     dead_letter   no run could ever send it                   moved to the queue of dead letters
     _leave        it cannot be read or moved aside            unlocked, stays for the next run
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import time
 from dataclasses import dataclass
+from datetime import datetime
 
+from appliance.core import clock
 from appliance.core.run.errors import LocalFailure
 from appliance.core.run.record import RunRecord
+from appliance.core.senders import LAST_DELIVERED
 from appliance.core.spool import ElementName
 from appliance.core.trust import mime
 from ssm import envelope
-from ssm.sending import split
-from ssm.sending.claims import Claims
+from ssm.sending import contents, split
+from ssm.sending.claims import MAX_ELEMENTS, Claims
 from ssm.sending.dead_letters import DeadLetters
 from ssm.sending.packer import Packer
+from ssm.sending.sent_journal import SentJournal, SentMessage
 from ssm.sending.suspects import Suspects
 from ssm.sending.window import SendWindow
 
 logger = logging.getLogger("ssm.ssm2")
+
+_FLUSH_SECONDS = 0.5
+"""How long an acknowledged message waits for others: each write of the journal waits for the disk.
+
+If the run is killed before, it is sent again, as messages in flight are.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,15 @@ class _Part:
     element: ElementName
     text: bytes
     is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Receipt:
+    """Where and when a message was acknowledged."""
+
+    broker: str
+    argo_id: str
+    at: datetime
 
 
 class Messages:
@@ -50,14 +72,23 @@ class Messages:
         suspects: Suspects,
         packer: Packer,
         dead_letters: DeadLetters,
+        journal: SentJournal,
         record: RunRecord,
     ) -> None:
         self._claims, self._window, self._suspects = claims, window, suspects
         self._packer, self._dead_letters, self._record = packer, dead_letters, record
+        self._journal = journal
         self.on_wire: dict[str, str] = {}
         """Names of messages by the ids under which they were sent."""
         self.sent = 0
-        self._argo_ids: dict[str, str] = {}
+        self._receipts: dict[str, _Receipt] = {}
+        self._settled: list[str] = []
+        """Messages that may leave the spool, as soon as the journal has them."""
+        self._settled_since = 0.0
+        self._digests: dict[ElementName, str] = {}
+        """SHA-256 of elements."""
+        self._contents: dict[str, tuple[int, contents.Contents]] = {}
+        """Size and records of messages."""
         self._parts: dict[str, _Part] = {}
         self._part_numbers: dict[ElementName, int] = {}
         """The last number given to a part, by element."""
@@ -71,6 +102,8 @@ class Messages:
         text = self._read(name)
         if text is None:
             return None
+        if self._journal.is_on:
+            self._contents[name] = (len(text), contents.read(text))
         try:
             return self._packer.pack(text, message_id=self._suspects.id_on_wire(name))
         except envelope.Unsendable as error:
@@ -87,10 +120,32 @@ class Messages:
             self._replace(name, halves)
         return bool(halves)
 
-    def confirm(self, name: str, argo_id: str) -> None:
-        """Take in a receipt and remove the elements that may now leave the spool."""
-        self._argo_ids[name] = argo_id
+    def confirm(self, name: str, argo_id: str, *, broker: str) -> None:
+        """Take in a receipt: the next `flush` removes the elements that may now leave the spool."""
+        self._receipts[name] = _Receipt(broker, argo_id, at=clock.now())
+        self._record.counts[LAST_DELIVERED] = self._receipts[name].at.timestamp()
         self._settle(self._window.receipt(name))
+
+    def flush_if_due(self) -> None:
+        """Flush when many messages or old ones wait for it."""
+        if self._settled:
+            age = time.monotonic() - self._settled_since
+            if age > _FLUSH_SECONDS or len(self._settled) >= MAX_ELEMENTS:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write the acknowledged messages to the journal, then remove them from the spool."""
+        settled, self._settled = self._settled, []
+        if not settled:
+            return
+        if self._journal.is_on:
+            self._journal.write([self._delivery(name) for name in settled])
+        for name in settled:
+            message_id, receipt = self._suspects.id_on_wire(name), self._receipts.pop(name)
+            logger.info("Broker received message: %s", message_id)
+            self._remove(name)
+            argo_id = f", Argo ID: {receipt.argo_id}" if receipt.argo_id else ""
+            logger.info("Sent %s%s", message_id, argo_id)
 
     def dead_letter(self, name: str, reason: str) -> None:
         """Move a message that can never be sent to the dead letters; if that fails, leave it."""
@@ -112,6 +167,7 @@ class Messages:
         logger.error("Message %s cannot be sent: %s; moved to %s", name, reason, path)
         self._record.add("dead_letters")
         self._record.fail(f"{name}: {reason}; it is now in {path}")
+        self.flush()  # while parts of the same element are known
         following = self._window.give_up(name)
         self._remove(name)
         self._settle(following)
@@ -134,6 +190,8 @@ class Messages:
             return None
         if name in self._parts:
             return text
+        if self._journal.is_on:
+            self._digests[ElementName(name)] = hashlib.sha256(text).hexdigest()
         texts = self._packer.parts(text)
         if len(texts) > 1:
             self._replace(name, texts)
@@ -158,28 +216,42 @@ class Messages:
             self._window.suspect(part)
 
     def _settle(self, names: list[str]) -> None:
-        for name in names:
-            message_id = self._suspects.id_on_wire(name)
-            logger.info("Broker received message: %s", message_id)
-            self._remove(name)
-            argo_id = self._argo_ids.pop(name, "")
-            logger.info("Sent %s%s", message_id, f", Argo ID: {argo_id}" if argo_id else "")
+        if names and not self._settled:
+            self._settled_since = time.monotonic()
+        self._settled += names
         self.sent += len(names)
         self._record.add("messages_sent", len(names))
+
+    def _delivery(self, name: str) -> SentMessage:
+        receipt, element = self._receipts[name], self._part(name).element
+        size, found = self._contents[name]
+        return SentMessage(
+            id=self._suspects.id_on_wire(name),
+            element=element,
+            sha256=self._digests[element],
+            size=size,
+            broker=receipt.broker,
+            argo_id=receipt.argo_id,
+            at=receipt.at,
+            contents=found,
+        )
 
     def _remove(self, name: str) -> None:
         """Remove a message that is safe elsewhere, and its element after the last part."""
         part = self._part(name)
         self._parts.pop(name, None)
+        self._contents.pop(name, None)
         if part.is_last:
             self._claims.settle(part.element)
             self._part_numbers.pop(part.element, None)
+            self._digests.pop(part.element, None)
         self.on_wire.pop(self._suspects.id_on_wire(name), None)
         self._suspects.removed(name)
 
     def _leave(self, name: str, reason: str) -> None:
         """Give back an element that this run can do nothing with, and all of its parts."""
         element = self._part(name).element
+        self.flush()  # while the parts of the element are known
         self._claims.refuse(element, reason)
         siblings = [key for key, other in self._parts.items() if other.element == element]
         for sibling in siblings or [name]:

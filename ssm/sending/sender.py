@@ -9,7 +9,8 @@
     draining     the run is over, receipts are missing    waits for them, for `_DRAIN_SECONDS`
 
     event                                      effect
-    receipt of a message in flight             the elements that the window names leave the spool;
+    receipt of a message in flight             the elements that the window names leave the spool
+                                               at the next flush, after the journal has them;
                                                breaks and silence count from 0 again
     any other receipt                          none: it is no sign of progress
     rejection with an error of its own         the run ends with that error
@@ -43,6 +44,7 @@ from ssm.sending.claims import Claims
 from ssm.sending.dead_letters import DeadLetters
 from ssm.sending.messages import Messages
 from ssm.sending.packer import Packer
+from ssm.sending.sent_journal import SentJournal
 from ssm.sending.suspects import Suspects, Treatment
 from ssm.sending.window import SendWindow
 from ssm.settings import SenderSettings
@@ -92,6 +94,7 @@ class Sender:
         self._deadline, self._is_stopping = deadline, is_stopping
         self._dead_letters = DeadLetters(settings.dead_letters)
         self._suspects = Suspects(settings.suspects, limit=settings.max_attempts)
+        self._journal = SentJournal(settings)
         self._window = SendWindow()
         self._messages = Messages(
             claims,
@@ -99,6 +102,7 @@ class Sender:
             suspects=self._suspects,
             packer=packer,
             dead_letters=self._dead_letters,
+            journal=self._journal,
             record=record,
         )
         self._connection: Connection | None = None
@@ -133,11 +137,20 @@ class Sender:
             logger.error("%s", failure)  # noqa: TRY400  one line, no traceback
         finally:
             self._close()
+            self._messages.flush()
+            self._finish_journal()
             left = self._claims.release()
             skipped = [*spool.skipped.values(), *self._dead_letters.skipped.values()]
             summary.name_skipped(skipped, self._record)
         summary.name_left(self._claims, left, self._record, is_complete=is_complete)
         return ExitStatus.PARTLY if self._record.failures else ExitStatus.DONE
+
+    def _finish_journal(self) -> None:
+        self._journal.finish()
+        self._record.counts["missing_in_journal"] = self._journal.lost
+        for line in self._journal.failures():
+            logger.error("%s", line)
+            self._record.fail(line)
 
     def _send_all(self, limit: int | None) -> bool:
         """Send block after block; return False when the run's time ended before the spool did."""
@@ -171,10 +184,12 @@ class Sender:
             if name is not None:
                 self._send(name, self._connection)
             self._handle_events(self._connection, wait=name is None)
+            self._messages.flush_if_due()
             self._claims.refresh()
         end = time.monotonic() + _DRAIN_SECONDS
         while self._connection is not None and window.in_flight and time.monotonic() < end:
             self._handle_events(self._connection, wait=True)
+        self._messages.flush()
 
     def _send(self, name: str, connection: Connection) -> None:
         wire = self._messages.pack(name)
@@ -224,7 +239,7 @@ class Sender:
         )
         # The broker works, so that held suspects can be tried again.
         self._window.release()
-        self._messages.confirm(name, argo_id)
+        self._messages.confirm(name, argo_id, broker=str(connection.broker))
 
     def _start_over(self, connection: Connection, end: Rejection | Lost) -> None:
         """Close a connection that has ended, and decide: blame a message, retry, or end the run.
@@ -234,6 +249,7 @@ class Sender:
 
         """
         self._close()
+        self._messages.flush()
         self._breaks += 1
         self._record.add("reconnects")
         in_flight = self._window.in_flight

@@ -134,8 +134,9 @@ def test_figures_beside_what_others_left(tmp_path: Path, trust: Trust) -> None:
 
 _MODULES = (
     "json, encodings.utf_8_sig, encodings.idna, encodings.unicode_escape, ssm.cmds.send, "
-    "ssm.sending.sender, ssm.sending.packer, ssm.transport.stomp, ssm.transport.brokers, "
-    "appliance.core.trust.ca_directory, appliance.core.trust.certificates, appliance.core.trust.tls"
+    "ssm.sending.sender, ssm.sending.packer, ssm.sqlite_file, ssm.transport.stomp, "
+    "ssm.transport.brokers, appliance.core.trust.ca_directory, "
+    "appliance.core.trust.certificates, appliance.core.trust.tls"
 )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,14 @@ def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
 
 def text(number: int) -> str:
     return f"APEL-cloud-message: v0.4\nVMUUID: {number}\n%%\n"
+
+
+def journalled(site: Site) -> list[str]:
+    """Return the ids in the journal of sent messages, each where it was written last."""
+    path = site.root / "var/lib/fedcloud/ssm/sent.sqlite"
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as opened:
+        ids = [name for (name,) in opened.execute("SELECT id FROM message ORDER BY number")]
+    return list(dict.fromkeys(reversed(ids)))[::-1]
 
 
 @dataclass(slots=True)
@@ -125,6 +134,7 @@ def sender_matrix(stage: Stage, *, with_a_bad_one: bool) -> KillMatrix:
         last = list(dict.fromkeys(reversed(ids)))[::-1]
         assert last == names, f"sent {ids}"
         assert len(ids) <= 2 * len(names)
+        assert journalled(stage.site) == names
         assert stage.site.opened(arrived[-1][1]) == text(3)
         assert stage.site.waiting() == stage.site.locks() == []
         assert [element["empaid"] for element in stage.site.buried()] == bad
@@ -153,6 +163,7 @@ def poison_matrix(stage: Stage) -> KillMatrix:
         ids = [name for name, _ in stage.sent()]
         assert list(dict.fromkeys(reversed(ids)))[::-1] == good, f"sent {ids}"
         assert stage.site.waiting() == stage.site.locks() == []
+        assert journalled(stage.site) == good
         assert [element["empaid"] for element in stage.site.buried()] == [names[2]]
         left = {path.name for path in stage.site.spool.parent.iterdir()}
         assert left <= {"openstack", ".openstack.ssm.lock", "failed"}
@@ -184,6 +195,7 @@ def parts_matrix(stage: Stage) -> KillMatrix:
         }
         last = list(dict.fromkeys(reversed([name for name, _ in stage.sent()])))[::-1]
         assert last == ids
+        assert journalled(stage.site) == ids
         assert len(arrived) == len(ids), "the same id with another text"
         found = b"\n".join(body for name, body in sorted(arrived) if name.startswith(names[1]))
         assert found.count(b"VMUUID") == 1199

@@ -61,7 +61,8 @@ def shipped_paths() -> frozenset[str]:
         found |= set(re.findall(r"^[df] (\S+)", (TOP / name).read_text(), re.MULTILINE))
     places = ("/usr/local/bin/appliance", "/opt/fedcloud/current", "/var/lib/fedcloud/version")
     newest = "/etc/cloudkeeper-os/cloudkeeper-os.conf"
-    return frozenset({*found, *places, newest, "/opt/fedcloud/VERSION/bin/appliance"})
+    copied = "/etc/apel/sender.d/storage.cfg"  # from the example beside it
+    return frozenset({*found, *places, newest, copied, "/opt/fedcloud/VERSION/bin/appliance"})
 
 
 def _below(folder: str) -> list[str]:

@@ -1,11 +1,13 @@
 """The shipped files keep the line numbers that the appliance's manual names."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from appliance.core.run.layout import Layout
+from ssm import destinations
 from ssm.settings import AMSAccess, Broker, SenderSettings, load_sender
 
 ETC = Path(__file__).parents[2] / "etc"
@@ -67,6 +69,27 @@ def test_sender_cfg_sends_to_today_s_egi(tmp_path: Path) -> None:
     assert settings.link.destination == "eu-egi-cloud-accounting"
     assert settings.path == Path("/var/spool/apel/outgoing/openstack")
     assert settings.warnings == ()
+
+
+def test_the_example_for_storage_is_whole_and_sends_nothing_until_it_is_renamed(
+    tmp_path: Path,
+) -> None:
+    assert [path.name for path in (ETC / "apel/sender.d").iterdir()] == ["storage.cfg.example"]
+    first = shipped_sender(tmp_path / "a", (ETC / "apel/sender.cfg").read_text())
+    text = (ETC / "apel/sender.d/storage.cfg.example").read_text()
+    settings = shipped_sender(tmp_path / "b", text)
+    assert settings.link.ams == first.link.ams
+    assert settings.link.brokers == first.link.brokers
+    assert settings.link.destination == "eu-egi-storage-accounting"
+    assert settings.path == Path("/var/spool/apel/outgoing/openstack-storage")
+    assert settings.warnings == ()
+    layout = Layout(tmp_path / "host")
+    shutil.copytree(ETC / "apel", layout.path("/etc/apel"))
+    first_alone = [layout.path("/etc/apel/sender.cfg")]
+    assert [one.path for one in destinations.load(layout)] == first_alone
+    # What an upgrade writes beside a changed file is no configuration either.
+    shutil.copy(ETC / "apel/sender.cfg", layout.path("/etc/apel/sender.d/a.cfg.fedcloud-new"))
+    assert [one.path for one in destinations.load(layout)] == first_alone
 
 
 def test_sender_cfg_holds_the_lines_for_stomp_commented(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_files_go_by_their_age_and_directories_are_ignored(tmp_path: Path, trust
         "sub",
     ]
     assert claims.spool.count() == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"spool", "sender.cfg"}
+    assert {path.name for path in tmp_path.iterdir()} == {"spool", "sender.cfg", "var"}
 
 
 def test_other_things_are_reported_and_unfinished_files_wait(tmp_path: Path, trust: Trust) -> None:

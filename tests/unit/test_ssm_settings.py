@@ -4,7 +4,14 @@ import pytest
 
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.run.layout import Layout
-from ssm.settings import AMSAccess, Broker, SenderSettings, load_receiver, load_sender
+from ssm.settings import (
+    AMSAccess,
+    Broker,
+    JournalSection,
+    SenderSettings,
+    load_receiver,
+    load_sender,
+)
 
 SENDER = """\
 [sender]
@@ -354,3 +361,22 @@ def test_options_of_ams_disturb_no_stomp(directory: Path) -> None:
     settings = load(directory, text)
     assert settings.link.ams is None
     assert settings.warnings == ()
+
+
+def test_the_journal_of_sent_messages(directory: Path) -> None:
+    journal = load(directory, SENDER.format(directory)).journal
+    assert journal.path == directory / "var/lib/fedcloud/ssm/sent.sqlite"
+    assert journal.months == 24
+    (directory / "folder").mkdir()
+    text = SENDER.format(directory)
+    for lines, expected in (
+        ("path: sent.sqlite", "path: must be an absolute path, not 'sent.sqlite'"),
+        (f"path: {directory}/folder", f"path: {directory}/folder is a directory"),
+        ("months: two", "months: 'two' is not allowed; write a whole number from 0 to 1200"),
+        ("months: -1", "months: '-1' is not allowed; write a whole number from 0 to 1200"),
+    ):
+        [line] = problems(directory, f"{text}\n[journal]\n{lines}\n")
+        assert line.endswith(f": [journal] {expected}")
+    found = load(directory, f"{text}\n[journal]\npath: {directory}/a.sqlite\nmonths: 0\n")
+    assert found.journal == JournalSection(directory / "a.sqlite", 0)
+    assert found.warnings == ()

@@ -38,6 +38,8 @@ Interpolation = Callable[[str, Callable[[str], str | None]], str]
 Alias = tuple[str, str]
 """Section and option of an older spelling."""
 
+OUTPUT_PATHS = ("output_path", "output_path_storage", "output_path_ip", "output_path_accelerator")
+"""Options of cASO's [ssm]: the spool of each kind of record, servers first."""
 COMPARED = frozenset(
     {
         *(
@@ -47,7 +49,7 @@ COMPARED = frozenset(
             ("DEFAULT", "gocdb"),
         ),
         *(
-            ("ssm", "output_path"),
+            *(("ssm", option) for option in OUTPUT_PATHS),
             ("messaging", "path"),
             ("messaging", "destination"),
             ("broker", "host"),

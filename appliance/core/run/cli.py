@@ -259,10 +259,7 @@ def _guarded(program: Program, arguments: argparse.Namespace) -> int:
     try:
         return program.run(arguments)
     except ApplianceError as error:
-        if arguments.check_config and arguments.log_json:
-            _report_json(program.name, error)
-        else:
-            report(program.name, error)
+        report_in_form(program.name, error, arguments)
         return error.status
     except OSError as error:
         if isinstance(error, BrokenPipeError) and not _is_output_read():
@@ -284,6 +281,14 @@ def _guarded(program: Program, arguments: argparse.Namespace) -> int:
             )
             return ExitStatus.NOTHING
         return _bug(program.name, error, arguments)
+
+
+def report_in_form(name: str, error: ApplianceError, arguments: argparse.Namespace) -> None:
+    """Print a failure in the form that the common flags ask for."""
+    if arguments.check_config and arguments.log_json:
+        _report_json(name, error)
+    else:
+        report(name, error)
 
 
 def report(name: str, error: ApplianceError) -> None:

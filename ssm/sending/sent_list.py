@@ -1,0 +1,101 @@
+"""Reading of the sent journal, also while the sender writes it, and on a read-only mount.
+
+Each page is a transaction of its own, so that no reader keeps the sender waiting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from appliance.core.run.errors import LocalFailure
+from ssm import sqlite_file
+from ssm.sending import sent_journal
+
+_PAGE = 1000
+_MESSAGES = """
+SELECT message.number, at, id, element, sha256, bytes, protocol, name AS destination, ams_project,
+       spool, broker, argo_id, records, unread
+FROM message JOIN destination ON destination.number = message.destination
+WHERE message.number > :after AND at >= :since
+ORDER BY message.number LIMIT :page
+"""
+_RECORDS = """
+SELECT kind, key, month, amount, measured, uuid, project, cpu, destination.name AS destination,
+       spool, at, id, sha256, record.destination AS number
+FROM record JOIN message ON message.number = record.message
+            JOIN destination ON destination.number = record.destination
+WHERE (record.destination, kind, key, month) > (:number, :kind, :key, :month)
+  AND (:only_month = '' OR month = :only_month)
+  AND (:only_uuid = '' OR uuid = :only_uuid OR key = :only_uuid) AND at >= :since
+ORDER BY record.destination, kind, key, month LIMIT :page
+"""
+_FIRST = {"number": 0, "kind": "", "key": "", "month": ""}
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a journal for reading.
+
+    Raises:
+        LocalFailure: there is none, or it cannot be read.
+
+    """
+    if not path.exists():
+        raise LocalFailure(path, "no message has been sent yet", "see [journal] path")
+    try:
+        connection = sqlite3.connect(
+            f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None
+        )
+        try:
+            connection.row_factory = sqlite3.Row
+            if sent_journal.check_version(connection, path):
+                yield connection
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        failure = sqlite_file.failure(path, error, noun=sent_journal.NOUN)
+        if sent_journal.is_torn(path):
+            remedy = "the next run of ssmsend restores it"
+            failure = LocalFailure(path, "the sender was stopped while it wrote", remedy)
+        raise failure from error
+
+
+def messages(
+    connection: sqlite3.Connection, *, since: datetime | None = None
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the sent messages, in the order in which they were acknowledged."""
+    after = 0
+    since_text = sent_journal.stamp(since) if since else ""
+    while rows := connection.execute(
+        _MESSAGES, {"after": after, "since": since_text, "page": _PAGE}
+    ).fetchall():
+        after = rows[-1]["number"]
+        for row in rows:
+            yield {name: row[name] for name in row.keys() if name != "number"}  # noqa: SIM118
+
+
+def records(
+    connection: sqlite3.Connection,
+    *,
+    month: str = "",
+    uuid: str = "",
+    since: datetime | None = None,
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the last delivery of each record of a month, of a server or volume, or of both."""
+    last: dict[str, Any] = _FIRST
+    wanted = {
+        "only_month": month,
+        "only_uuid": uuid,
+        "since": sent_journal.stamp(since) if since else "",
+        "page": _PAGE,
+    }
+    while rows := connection.execute(_RECORDS, {**last, **wanted}).fetchall():
+        last = {name: rows[-1][name] for name in _FIRST}
+        for row in rows:
+            yield {name: row[name] for name in row.keys() if name != "number"}  # noqa: SIM118
