@@ -194,6 +194,37 @@ def test_records_go_where_the_sender_looks() -> None:
     assert list(across.spools(values[:1])) == []
 
 
+def test_records_of_each_kind_go_where_a_sender_looks() -> None:
+    outgoing, further = "/var/spool/apel/outgoing", "/etc/apel/sender.d/storage.cfg"
+    cloud = [
+        value("ssm", "output_path", f"{outgoing}/openstack", CASO, 0),
+        value("messaging", "path", f"{outgoing}/openstack", SENDER, 33),
+    ]
+    storage = value("ssm", "output_path_storage", f"{outgoing}/openstack-storage", CASO, 12)
+    # The default of a kind that nobody has asked for is not read.
+    unset = value("ssm", "output_path_ip", f"{outgoing}/openstack-ip", CASO, 0)
+    (finding,) = across.spools([*cloud, storage, unset])
+    assert str(finding) == (
+        f"{CASO}:12: [ssm] output_path_storage: records go to {outgoing}/openstack-storage, but no"
+        " configuration of the sender reads it; add one with this path to /etc/apel/sender.d, or"
+        " correct the path"
+    )
+    reader = value("messaging", "path", f"{outgoing}/openstack-storage", further, 33)
+    assert list(across.spools([*cloud, storage, unset, reader])) == []
+    # The order of the files does not matter.
+    assert list(across.spools([reader, *reversed(cloud), storage])) == []
+
+
+def test_each_destination_for_tests_is_found() -> None:
+    further = "/etc/apel/sender.d/storage.cfg"
+    values = [
+        value("messaging", "destination", "eu-egi-cloud-accounting", SENDER, 7),
+        value("messaging", "destination", "storage-test", further, 8),
+    ]
+    (finding,) = across.test_destinations(values, "egi")
+    assert (finding.path, finding.line) == (further, 8)
+
+
 @pytest.mark.parametrize(
     ("section", "option", "text", "is_found"),
     [

@@ -521,6 +521,53 @@ def test_ssmsend_gets_what_sender_cfg_names(site: Site, pki: Authority) -> None:
     assert (shown.returncode, f"{grid}/none.pem: No such file" in shown.stderr) == (3, True)
 
 
+def test_ssmsend_gets_what_the_files_of_sender_d_name(site: Site, pki: Authority) -> None:
+    """One copy for each key; one that cannot be used holds back no other configuration."""
+    other = pki.issue("storage.example.org")
+    grid, further = site.root / "etc/grid-security", site.root / "etc/apel/sender.d"
+    further.mkdir(parents=True)
+    (further.parent / "sender.cfg").write_text("[certificates]\n")
+    (further / "same.cfg").write_text("[certificates]\n")
+    (further / "broken.cfg").write_text("certificate\n")
+    (further / "example.cfg.example").write_text("[certificates]\nkey: /etc/grid-security/no\n")
+    for name, source in (("storagecert.pem", other.certificate), ("storagekey.pem", other.key)):
+        (grid / name).write_bytes(source.read_bytes())
+    (grid / "storagekey.pem").chmod(0o400)
+    storage = further / "storage.cfg"
+    storage.write_text(
+        "[certificates]\ncertificate: /etc/grid-security/storagecert.pem\n"
+        "key: /etc/grid-security/storagekey.pem\n"
+    )
+    shown = site.run("ssmsend")
+    assert shown.returncode == 0, shown.stderr
+    keys = site.root / "run/fedcloud/keys"
+    first = [
+        f"{grid}/hostcert.pem:/etc/grid-security/hostcert.pem:ro",
+        f"{keys}/ssmsend:/etc/grid-security/hostkey.pem:ro",
+    ]
+    assert site.volumes() == [
+        first[0],
+        f"{grid}/storagecert.pem:/etc/grid-security/storagecert.pem:ro",
+        first[1],
+        f"{keys}/ssmsend.1:/etc/grid-security/storagekey.pem:ro",
+    ]
+    assert site.reported("keys") == ["400 1999 1999"] * 2
+    assert list(keys.iterdir()) == []
+    # what a killed run left
+    (keys / "ssmsend").write_text("secret")
+    (keys / "ssmsend.1").mkdir()
+    storage.write_text(storage.read_text().replace("storagekey", "nokey"))
+    shown = site.run("ssmsend")
+    assert shown.returncode == 0
+    assert f"{grid}/nokey.pem: does not exist; copy the key of this host" in shown.stderr
+    assert site.volumes() == first
+    assert list(keys.iterdir()) == []
+    (grid / "hostkey.pem").unlink()
+    shown = site.run("ssmsend")
+    assert shown.returncode == 3
+    assert f"{grid}/hostkey.pem: does not exist" in shown.stderr
+
+
 def test_certificate_and_key_in_one_file(site: Site) -> None:
     # as some sites have it: in the container it is the copy, which nobody else can read
     grid, config = site.root / "etc/grid-security", site.root / "etc/apel/sender.cfg"

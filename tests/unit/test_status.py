@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from dirq.QueueSimple import QueueSimple
 
 from appliance.admin.command import main
 from appliance.admin.runtime import native
@@ -397,3 +398,80 @@ def test_information_that_needs_somebody(
     (tmp_path / "etc/fedcloud").mkdir(parents=True)
     (tmp_path / "etc/fedcloud/appliance.yaml").write_text("flows: {information: off}\n")
     assert main(["status", "--root", str(tmp_path)]) == 0
+
+
+def configured(root: Path, name: str, text: str) -> None:
+    (root / "etc/apel/sender.d").mkdir(parents=True, exist_ok=True)
+    (root / f"etc/apel/{name}").write_text(f"[messaging]\n{text}")
+
+
+def test_each_destination_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outgoing = tmp_path / "var/spool/apel/outgoing"
+    configured(
+        tmp_path,
+        "sender.cfg",
+        f"path: {outgoing}/openstack\ndestination: eu-egi-cloud-accounting\n",
+    )
+    assert main(["status", "--root", str(tmp_path)]) == 3  # before the first run
+    capsys.readouterr()
+    moment = (datetime.now(UTC) - timedelta(hours=2)).timestamp()
+    ran(tmp_path, "ssmsend", ExitStatus.DONE, last_delivered_timestamp_seconds=moment, left=0)
+    assert main(["status", "--root", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    cloud = "Accounting: eu-egi-cloud-accounting: last delivered"
+    assert f"{cloud} 2 h ago, 0 messages wait in {outgoing}/openstack\n" in shown
+    assert "timestamp" not in shown
+    assert "storage" not in shown
+    configured(
+        tmp_path, "sender.d/storage.cfg", f"path: {outgoing}/openstack-storage\ndestination: b\n"
+    )
+    configured(
+        tmp_path,
+        "sender.d/files.cfg",
+        f"path: {outgoing}/files\npath_type: directory\ndestination: c\n",
+    )
+    configured(tmp_path, "sender.d/wrong.cfg", "[messaging]\n")
+    configured(tmp_path, "sender.d/storage.cfg.example", "destination: none\n")
+    spool = QueueSimple(f"{outgoing}/openstack-storage")
+    for _ in range(3):
+        spool.add("x")
+    (outgoing / "files").mkdir()
+    (outgoing / "files/one").touch()
+    ran(tmp_path, "ssmsend-storage", ExitStatus.DONE, left=0)
+    ran(tmp_path, "ssmsend-files", ExitStatus.DONE, last_delivered_timestamp_seconds=1e300)
+    ran(tmp_path, "ssmsend-wrong", ExitStatus.USAGE, "wrong.cfg:2: twice")
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if "Accounting: " in line]
+    assert lines[1:] == [
+        f"Accounting: c: nothing delivered yet, 1 messages wait in {outgoing}/files",
+        f"Accounting: b: nothing delivered yet, 3 messages wait in {outgoing}/openstack-storage",
+    ]
+    assert main(["status", "--json", "--root", str(tmp_path)]) == 1
+    found = json.loads(capsys.readouterr().out)["destinations"]
+    assert [(one["destination"], one["queued"]) for one in found] == [
+        ("eu-egi-cloud-accounting", 0),
+        ("c", 1),
+        ("b", 3),
+    ]
+    assert found[0] == {
+        "configuration": f"{tmp_path}/etc/apel/sender.cfg",
+        "destination": "eu-egi-cloud-accounting",
+        "spool": f"{outgoing}/openstack",
+        "queued": 0,
+        "last_delivered": datetime.fromtimestamp(moment, UTC).isoformat(),
+    }
+    assert found[1]["last_delivered"] is None
+
+
+def test_a_spool_that_cannot_be_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configured(tmp_path, "sender.cfg", f"path: {tmp_path}/spool\ndestination: a\n")
+    (tmp_path / "spool").write_text("no directory")
+    ran(tmp_path, "ssmsend", ExitStatus.DONE)
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert f"! accounting: {tmp_path}/spool: " in capsys.readouterr().out
+    assert main(["status", "--json", "--root", str(tmp_path)]) == 1
+    assert json.loads(capsys.readouterr().out)["destinations"][0]["queued"] is None
+    (tmp_path / "etc/fedcloud").mkdir()
+    (tmp_path / "etc/fedcloud/appliance.yaml").write_text("flows: {accounting: off}\n")
+    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert "ccounting: " not in capsys.readouterr().out

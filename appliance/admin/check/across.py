@@ -14,9 +14,10 @@ from pathlib import Path
 from appliance.admin.check.finding import Finding, of_problem
 from appliance.admin.mounts import site_files
 from appliance.admin.settings import PROFILES, Host
+from appliance.core import senders
 from appliance.core.cloud import vo
 from appliance.core.config import document, yaml_file
-from appliance.core.config.settings import Value
+from appliance.core.config.settings import OUTPUT_PATHS, Value
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.run.layout import Layout
 
@@ -59,30 +60,51 @@ def site_names(values: Sequence[Value]) -> Iterator[Finding]:
 
 
 def spools(values: Sequence[Value]) -> Iterator[Finding]:
-    """Yield a finding if the sender reads another directory than cASO writes to."""
-    written = _of(values, "ssm", "output_path")
-    read = _of(values, "messaging", "path")
-    if written and read and Path(written.text) != Path(read.text):
-        text = (
-            f"records go to {written.text}, but {_where(read)} sends from {read.text};"
-            " write one path in both"
-        )
-        yield Finding(str(written.path), written.line, "[ssm] output_path", text, "C40.b")
+    """Yield a finding for each directory that cASO writes to and no sender reads.
+
+    Records of servers always go somewhere; those of another kind only if its option is set.
+    """
+    read = [one for one in values if (one.section, one.option) == ("messaging", "path")]
+    if not read:
+        return
+    for option in OUTPUT_PATHS:
+        written = _of(values, "ssm", option)
+        if (
+            written is None
+            or not (written.line or option == OUTPUT_PATHS[0])
+            or any(Path(one.text) == Path(written.text) for one in read)
+        ):
+            continue
+        if option == OUTPUT_PATHS[0]:
+            text = (
+                f"records go to {written.text}, but {_where(read[0])} sends from {read[0].text};"
+                " write one path in both"
+            )
+        else:
+            text = (
+                f"records go to {written.text}, but no configuration of the sender reads it; add"
+                f" one with this path to {senders.FURTHER}, or correct the path"
+            )
+        yield Finding(str(written.path), written.line, f"[ssm] {option}", text, "C40.b")
 
 
 def test_destinations(values: Sequence[Value], profile: str) -> Iterator[Finding]:
     """Yield a finding for each test host or queue that a production site sends to."""
     if profile != PROFILES[0]:
         return
-    for section, option in (("broker", "host"), ("messaging", "destination")):
-        value = _of(values, section, option)
-        if value and _TEST.search(value.text):
-            right = "msg.argo.grnet.gr" if option == "host" else "eu-egi-cloud-accounting"
+    right = {
+        ("broker", "host"): "msg.argo.grnet.gr",
+        ("messaging", "destination"): "the topic for production, such as eu-egi-cloud-accounting",
+    }
+    for value in values:
+        place = (value.section, value.option)
+        if place in right and _TEST.search(value.text):
             text = (
                 f"{value.text} is for tests, the profile is {profile};"
-                f" write {right}, or set profile: private"
+                f" write {right[place]}, or set profile: private"
             )
-            yield Finding(str(value.path), value.line, f"[{section}] {option}", text, "C24.a")
+            option = f"[{value.section}] {value.option}"
+            yield Finding(str(value.path), value.line, option, text, "C24.a")
 
 
 def _of(values: Iterable[Value], section: str, option: str) -> Value | None:

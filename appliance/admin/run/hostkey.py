@@ -1,6 +1,9 @@
 """The host key for a job: a copy on tmpfs, readable by the job's account while the job runs.
 
 Only root can read the key itself, and its directory is mounted into no container.
+
+Each configuration of the sender may name a certificate and key of its own. There is one copy for
+each key; a key that cannot be used is left out and reported, as long as another one can be used.
 """
 
 from __future__ import annotations
@@ -17,10 +20,15 @@ from typing import TYPE_CHECKING
 
 from appliance.admin import account
 from appliance.admin.inventory import Job
-from appliance.core import files
+from appliance.core import files, senders
 from appliance.core.config import document, ini, yaml_file
 from appliance.core.config.settings import Settings
-from appliance.core.run.errors import ApplianceError, LocalFailure, Unavailable
+from appliance.core.run.errors import (
+    ApplianceError,
+    ConfigurationError,
+    LocalFailure,
+    Unavailable,
+)
 from appliance.core.run.layout import Layout
 
 if TYPE_CHECKING:
@@ -43,24 +51,34 @@ class Needs:
     """The peer's certificate, used to verify the peer or to encrypt for it; may be empty."""
 
 
-def needs(job: Job, layout: Layout) -> Needs | None:
-    """Return the certificate and key of a job; None if it needs none.
+def needs(job: Job, layout: Layout) -> tuple[Needs, ...]:
+    """Return the certificates and keys of a job; none if it needs none.
 
     ssmsend always needs them, cloudkeeper with ``authentication: true``. A missing configuration
     and a value that is not a path are ignored here, because the job itself reports them.
     """
     if job.service == "ssm":
-        return _ssm(layout.path("/etc/apel/sender.cfg"))
-    return (
-        _cloudkeeper(layout.path("/etc/cloudkeeper/cloudkeeper.yml"))
-        if job.service == "cloudkeeper"
-        else None
-    )
+        return _ssm(layout)
+    if job.service == "cloudkeeper":
+        return _cloudkeeper(layout.path("/etc/cloudkeeper/cloudkeeper.yml"))
+    return ()
 
 
-def _ssm(path: Path) -> Needs:
-    if not path.exists():
-        return Needs()
+def _ssm(layout: Layout) -> tuple[Needs, ...]:
+    found: list[Needs] = []
+    errors: list[ConfigurationError] = []
+    for path in senders.configurations(layout).paths:
+        if path.exists():
+            try:
+                found.append(_of_sender(path))
+            except ConfigurationError as error:
+                errors.append(error)
+    if errors and not found:
+        raise errors[0]
+    return tuple(dict.fromkeys(found)) or (Needs(),)
+
+
+def _of_sender(path: Path) -> Needs:
     found, section = Settings(document.read([path], ini.parse)), "certificates"
     return Needs(
         certificate=_place(found, section, "certificate", default=CERTIFICATE),
@@ -69,17 +87,18 @@ def _ssm(path: Path) -> Needs:
     )
 
 
-def _cloudkeeper(path: Path) -> Needs | None:
+def _cloudkeeper(path: Path) -> tuple[Needs, ...]:
     if not path.exists():
-        return None
+        return ()
     found = Settings(document.read([path], yaml_file.parse))
     if not found.boolean("cloudkeeper", "authentication", default=False):
-        return None
-    return Needs(
+        return ()
+    wanted = Needs(
         certificate=_place(found, "cloudkeeper", "certificate", default=CERTIFICATE),
         key=_place(found, "cloudkeeper", "key", default=KEY),
         peer=_place(found, "cloudkeeper.backend", "certificate", default=_BACKEND),
     )
+    return (wanted,)
 
 
 def _place(found: Settings, section: str, option: str, *, default: str = "") -> str:
@@ -102,13 +121,13 @@ def staged(
     name: str = "",
     warn: Callable[[str], None] = logger.warning,
 ) -> Iterator[Sequence[str]]:
-    """Check certificate and key, and yield the bind mounts with a copy that lasts for the block.
+    """Check certificates and keys, and yield the bind mounts with copies that last for the block.
 
-    The copy of a killed run is removed first. A caller without the job's lock passes another
-    ``name`` for its copy. ``warn`` receives what a peer may reject.
+    The copies of a killed run are removed first. A caller without the job's lock passes another
+    ``name`` for its copies. ``warn`` receives what a peer may reject.
 
     Raises:
-        ApplianceError: Certificate or key are missing, cannot be used, or have expired.
+        ApplianceError: No certificate and key can be used; it says why the first cannot.
 
     """
     copy = staged_path(name or job.name, layout)
@@ -116,35 +135,82 @@ def staged(
     try:
         _clear(copy)
     except LocalFailure as error:
-        if wanted is not None:
+        if wanted:
             raise
         logger.warning("%s", error)  # the job needs no key, so the rest is harmless
-    if wanted is None:
+    if not wanted:
         yield ()
         return
-    certificate, key = layout.path(wanted.certificate), layout.path(wanted.key)
-    for warning in _check(certificate, key, layout=layout, at=at):
-        warn(warning)
-    # The key is not among them: it is mounted from the copy.
-    public = [
+    usable = _usable(wanted, layout=layout, at=at, warn=warn)
+    keys = list(dict.fromkeys(one.key for one in usable))
+    copies = {key: _numbered(copy, number) for number, key in enumerate(keys)}
+    # The keys are not among them: they are mounted from the copies.
+    public = dict.fromkeys(
         place
-        for place in dict.fromkeys((wanted.certificate, wanted.peer))
-        if place not in ("", wanted.key)
-    ]
-    for place in public:
-        _require_open(layout.path(place))
+        for one in usable
+        for place in (one.certificate, one.peer)
+        if place and place not in copies
+    )
     # On tmpfs (/run), so that the key is never written to a disk.
     files.make_directory(copy.parent, mode=0o700)
     try:
-        # A new file, so that nobody can have it open or be its owner.
-        files.write_new(copy, key.read_bytes(), mode=0o400)
-        os.chown(copy, account.ID, account.ID)
-        yield *(f"{layout.path(place)}:{place}:ro" for place in public), f"{copy}:{wanted.key}:ro"
+        for key, path in copies.items():
+            # A new file, so that nobody can have it open or be its owner.
+            files.write_new(path, layout.path(key).read_bytes(), mode=0o400)
+            os.chown(path, account.ID, account.ID)
+        yield (
+            *(f"{layout.path(place)}:{place}:ro" for place in public),
+            *(f"{path}:{key}:ro" for key, path in copies.items()),
+        )
     finally:
-        copy.unlink(missing_ok=True)
+        for path in copies.values():
+            path.unlink(missing_ok=True)
+
+
+def _usable(
+    wanted: Sequence[Needs], *, layout: Layout, at: datetime, warn: Callable[[str], None]
+) -> list[Needs]:
+    """Return the certificates and keys that can be used; warn of the others.
+
+    Raises:
+        ApplianceError: None of them can.
+
+    """
+    usable: list[Needs] = []
+    errors: list[ApplianceError] = []
+    for one in wanted:
+        try:
+            warnings = _check(
+                layout.path(one.certificate), layout.path(one.key), layout=layout, at=at
+            )
+            for place in (one.certificate, one.peer):
+                if place not in ("", one.key):
+                    _require_open(layout.path(place))
+        except ApplianceError as error:
+            errors.append(error)
+        else:
+            usable.append(one)
+            for warning in warnings:
+                warn(warning)
+    if errors and not usable:
+        raise errors[0]
+    for left_out in errors:
+        warn(str(left_out))
+    return usable
+
+
+def _numbered(copy: Path, number: int) -> Path:
+    """Return the path of one of several copies: NAME, NAME.1, NAME.2."""
+    return copy.with_name(f"{copy.name}.{number}") if number else copy
 
 
 def _clear(copy: Path) -> None:
+    """Remove the copies of a killed run."""
+    for path in (copy, *sorted(copy.parent.glob(f"{copy.name}.*"))):
+        _clear_one(path)
+
+
+def _clear_one(copy: Path) -> None:
     """Remove the copy of a killed run, or the directory that Docker made in its place."""
     try:
         if copy.is_dir() and not copy.is_symlink():

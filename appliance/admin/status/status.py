@@ -16,13 +16,15 @@ from pathlib import Path
 
 from appliance.admin import inventory, settings
 from appliance.admin.schedule import state
-from appliance.admin.status import age, information, one_each, reach, services
+from appliance.admin.status import age, destinations, information, one_each, reach, services
 from appliance.admin.status.services import Services
 from appliance.core import clock, files
 from appliance.core.run import cli, log, record
 from appliance.core.run.errors import ExitStatus, LocalFailure, Unavailable
 from appliance.core.run.layout import Layout
 
+_MOMENT = "_timestamp_seconds"
+"""The end of the name of a figure that is a moment: for Prometheus, not for people."""
 _MOST_NOTES = 20
 """Lines behind the figures of a program that are printed."""
 _WORDS = {
@@ -87,6 +89,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     ]
     reached = reach.of_bdii(host, found_services)
     published = information.of_file(layout, host, now=clock.now())
+    sent_to = destinations.of_sender(layout, host, found, now=clock.now())
     complaints = [
         *(schedule or ()),
         *unusable,
@@ -94,6 +97,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     ]
     complaints += reached.complaints if reached else []
     complaints += [published.complaint] if published and published.complaint else []
+    complaints += [one.complaint for one in sent_to if one.complaint]
     if arguments.json:
         beside = {
             "services": found_services and found_services.as_json(),
@@ -105,6 +109,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             "unusable": unusable or None,
             "reach": reached and reached.as_json(),
             "information": published and published.as_json(),
+            "destinations": [one.as_json() for one in sent_to] or None,
         }
         known = {name: value for name, value in beside.items() if value is not None}
         print(json.dumps(found | known, indent=1, ensure_ascii=False))
@@ -117,6 +122,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             print(reached)
         if published is not None and not published.complaint:
             print(published)
+        for one in sent_to:
+            if not one.complaint:
+                print(log.one_line(str(one)))
         for line in complaints:
             print(f"! {log.one_line(line)}")
         print(
@@ -234,7 +242,9 @@ def _table(runs: Sequence[Last], *, at: datetime, directory: Path) -> str:
     lines = _aligned(rows)
     for last in [run for run in runs if not run.is_off]:
         figures = ", ".join(
-            f"{name.replace('_', ' ')} {_figure(value)}" for name, value in last.counts.items()
+            f"{name.replace('_', ' ')} {_figure(value)}"
+            for name, value in last.counts.items()
+            if not name.endswith(_MOMENT)
         )
         lines.append(f"\n{last.program}: {figures or 'no figures'}")
         lines += [f"  - {log.one_line(line)}" for line in last.notes[:_MOST_NOTES]]
