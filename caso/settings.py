@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from caso.messengers import record_types
 from caso.messengers.messenger import Messenger
 from caso.messengers.registry import MESSENGERS
 from caso.sources import registry as sources
-from caso.sources.source import BENCHMARK_TYPE, BENCHMARK_VALUE, Names
+from caso.sources.source import BENCHMARK_TYPE, BENCHMARK_VALUE, AcceleratorKeys, Names
 
 _SPOOL = "/var/spool/caso"
 _STATE = "/var/lib/fedcloud/caso"
@@ -172,11 +172,8 @@ def _configuration(
             default=BENCHMARK_VALUE,
             aliases=[("DEFAULT", "benchmark_value_key")],
         ),
+        accelerator=_accelerator_keys(settings),
     )
-    if entry := settings.where("accelerator", "number_key") or settings.where(
-        "accelerator", "type_key"
-    ):
-        settings.warn("accelerator", "", f"accelerator records: {_NOTHING}", entry=entry)
     mapping, wrong = _mapping(settings, layout)
     messengers = _messengers(settings, layout)
     sent = {kind.name for messenger in messengers for kind in messenger.kinds}
@@ -271,6 +268,18 @@ def _name(settings: Settings, option: str, value: str) -> str:
             f"{value!r} would be refused by the repository; write the name as in GOCDB",
         )
     return value
+
+
+def _accelerator_keys(settings: Settings) -> AcceleratorKeys:
+    usual = AcceleratorKeys()
+    return AcceleratorKeys(
+        **{
+            option.name: settings.text(
+                "accelerator", f"{option.name}_key", default=getattr(usual, option.name)
+            )
+            for option in fields(usual)
+        }
+    )
 
 
 def _projects(settings: Settings) -> tuple[str, ...]:

@@ -50,6 +50,8 @@ class AcceleratorRecord:
     month: datetime
     """The first moment of the month, in UTC."""
     active: timedelta
+    user_id: str = ""
+    """Of Keystone; a record does not have it."""
     user_name: str | None = None
     cloud_type: str = CLOUD_TYPE
 

@@ -13,7 +13,7 @@ KINDS: Mapping[str, RecordKind[Any]] = {
 }
 
 SERVICES: Mapping[str, tuple[str, ...]] = {
-    "nova": ("cloud",),
+    "nova": ("cloud", "accelerator"),
     "cinder": ("storage",),
     "neutron": ("ip",),
 }

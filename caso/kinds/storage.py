@@ -68,10 +68,6 @@ class StorageRecord:
     """The id of the server."""
     attached: timedelta | None = None
     """The part of the time in which it was attached."""
-    has_ended: bool = False
-    """Whether the volume was deleted; a record does not say so."""
-    is_estimated: bool = False
-    """Whether the end is the last time at which Cinder listed the volume."""
     cloud_type: str = CLOUD_TYPE
 
     @property

@@ -11,7 +11,6 @@ from appliance.core.run.errors import ApplianceError
 from appliance.core.run.layout import Layout
 from caso.checkpoint import Checkpoints
 from caso.kinds.kind import RecordKind, UsageRecord
-from caso.kinds.registry import KINDS
 from caso.messengers import record_types
 from caso.messengers.messenger import Recovered
 
@@ -21,7 +20,7 @@ NAMES = ("noop", "caso.messenger.noop.NoopMessenger")
 
 def read(settings: Settings, _layout: Layout, _name: str) -> Noop:
     """Return the messenger, with the kinds of which records are counted and discarded."""
-    return Noop(tuple(KINDS[kind] for kind in record_types.chosen(settings, "noop")))
+    return Noop(record_types.kinds(settings, "noop"))
 
 
 @dataclass(frozen=True, slots=True)

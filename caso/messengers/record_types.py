@@ -13,9 +13,11 @@ that an upgrade never changes what a site sends:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from appliance.core.config.settings import Settings
-from caso.kinds.registry import SERVICES
+from caso.kinds.kind import RecordKind
+from caso.kinds.registry import KINDS, SERVICES
 
 CLOUD = "cloud"
 KNOWN = tuple(dict.fromkeys(kind for kinds in SERVICES.values() for kind in kinds))
@@ -39,6 +41,11 @@ def chosen(settings: Settings, name: str, *, asked: Iterable[str] = ()) -> tuple
     if not found:
         settings.error(section, "record_types", "none of these can be sent; add cloud")
     return found
+
+
+def kinds(settings: Settings, name: str) -> tuple[RecordKind[Any], ...]:
+    """Return the kinds of a messenger for which only ``record_types`` and ``extractor`` count."""
+    return tuple(KINDS[kind] for kind in chosen(settings, name))
 
 
 def _usable(settings: Settings, wanted: set[str]) -> tuple[str, ...]:

@@ -134,8 +134,7 @@ class ProjectVolumes:
         # Their months may be before the window's.
         window = replace(self._window, start=min(until, self._window.start))
         for record in self._records(key, states, window):
-            is_end = has_ended and record.end == until
-            yield Usage(_KIND, replace(record, has_ended=is_end, is_estimated=is_end))
+            yield Usage(_KIND, record, is_estimated=has_ended and record.end == until)
 
     def _records(
         self, key: str, states: Sequence[KnownState], window: ExtractionWindow

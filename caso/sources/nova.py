@@ -17,8 +17,9 @@ from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import Unavailable
 from caso.kinds.months import BEGINNING, ExtractionWindow
 from caso.kinds.text import fit
+from caso.sources import accelerators
 from caso.sources.listing import OVERLAP, LivedServers
-from caso.sources.server import NotUnderstood, public_ips, records
+from caso.sources.server import NotUnderstood, life_of, public_ips, reading, records
 from caso.sources.source import ProjectContext, Unaccountable, Usage
 
 
@@ -26,7 +27,7 @@ class NovaSource:
     """The servers of a project."""
 
     name = "nova"
-    kinds = ("cloud",)
+    kinds = ("cloud", accelerators.KIND)
 
     def records(
         self, scope: Scope, window: ExtractionWindow, context: ProjectContext
@@ -42,13 +43,39 @@ class NovaSource:
             context.servers,
             addresses=_AddressCounts(scope, context.warn),
         )
-        for server in servers:
-            _note_owner(server, context)
-            try:
-                for record in records(server, reach, context):
-                    yield Usage("cloud", record)
-            except NotUnderstood as error:
-                yield Unaccountable(str(server.get("id")), str(error), json.dumps(server))
+        found = None
+        if accelerators.KIND in context.kinds:
+            found = accelerators.ServerAccelerators(Servers(scope), window, context)
+        try:
+            for server in servers:
+                _note_owner(server, context)
+                try:
+                    yield from _of_server(server, reach, context, found)
+                except NotUnderstood as error:
+                    yield Unaccountable(str(server.get("id")), str(error), json.dumps(server))
+        except BaseException:  # also when the records of this project are no longer wanted
+            if found is not None:
+                found.abandon()
+            raise
+        if found is not None:
+            yield from found.close()
+
+
+def _of_server(
+    server: Server,
+    window: ExtractionWindow,
+    context: ProjectContext,
+    found: accelerators.ServerAccelerators | None,
+) -> Iterator[Usage]:
+    """Yield the records of a server, kind by kind."""
+    if "cloud" in context.kinds:
+        for record in records(server, window, context):
+            yield Usage("cloud", record)
+    if found is not None:
+        with reading():
+            life = life_of(server)
+            made = list(found.records(server, life, life.reach(window))) if life.launched else []
+        yield from made
 
 
 class _AddressCounts:

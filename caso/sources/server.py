@@ -28,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -84,21 +85,23 @@ def records(
             are not about the server, and pass through unchanged.
 
     """
-    with _reading():
-        born, died, launched = _life(server)
-        parts = list(cuts(born, died, _reach(window, born, died, launched))) if launched else []
+    with reading():
+        life = life_of(server)
+        born = life.born
+        parts = list(cuts(born, life.died, life.reach(window))) if life.launched else []
         cores = int(server["flavor"]["vcpus"]) if parts else 0
     if not parts:
         return
     optional = _OptionalFields(server, context)
     for cut in parts:
-        with _reading():
+        with reading():
             record = _record(server, born, cut, context, optional, cores=cores)
         yield record
 
 
 @contextlib.contextmanager
-def _reading() -> Iterator[None]:
+def reading() -> Iterator[None]:
+    """Turn what goes wrong with a description into `NotUnderstood`."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
@@ -107,7 +110,32 @@ def _reading() -> Iterator[None]:
         ) from error
 
 
-def _life(server: Server) -> tuple[datetime, datetime | None, datetime | None]:
+@dataclass(frozen=True, slots=True)
+class Life:
+    """When a server was created, ended and launched last."""
+
+    born: datetime
+    died: datetime | None
+    launched: datetime | None
+    """None: never. Such a server has used nothing."""
+
+    def reach(self, window: ExtractionWindow) -> ExtractionWindow:
+        """Return the window, extended to what no earlier run has accounted of this server."""
+        born, died = self.born, self.died
+        # Created before the window, launched in it: the last run saw a server without a launch.
+        was_being_built = (
+            self.launched is not None
+            and window.start - LONGEST_BUILD <= born < window.start <= self.launched
+        )
+        # See `ExtractionWindow.is_first`.
+        lived_before = (
+            window.is_first and born < window.start and (died is None or died >= window.start)
+        )
+        return ExtractionWindow(born, window.end) if was_being_built or lived_before else window
+
+
+def life_of(server: Server) -> Life:
+    """Return the life of a server; anything may be raised by a description that is wrong."""
     # `created` and `updated` have a Z, `launched_at` and `terminated_at` have no zone; all are UTC.
     born = clock.parse(server["created"])
     if born.timestamp() <= 0:  # there would be a record for each month since then
@@ -117,19 +145,7 @@ def _life(server: Server) -> tuple[datetime, datetime | None, datetime | None]:
         died: datetime | None = clock.parse(terminated)
     else:
         died = clock.parse(server["updated"]) if server["status"] == "DELETED" else None
-    return born, died, None if launched is None else clock.parse(launched)
-
-
-def _reach(
-    window: ExtractionWindow, born: datetime, died: datetime | None, launched: datetime
-) -> ExtractionWindow:
-    # Created before the window, launched in it: the last run saw a server without a launch.
-    was_being_built = window.start - LONGEST_BUILD <= born < window.start <= launched
-    # See `ExtractionWindow.is_first`.
-    lived_before = (
-        window.is_first and born < window.start and (died is None or died >= window.start)
-    )
-    return ExtractionWindow(born, window.end) if was_being_built or lived_before else window
+    return Life(born, died, None if launched is None else clock.parse(launched))
 
 
 class _OptionalFields:

@@ -23,13 +23,28 @@ BENCHMARK_VALUE = "accounting:benchmark_value"
 
 
 @dataclass(frozen=True, slots=True)
+class AcceleratorKeys:
+    """The flavor properties that describe accelerators."""
+
+    type: str = "Accelerator:Type"
+    vendor: str = "Accelerator:Vendor"
+    model: str = "Accelerator:Model"
+    number: str = "Accelerator:Number"
+
+    def all(self) -> tuple[str, ...]:
+        """Return all of them."""
+        return self.type, self.vendor, self.model, self.number
+
+
+@dataclass(frozen=True, slots=True)
 class Names:
-    """The site and service as in GOCDB, and the flavor properties that hold the benchmark."""
+    """The site and service as in GOCDB, and the flavor properties that matter."""
 
     site: str
     service: str
     benchmark_type: str = BENCHMARK_TYPE
     benchmark_value: str = BENCHMARK_VALUE
+    accelerator: AcceleratorKeys = AcceleratorKeys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +72,8 @@ class Usage(NamedTuple):
 
     kind: str
     record: UsageRecord
+    is_estimated: bool = False
+    """Whether its end is the last time at which a listing had the thing."""
 
 
 class Unaccountable(NamedTuple):

@@ -183,3 +183,53 @@ def test_a_dry_run_counts_all_kinds(cloud: Cloud, tmp_path: Path) -> None:
     assert "h of volumes in the month" in shown.stdout
     assert "4 addresses" in shown.stdout
     assert not texts(tmp_path, "storage") + texts(tmp_path, "ip")
+
+
+def test_accelerators_arrive_by_month(cloud: Cloud, tmp_path: Path) -> None:
+    specs = {
+        "Accelerator:Type": "GPU",
+        "Accelerator:Vendor": "NVIDIA",
+        "Accelerator:Model": "A100",
+        "Accelerator:Number": "0.5",
+    }
+    server = cloud.server("one", 7)
+    born = (cloud.now.replace(day=1, hour=0, minute=0, second=0) - timedelta(days=1)).replace(
+        tzinfo=None
+    )
+    server |= {
+        "created": f"{born:%Y-%m-%dT%H:%M:%SZ}",
+        "OS-SRV-USG:launched_at": f"{born:%Y-%m-%dT%H:%M:%S.000000}",
+        "flavor": {**server["flavor"], "original_name": "g", "extra_specs": specs},
+    }
+    passed = cloud.server("one", 8)
+    alias = {"pci_passthrough:alias": "a100:1"}
+    passed |= {"flavor": {**passed["flavor"], "original_name": "p", "extra_specs": alias}}
+    cloud.more = {"one": [server, passed]}
+    out = tmp_path / "var/spool/apel/outgoing/openstack-accelerator"
+    with serving(cloud):
+        run(cloud, tmp_path, projects="one,two")
+        assert not out.exists()
+        configuration = "[messenger_ssm]\nrecord_types = cloud,accelerator\n"
+        (tmp_path / "more.conf").write_text(configuration)
+        shown = run(
+            cloud,
+            tmp_path,
+            *("--config-file", str(tmp_path / "more.conf"), "--extract-from", born.isoformat()),
+            projects="one,two",
+        )
+    found = {
+        (record["MeasurementYear"], record["MeasurementMonth"]): record
+        for text in texts(tmp_path, "accelerator")
+        for record in json.loads(text)["UsageRecords"]
+    }
+    before, now = (found[key] for key in sorted(found))
+    assert before["AvailableDuration"] == 24 * 3600
+    month = cloud.now.replace(day=1, hour=0, minute=0, second=0)
+    assert 0 <= now["AvailableDuration"] - (cloud.now - month).total_seconds() < 60
+    assert (now["AssociatedRecord"], now["Count"], now["Model"]) == (
+        server["id"],
+        0.5,
+        "NVIDIA A100",
+    )
+    lines = [line for line in shown.stderr.splitlines() if "flavor p: has pci_passthrough" in line]
+    assert len(lines) == 1
