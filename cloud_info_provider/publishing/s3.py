@@ -17,9 +17,9 @@ from urllib.parse import quote, urlsplit
 
 from appliance.core import clock
 from appliance.core.run.errors import CHECK_LOGS, Unavailable
+from appliance.core.web import WebAddress
 from cloud_info_provider.publishing import web
 from cloud_info_provider.publishing.store import MOST_OBJECTS
-from cloud_info_provider.publishing.web import WebAddress
 
 if TYPE_CHECKING:
     import requests

@@ -24,9 +24,9 @@ from appliance.core.config.settings import Settings
 from appliance.core.run import log
 from appliance.core.run.errors import ConfigurationError, Problem, UsageError
 from appliance.core.run.layout import Layout
+from appliance.core.web import WebAddress
 from cloud_info_provider.publishing.s3 import S3Key
 from cloud_info_provider.publishing.selection import HTTP, OUTPUT, PUBLISH_FILE, S3, STORES, SWIFT
-from cloud_info_provider.publishing.web import WebAddress
 
 _TIMEOUT = 60
 _BESIDE = (".state", ".lock")
@@ -235,7 +235,8 @@ def _server(settings: Settings, section: str, words: str) -> WebAddress:
         )
     authorities = settings.file(section, "cacert")
     timeout = settings.integer(section, "timeout", default=_TIMEOUT, minimum=1, maximum=3600)
-    return WebAddress(url.rstrip("/"), authorities, timedelta(seconds=timeout))
+    trust = "set cacert in publish.yaml to the authority that issued it"
+    return WebAddress(url.rstrip("/"), authorities, timedelta(seconds=timeout), trust)
 
 
 def _http(part: _PublishFile) -> WebTarget:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from appliance.core import hosts, proxy
-from appliance.core.run import place
+from appliance.core import web as core_web
 from appliance.core.run.errors import CHECK_LOGS, AccessDenied, Unavailable
+from appliance.core.web import WebAddress
 from cloud_info_provider.publishing.store import LARGEST
 
 if TYPE_CHECKING:
@@ -22,57 +19,16 @@ _NOT_FOUND, _CHANGED = 404, 412
 _FULL = (413, 507)
 
 
-@dataclass(frozen=True, slots=True)
-class WebAddress:
-    """A server: its URL, and how it is verified. ``authorities`` is a file; None: the system's."""
-
-    url: str
-    authorities: Path | None
-    timeout: timedelta
-
-
 def send(
     server: WebAddress, method: str, url: str, *, headers: Mapping[str, str], content: bytes | None
 ) -> requests.Response:
-    """Send a request and return the answer, which is bounded in size and time.
+    """Send a request and return the answer, which may be as large as an object.
 
     Raises:
         Unavailable: there is no answer.
 
     """
-    import requests  # noqa: PLC0415  start-up is a cost
-
-    from appliance.core.cloud.bounded import BoundedSession  # noqa: PLC0415
-
-    host = hosts.of_url(url)
-    try:
-        with BoundedSession(largest=LARGEST) as session:
-            # Neither ~/.netrc nor a redirect chooses who gets the password.
-            session.auth = _no_auth
-            return session.request(
-                method,
-                url,
-                headers=dict(headers),
-                data=content,
-                timeout=server.timeout.total_seconds(),
-                verify=str(server.authorities) if server.authorities else True,
-                allow_redirects=False,
-            )
-    except requests.exceptions.ProxyError as error:
-        raise Unavailable(host, *proxy.explain(url, error, "no answer")) from error
-    except requests.exceptions.SSLError as error:
-        remedy = place.trust_remedy("set cacert in publish.yaml to the authority that issued it")
-        raise Unavailable(host, f"its TLS certificate is not trusted: {error}", remedy) from error
-    except requests.exceptions.Timeout as error:
-        words = f"does not answer within {server.timeout.total_seconds():g} s"
-        raise Unavailable(host, words, CHECK_LOGS) from error
-    except requests.exceptions.RequestException as error:
-        words = f"cannot be reached: {type(error).__name__}"
-        raise Unavailable(host, words, "check the URL, the network and the service") from error
-
-
-def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request
+    return core_web.send(server, method, url, headers=headers, content=content, largest=LARGEST)
 
 
 def accept(answer: requests.Response, subject: str, action: str, *, account: str) -> None:

@@ -15,9 +15,9 @@ from appliance.core import clock, retry
 from appliance.core.run.errors import AccessDenied, ConfigurationError, Unavailable
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord
+from appliance.core.web import WebAddress
 from cloud_info_provider.publishing import publish, settings
 from cloud_info_provider.publishing.s3 import S3Bucket, S3Key
-from cloud_info_provider.publishing.web import WebAddress
 from tests import egi_information
 from tests.simulators.object_store import PASSWORD, REGION, Store, StoreFault, md5
 from tests.unit.test_publishing import ENDPOINT, GOCDB_ID, SITE, document

@@ -61,7 +61,7 @@ def read_options(
         if option.name in login.SCOPE or option.name == "auth_url":
             continue
         aliases = [(section, alias) for alias in option.aliases]
-        kept = _kept_secret(settings, section, option.name) if option.is_secret else None
+        kept = kept_secret(settings, section, option.name) if option.is_secret else None
         # Checked here, because keystoneauth's own error has neither file nor line.
         must = f"{auth_type} needs it" if option.is_required and kept is None else ""
         value = settings.text(
@@ -113,7 +113,7 @@ def warn_of_open_file(settings: Settings, section: str, option: str, entry: Sett
         settings.warn(section, option, words, entry=entry)
 
 
-def _kept_secret(settings: Settings, section: str, option: str) -> str | None:
+def kept_secret(settings: Settings, section: str, option: str) -> str | None:
     """Return the secret of the file that ``OPTION_file`` names; None if it is not set.
 
     A file that cannot be used is an error; then the secret is empty.
