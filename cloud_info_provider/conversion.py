@@ -127,6 +127,6 @@ def servers(listed: Iterable[Mapping[str, Any]]) -> ServerCounts:
     vcpus = 0
     for server in listed:
         states[str(server.get("status"))] += 1
-        vcpus += int(server["flavor"].get("vcpus") or 0)
+        vcpus += int((server.get("flavor") or {}).get("vcpus") or 0)
     suspended, halted = states.pop(_SUSPENDED, 0), states.pop(_HALTED, 0)
     return ServerCounts(running=states.total(), suspended=suspended, halted=halted, vcpus=vcpus)

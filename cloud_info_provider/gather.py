@@ -7,10 +7,11 @@ page), quotas. A failure is the reason of its VO and stops no other VO.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, TypeVar
 
 from appliance.core import clock
 from appliance.core.cloud import identity, offer, vo
@@ -18,7 +19,13 @@ from appliance.core.cloud.compute import Servers
 from appliance.core.cloud.hops import LoginFailure
 from appliance.core.cloud.project import by_name_or_id
 from appliance.core.run import log
-from appliance.core.run.errors import ApplianceError, ConfigurationError, Problem, Unavailable
+from appliance.core.run.errors import (
+    CHECK_LOGS,
+    ApplianceError,
+    ConfigurationError,
+    Problem,
+    Unavailable,
+)
 from cloud_info_provider import conversion
 from cloud_info_provider.facts import Facts, Flavor, OfferedImage, Share
 from cloud_info_provider.provider_account import ProviderAccount
@@ -27,6 +34,7 @@ from cloud_info_provider.settings import ProviderSettings, ShareSettings
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 8
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +151,16 @@ def _read(account: ProviderAccount, share: ShareSettings) -> Share:
     service, endpoint = account.service(scope, share.region)
     configuration = account.configuration
     names = configuration.properties
-    flavors = (conversion.flavor(item, names) for item in offer.flavors(scope, service))
     glance = scope.image_url()
-    images = (conversion.image(item, glance, names) for item in offer.images(scope))
+    flavors = _converted(
+        share.vo,
+        "flavor",
+        offer.flavors(scope, service),
+        lambda item: conversion.flavor(item, names),
+    )
+    images = _converted(
+        share.vo, "image", offer.images(scope), lambda item: conversion.image(item, glance, names)
+    )
     return Share(
         vo=share.vo,
         project_id=share.project_id,
@@ -160,12 +175,37 @@ def _read(account: ProviderAccount, share: ShareSettings) -> Share:
     )
 
 
-def _chosen(flavors: Iterator[Flavor], configuration: ProviderSettings) -> Iterator[Flavor]:
+def _converted(
+    vo: str,
+    kind: str,
+    items: Iterable[Mapping[str, Any]],
+    convert: Callable[[Mapping[str, Any]], T],
+) -> list[T]:
+    """Return flavors or images; those that cannot be understood are left out and reported.
+
+    Raises:
+        Unavailable: none of them can be understood, so the answer itself is wrong.
+
+    """
+    found, faults = list[T](), list[str]()
+    for item in items:
+        try:
+            found.append(convert(item))
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            faults.append(f"{kind} {item.get('id')!r}: {type(error).__name__}: {error}")
+    if faults and not found:
+        raise Unavailable(f"the cloud's {kind}s", f"cannot be understood: {faults[0]}", CHECK_LOGS)
+    for fault in faults:
+        logger.warning("VO %s: left out, because it cannot be understood: %s", vo, fault)
+    return found
+
+
+def _chosen(flavors: Iterable[Flavor], configuration: ProviderSettings) -> Iterator[Flavor]:
     wanted = {"all": (True, False), "public": (True,), "private": (False,)}
     return (each for each in flavors if each.is_public in wanted[configuration.select_flavors])
 
 
 def _published(
-    images: Iterator[OfferedImage], configuration: ProviderSettings
+    images: Iterable[OfferedImage], configuration: ProviderSettings
 ) -> Iterator[OfferedImage]:
     return (image for image in images if image.marketplace or configuration.all_images)

@@ -18,7 +18,13 @@ _OF_DEFAULTS = "it belongs to defaults"
 _Options = Mapping[str, Mapping[str, str]]
 
 _WITHOUT_EFFECT: _Options = {
-    "site": {"is_public": _CMDB},
+    "site": dict.fromkeys(
+        (
+            *("id", "country_code", "roc", "subgrid", "giis_url", "is_public"),
+            *("owner_contacts", "owner_contacts_iam"),
+        ),
+        _CMDB,
+    ),
     "compute": dict.fromkeys(
         ("public_ip_assignable", "oidc_auth_enabled", "supported_idps", "is_public_service"), _CMDB
     ),

@@ -312,6 +312,9 @@ class SiteFile:
             settings.error(above, last, words, entry=entry)
         settings.choice(section, "default_network_type", default="", allowed=_NETWORKS)
         texts = {option: settings.text(section, option) for option in vocabulary.SHARE_TEXTS}
+        if needs_project:
+            reason = "auth.project_id names the project"
+            settings.ignore(section, {"project": reason}, is_missed=False)
         auth = self.tree.sections.get(f"{section}.auth", {})
         settings.accept(f"{section}.auth", auth)  # the account reads them
         return DescribedShare(

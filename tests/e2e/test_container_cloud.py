@@ -70,3 +70,19 @@ def test_a_real_cloud_is_published_from_the_host_s_network(
         assert site.container(service)["HostConfig"]["NetworkMode"] == "host"
     if Path("/proc/net/if_inet6").exists() and Path("/proc/net/if_inet6").read_text().strip():
         assert entries("[::1]", PORT + 2).keys() == entries(port=PORT + 2).keys()
+    validate(site, "cloudbdii", "/etc/bdii/bdii.conf")
+    validate(site, "sitebdii", "/etc/sitebdii/bdii.conf")
+    # F-I9: bases of GLUE 1 are empty, with status 0
+    for base in ("o=grid", "mds-vo-name=resource,o=grid"):
+        assert search(PORT + 2, base) == {}
+
+
+def validate(site: ContainerSite, service: str, path: str) -> None:
+    """Let a shipped container judge its own tree by the rules of EGI's validator."""
+    shown = site.compose("exec", "-T", service, "bdii-update", "-c", path, "--validate").stdout
+    *findings, totals = shown.splitlines()
+    assert " entries: 0 errors, " in totals
+    codes = {line.split()[1] for line in findings}
+    # vocabularies and usual sizes; nothing that is mandatory is missing
+    assert "W037:" in codes
+    assert not {"W034:", "W036:", "W038:"} & codes, shown

@@ -85,7 +85,7 @@ FAULTS = {
     ),
     "flavors-short": (
         Fault("/flavors/detail", body=b'{"flavors": [{"id": "1"}]}'),
-        "unexpected answer from the cloud: KeyError: 'vcpus'",
+        "the cloud's flavors: cannot be understood: flavor '1': KeyError: 'vcpus'",
     ),
     "flavors-number": (
         Fault("/flavors/detail", body=b'{"flavors": [7]}'),

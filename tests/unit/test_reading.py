@@ -70,6 +70,29 @@ def test_images_without_a_marketplace_have_glance_s_url(cloud: Cloud, tmp_path: 
     assert [each["ID"] for each in only] == ["a"]
 
 
+@pytest.mark.parametrize(
+    "spoiled", [{"vcpus": "two"}, {"vcpus": None}, {"extra_specs": ["x"]}, {"id": "odd"}]
+)
+def test_a_flavor_that_cannot_be_understood_is_left_out(
+    cloud: Cloud, tmp_path: Path, spoiled: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """F-I16: it stopped its whole VO; one that is alone shows that the answer itself is wrong."""
+    cloud.flavors["p0"].append(spoiled if "id" in spoiled else flavor("odd", **spoiled))
+    cloud.flavors["p1"] = [{"id": "odd"}]
+    facts = read(cloud, tmp_path).facts
+    found = {share.vo: [one.id for one in share.flavors] for share in facts.shares}
+    assert found == {"vo0": ["1", "2"], "vo2": ["1", "2"]}
+    (line,) = (text for text in caplog.messages if "left out" in text)
+    assert line.startswith("VO vo0: left out, because it cannot be understood: flavor 'odd': ")
+    assert "the cloud's flavors: cannot be understood: flavor 'odd': " in facts.failed["vo1"]
+
+
+def test_a_server_without_a_flavor_is_counted(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.servers = {"p0": [{"id": "x", "status": "ACTIVE"}]}
+    (first, *_) = read(cloud, tmp_path).facts.shares
+    assert (first.servers.running, first.servers.vcpus) == (1, 0)
+
+
 def test_a_failing_vo_fails_the_run_if_all_are_needed(cloud: Cloud, tmp_path: Path) -> None:
     cloud.faults = [Fault("/v2/images", "p1", 403)]
     assert len(read(cloud, tmp_path).facts.shares) == 2
