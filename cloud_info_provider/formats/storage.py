@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from appliance.core.ldif import Entry, child
-from cloud_info_provider.formats.entry import new_entry, pairs
+from cloud_info_provider.formats.entry import clean, new_entry, pairs
 from cloud_info_provider.site_settings import StorageEndpoint, StorageSettings
 
 _HTTP = ("http", "https")
@@ -28,7 +28,7 @@ class _StorageTree:
     def __init__(self, storage: StorageSettings, site: str, above: str) -> None:
         self.storage = storage
         self.site = site
-        self.id = f"{storage.name}_cloud.storage"
+        self.id = f"{clean(storage.name)}_cloud.storage"
         self.dn = child(above, "GLUE2ServiceID", self.id)
 
     def entries(self) -> Iterator[Entry]:
@@ -73,7 +73,7 @@ class _StorageTree:
     def endpoint(self, endpoint: StorageEndpoint) -> Entry:
         terms = endpoint.terms
         kind = f"{terms.interface}_{endpoint.version}_{terms.authentication}"
-        identifier = f"{endpoint.url}_{kind}"
+        identifier = clean(f"{endpoint.url}_{kind}")
         return new_entry(
             child(self.dn, "GLUE2EndpointID", identifier),
             ["GLUE2Entity", "GLUE2Endpoint", "GLUE2StorageEndpoint"],

@@ -61,3 +61,15 @@ def test_slapd_takes_the_tree_and_the_profile_has_no_finding_but_known_ones(
     tree = [dataclasses.replace(each, line=0) for each in ldif.parse(dated.encode())]
     ours = profile.findings(tree, now=datetime(2026, 11, 30, tzinfo=UTC))
     assert {each.code for each in ours} == {"W037", "I095"}
+
+
+def test_odd_names_of_a_storage_are_escaped(tmp_path: Path) -> None:
+    name = 'Ünï, "x"; <1>+#  two'
+    text = f"{FULL}{STORAGE}".replace("storage:\n", f"storage:\n    service_name: '{name}'\n", 1)
+    text = text.replace("api_version: 1.0.1", "api_version: '1, \"a\"  b'")
+    stored = egi_profile.load(printed(tmp_path / "site", text), tmp_path / "slapd")
+    (service,) = (one for one in stored.values() if "GLUE2StorageService" in one["objectClass"])
+    assert service["GLUE2ServiceID"] == [f"{' '.join(name.split())}_cloud.storage"]
+    endpoints = [one for one in stored.values() if "GLUE2StorageEndpoint" in one["objectClass"]]
+    assert all('_CDMI_1, "a" b_' in one["GLUE2EndpointID"][0] for one in endpoints)
+    assert len(endpoints) == 2
