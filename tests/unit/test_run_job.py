@@ -345,7 +345,8 @@ def test_the_exit_status_is_the_container_s(site: Site, status: int) -> None:
 
 HUNDRED = """
 import os, shutil, sys, yaml
-from appliance.admin.command import main
+from appliance.admin.command import main, program
+program("run")  # imported once
 children = []
 for number in range(100):
     child = os.fork()
@@ -378,9 +379,11 @@ def test_a_hundred_simultaneous_starts_make_one_run(site: Site, tmp_path: Path) 
         children, err = starts.communicate(timeout=60)
     assert starts.returncode == 0, err
     assert len(site.runs) == 1
-    pattern = r"caso: running since \d{4}-\d\d-\d\dT[\d:]{8}\+00:00 \(pid (\d+)\)\n"
+    # A holder that the kernel stops between the lock and its note is another program for a while.
+    running = r"running since \d{4}-\d\d-\d\dT[\d:]{8}\+00:00 \(pid (\d+)\)"
+    pattern = rf"caso: (?:{running}|held by another program)\n"
     found = [re.fullmatch(pattern, path.read_text()) for path in said.iterdir()]
-    holders = {match[1] for match in found if match}
+    holders = {match[1] for match in found if match and match[1]}
     assert len([match for match in found if match]) == 99
     assert len(holders) == 1
     assert holders < set(children.split())
@@ -955,8 +958,8 @@ def test_wrong_settings_are_reported_with_their_line(site: Site) -> None:
 def test_nobody_but_root_starts_jobs() -> None:
     script = (
         "import os, shutil, sys\n"
-        "from appliance.admin.command import main\n"
-        "from appliance.admin.run import supervise\n"
+        "from appliance.admin.command import main, program\n"
+        "program()  # nobody may not read the modules\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "sys.exit(main(['run', 'caso', '--root', '/nonexistent']))"
     )
