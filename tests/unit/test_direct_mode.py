@@ -330,7 +330,7 @@ def test_sigterm_ends_an_upload_and_leaves_nothing(site: ImageSite, parallel: st
     size = 50 * 2**20
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode()
     site.publish(site.image(1, hv__size=str(size)))
-    site.web.put("/1.img", image_server.Dripping(head + RAW, bytes(1024)))
+    site.web.put("/1.img", image_server.Dripping(head + RAW + bytes(4 * 2**20), bytes(1024)))
     with program(site, "--parallel-transfers", parallel) as process:
         wait_for(lambda: any("POST /v2/images" in one for one in site.glance.requests))
         process.send_signal(signal.SIGTERM)

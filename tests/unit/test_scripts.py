@@ -1,5 +1,6 @@
 """The shell functions that set everything up, with the commands that reach outside replaced."""
 
+import contextlib
 import ensurepip
 import hashlib
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sysconfig
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -224,13 +226,23 @@ python3() {
 """
 
 
-def unpacked_pip(directory: Path) -> Path:
-    """Unpack the pip that comes with Python, beside it or in a directory of the distribution."""
+def unpacked_pip() -> Path:
+    """Unpack the pip that comes with Python, once for each checkout, where its byte code stays.
+
+    It is beside Python or in a directory of the distribution.
+    """
     places = (sysconfig.get_config_var("WHEEL_PKG_DIR"), Path(ensurepip.__file__).parent)
     wheel = next(found for place in places if place for found in Path(place).rglob("pip-*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(directory / "pip")
-    return directory / "pip"
+    unpacked = SCRIPTS.parent / ".cache/tests" / wheel.stem
+    if not unpacked.exists():
+        unpacked.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=unpacked.parent))
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(unfinished)
+        with contextlib.suppress(OSError):  # another process was faster
+            unfinished.rename(unpacked)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return unpacked
 
 
 def test_the_package_installer_is_installed_by_its_hash(checkout: Path, tmp_path: Path) -> None:
@@ -252,7 +264,7 @@ def test_the_package_installer_is_installed_by_its_hash(checkout: Path, tmp_path
         archive.writestr(f"uv-{version}.dist-info/RECORD", "")
     make = (
         f"export PIP_NO_INDEX=1 PIP_FIND_LINKS='{index}' PIP_NO_CACHE_DIR=1\n"
-        f"pip='{unpacked_pip(tmp_path)}'{PYTHON_WITH_PIP}make_uv"
+        f"pip='{unpacked_pip()}'{PYTHON_WITH_PIP}make_uv"
     )
     shown = run(checkout, make)
     assert shown.returncode != 0

@@ -161,7 +161,7 @@ def test_broken_files(text: str, problem: str, tmp_path: Path) -> None:
         ("vo: !!bool maybe", f":1: {TAG}"),
         ('vo: !!int ""', f":1: {TAG}"),
         ("vo: !!timestamp x", f":1: {TAG}"),
-        ("[" * 2_000, ":1: is nested too deeply; write one level of VOs"),
+        ("[" * 1_000, ":1: is nested too deeply; write one level of VOs"),
     ],
 )
 def test_broken_yaml_files(text: str, problem: str, tmp_path: Path) -> None:
