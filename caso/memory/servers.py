@@ -107,10 +107,11 @@ class ServerMemory:
                 return
             values = (file.cloud(connection, keystone), region, project_id)
             if not file.read_only:
+                # At once, so that the end of another project does not remove this one.
                 connection.execute(
-                    "INSERT OR IGNORE INTO projects (cloud, region, project, looked)"
-                    " VALUES (?, ?, ?, 0)",
-                    values,
+                    "INSERT INTO projects (cloud, region, project, looked) VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT DO UPDATE SET looked = excluded.looked",
+                    (*values, int(clock.now().timestamp())),
                 )
             found = connection.execute(
                 "SELECT id FROM projects WHERE cloud = ? AND region = ? AND project = ?", values
@@ -168,13 +169,9 @@ class ServerMemory:
         self._flush()
         if self._file.read_only:
             return
-        now = int(clock.now().timestamp())
-        old = now - int(_FORGOTTEN.total_seconds())
+        old = int((clock.now() - _FORGOTTEN).timestamp())
         with self._file.transaction() as connection:
             if connection is not None:
-                connection.execute(
-                    "UPDATE projects SET looked = ? WHERE id = ?", (now, self._project)
-                )
                 connection.execute(
                     "DELETE FROM servers WHERE project IN"
                     " (SELECT id FROM projects WHERE looked < ?)",

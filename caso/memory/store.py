@@ -33,7 +33,7 @@ CREATE TABLE names (
     PRIMARY KEY (cloud, kind, key)
 ) WITHOUT ROWID;
 CREATE TABLE projects (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     cloud INTEGER NOT NULL, region TEXT NOT NULL, project TEXT NOT NULL, looked INTEGER NOT NULL,
     UNIQUE (cloud, region, project)
 );

@@ -7,6 +7,9 @@ with that many servers of history more. Both programs take turns on the same clo
 account and the extractor nova alone. The first run accounts everything, the hourly one what has
 changed within an hour. Requests are counted from the access logs of Keystone, Nova and Glance,
 without those by which the services ask each other.
+
+``scripts/bench accounting simulated [CASE…]`` measures on simulated clouds, see
+`tests.bench.accounting_simulated`; the cases are those of `_SIMULATED`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 
+from tests.bench import accounting_simulated
+from tests.bench.accounting_simulated import Shape
 from tests.bench.usage import Usage, run
 from tests.e2e.caso_site import CasoSite
 from tests.testbed import CLOUD_SERVICES, Testbed
@@ -84,8 +89,22 @@ def row(case: str, value: float, unit: str) -> None:
     print(f"accounting\t{case}\t{value:.2f}\t{unit}", flush=True)
 
 
+_SIMULATED = {
+    "10k": (Shape(10_000, 10), True),
+    "50": (Shape(100, 50, timedelta(milliseconds=20), "nova,cinder,neutron"), True),
+    "100k": (Shape(100_000, 20), True),
+    "100k-ours": (Shape(100_000, 20), False),
+}
+"""Clouds, and whether the peer is measured as well: it takes minutes for the largest."""
+
+
 def main(arguments: Sequence[str]) -> None:
     """Start the cloud if need be, and measure."""
+    if arguments[:1] == ["simulated"]:
+        for name in arguments[1:] or ("10k", "50"):
+            shape, peer = _SIMULATED[name]
+            accounting_simulated.measure(shape, peer=peer, row=row)
+        return
     top = Path(__file__).resolve().parents[2]
     state = Path(os.environ.get("FEDCLOUD_TESTBED_STATE") or top / ".cache/testbed/tests")
     testbed = Testbed(state, int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000))

@@ -97,6 +97,8 @@ class Cloud:
     """Users of a project."""
     images: int = 0
     """Images of which servers are made; 0: all of one that no longer exists."""
+    flavors: int = 1
+    """Flavors of which servers are made."""
     changed: int = 0
     """Living servers of a project that changed a minute ago."""
     more: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -159,7 +161,7 @@ class Cloud:
                 "ram": 512,
                 "disk": 1,
                 "ephemeral": 0,
-                "original_name": "f",
+                "original_name": f"f{number % self.flavors}" if self.flavors > 1 else "f",
                 "extra_specs": {},
             },
             "image": {"id": f"image{number % self.images}" if self.images else "image"},
@@ -169,7 +171,8 @@ class Cloud:
 
     def all_servers(self, project: str) -> list[dict[str, Any]]:
         """Return the servers that Nova has of a project, those of `more` last."""
-        key = (project, self.servers, self.deleted, self.now, self.users, self.images, self.changed)
+        sizes = (self.servers, self.deleted, self.users, self.images, self.flavors, self.changed)
+        key = (project, self.now, sizes)
         if key not in self._made:
             self._made[key] = [self.server(project, number) for number in range(self.servers)]
         computed = [] if "/" in project else self._made[key]
@@ -415,6 +418,8 @@ class Cloud:
         return self._page("floatingips", items, request, marker)
 
     def _glance(self, _: Request, path: str, __: str) -> Answer:
+        if path == "/image/v2/schemas/image":  # cASO's client asks for it
+            return Answer(body={"name": "image", "properties": {}})
         known = {f"image{number}" for number in range(self.images)}
         number = path.removeprefix("/image/v2/images").strip("/")
         if not number:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from appliance.core import clock
 from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Cloud
 from appliance.core.run.errors import Unavailable
@@ -385,6 +386,32 @@ def test_the_memory_of_another_cloud_does_not_count(
     site.run(before, service.now)
     assert site.asked()["servers"] == 0
     assert (tmp_path / "memory.sqlite").stat().st_mode & 0o777 == 0o640
+
+
+def test_projects_side_by_side_keep_their_servers(
+    service: openstack.Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of one removes only what was not accounted for a long time."""
+
+    def kept(*projects: str) -> dict[str, int]:
+        memory = CloudMemory(tmp_path / "m", "k", names_age=HOUR, read_only=False)
+        found = {name: memory.servers("", name) for name in projects}
+        for name, servers in found.items():
+            servers.learn(service.server(name, 20), since=service.now)
+        for servers in found.values():
+            servers.finish()
+        counts = {name: len(servers.others(set())) for name, servers in found.items()}
+        memory.close()
+        return counts
+
+    assert kept("a", "b", "c") == {"a": 1, "b": 1, "c": 1}
+    later = clock.now() + timedelta(days=91)
+    monkeypatch.setattr(clock, "now", lambda: later)
+    assert kept("a", "b") == {"a": 1, "b": 1}
+    with sqlite3.connect(tmp_path / "m") as connection:
+        assert connection.execute("SELECT count(*) FROM servers").fetchone() == (2,)
+        assert connection.execute("SELECT count(*) FROM projects").fetchone() == (2,)
+    connection.close()
 
 
 ODD_ANSWERS: dict[str, dict[str, Any]] = {
