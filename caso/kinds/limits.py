@@ -6,6 +6,7 @@ an empty text. A kind decides whether that is a fault of the record or a field t
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -31,9 +32,13 @@ MISSING = ("", "none", "null")
 
 _PRINTABLE = re.compile(r"[ -~]*")
 
+_KEPT = 4096
+"""Results that are kept: most values of a project's records are the same."""
+
 R = TypeVar("R")
 
 
+@functools.lru_cache(_KEPT)
 def text(name: str, value: str, *, longest: int = LONGEST) -> str:
     """Return what is wrong with a text that may be empty."""
     if len(value) > longest:
@@ -53,6 +58,7 @@ def number(name: str, value: float | Decimal, *, below: float, least: float | De
     return "" if least <= value < below else f"{name} is {value}"
 
 
+@functools.lru_cache(_KEPT)
 def count(value: int | Decimal) -> int | float:
     """Return a number as the repository's columns DECIMAL(10,3) hold it, for a message."""
     rounded = Decimal(value).quantize(THOUSANDTH)

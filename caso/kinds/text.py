@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 LONGEST = 255
 """Characters in a column of the repository."""
+_KEPT = 2048
+"""Results that are kept: most names, such as those of users and images, stand in many records."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SEPARATOR = re.compile(r"%{2,}")
 
 
+@functools.lru_cache(_KEPT)
 def fit(text: str) -> str:
     """Return ``text`` as at most `LONGEST` printable ASCII characters without a record separator.
 

@@ -89,6 +89,8 @@ class UserNames:
 
         The request goes to the scope of the system if the account has it, else to ``scope``.
         """
+        if user_id in self._names:  # without the lock, because nearly all requests end here
+            return self._names[user_id]
         with self._locks.of(user_id):
             if user_id not in self._names and not self._refusal.locked():
                 self._ask(user_id, self._cloud.system or scope)

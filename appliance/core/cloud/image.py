@@ -24,6 +24,8 @@ class ImageProperties:
 
     def get(self, image_id: str, scope: Scope) -> str | None:
         """Return the property; None if the image lacks it, was deleted, or is not visible."""
+        if image_id in self._found:  # without the lock, because nearly all requests end here
+            return self._found[image_id]
         with self._locks.of(image_id):
             # A property is the same for all projects; an image is hidden from some only.
             hidden = f"{scope.project_id}/{image_id}"
