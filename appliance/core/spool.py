@@ -38,6 +38,8 @@ _ELEMENT = re.compile(r"[0-9a-f]{14}")
 _LEFTOVER = re.compile(r"[0-9a-f]{14}\.(tmp|lck)")
 _GRANULARITY = 60
 """Seconds; dirq's default, so that our elements share directories with other producers'."""
+_LATEST = 2**32 - 1 - 366 * 86400
+"""Seconds; after a later name of 8 hex digits there is no room for the names of a year."""
 
 
 class Spool:
@@ -252,13 +254,25 @@ class Spool:
         return True
 
     def _next_name(self) -> ElementName:
-        # Names never go backwards within one producer: senders take elements in order, and the
-        # last of several records stays. For the same reason a directory that cannot be used is
-        # replaced by a later one for good.
+        # For the same order, a directory that cannot be used is replaced by a later one for good.
+        if self._last_microsecond == 0:
+            self._last_microsecond = self._newest_microsecond()
         self._last_microsecond = max(time.time_ns() // 1000, self._last_microsecond + 1)
         seconds, micros = divmod(self._last_microsecond, 1_000_000)
         directory = seconds - seconds % _GRANULARITY + self._later
         return ElementName(f"{directory:08x}/{seconds:08x}{micros:05x}{self._digit:01x}")
+
+    def _newest_microsecond(self) -> int:
+        """Return the time that the newest element has in its name, or its directory if later."""
+        for directory in reversed(self._directories()):
+            # Rounded up, because the directories of new elements are rounded down.
+            start = -(-int(directory.name, 16) // _GRANULARITY) * _GRANULARITY
+            elements = self._listed(directory, _ELEMENT)
+            if elements and start <= _LATEST:
+                name = elements[-1].name
+                made = int(name[:8], 16) * 1_000_000 + int(name[8:13], 16)
+                return max(start * 1_000_000, min(made, _LATEST * 1_000_000))
+        return 0
 
 
 def _count_files(path: Path, pattern: re.Pattern[str]) -> int:

@@ -77,14 +77,56 @@ def test_names_never_go_backwards_when_the_clock_does(
     assert spool.adopt(staged(tmp_path)) > first
 
 
+def _leave(spool: Spool, directory: str, *elements: str) -> None:
+    (spool.path / directory).mkdir(parents=True)
+    for element in elements:
+        (spool.path / directory / element).touch()
+
+
+def test_names_follow_those_of_a_clock_that_was_ahead(spool: Spool, tmp_path: Path) -> None:
+    """F-A4: the later record of two counts, so the later run's message must be sent later."""
+    ahead = int(time.time()) + 2 * 3600
+    directory = ahead - ahead % 60
+    waiting = f"{directory:08x}/{ahead:08x}fffff7"
+    _leave(spool, *waiting.split("/"))
+    names = [spool.adopt(staged(tmp_path)) for _ in range(2)]
+    assert [waiting, *names] == sorted({waiting, *names})
+    taken = list(QueueSimple(str(spool.path)).names())
+    assert taken == [waiting, *names]
+    other = Spool(spool.path)  # and so does the next run's
+    assert other.adopt(staged(tmp_path)) > names[-1]
+
+
+def test_names_follow_a_directory_that_is_later_than_its_elements(
+    spool: Spool, tmp_path: Path
+) -> None:
+    ahead = int(time.time()) + 3600
+    _leave(spool, f"{ahead - ahead % 60 + 7:08x}", f"{int(time.time()):08x}000000")
+    assert spool.adopt(staged(tmp_path))[:8] > f"{ahead - ahead % 60 + 7:08x}"
+
+
+def test_a_spool_that_was_emptied_goes_on_with_the_clock(spool: Spool, tmp_path: Path) -> None:
+    before = int(time.time())
+    _leave(spool, f"{before - 3600:08x}")
+    assert before <= int(spool.adopt(staged(tmp_path))[9:17], 16) <= time.time()
+
+
+def test_a_name_that_no_time_follows_is_passed_over(spool: Spool, tmp_path: Path) -> None:
+    _leave(spool, "ffffffff", "ffffffff000000")
+    before = int(time.time())
+    assert before <= int(spool.adopt(staged(tmp_path))[9:17], 16) <= time.time()
+
+
 def test_an_element_under_the_same_name_is_never_replaced(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two producers that drew one digit, in one microsecond."""
-    monkeypatch.setattr(time, "time_ns", lambda: 1_900_000_019_500_000_000)
     monkeypatch.setattr(secrets, "randbelow", lambda _: 7)
-    names = [one.adopt(staged(tmp_path)) for one in (Spool(spool.path), Spool(spool.path))]
-    assert len(set(names)) == spool.count() == 2
+    both, names = (Spool(spool.path), Spool(spool.path)), []
+    for second in (19, 20):  # each has looked for names that are there, before the second name
+        monkeypatch.setattr(time, "time_ns", lambda: (1_900_000_000 + second) * 10**9)  # noqa: B023
+        names += [one.adopt(staged(tmp_path)) for one in both]
+    assert len(set(names)) == spool.count() == 4
 
 
 def test_foreign_names_are_left_alone(spool: Spool, tmp_path: Path) -> None:
@@ -672,7 +714,7 @@ def test_later_directories_follow_those_that_cannot_be_used(
             name = spool.adopt(source)
             causes = {path: line.cause for path, line in spool.skipped.items()}
         assert name[:8] == f"{minute + 60 * 5:08x}"
-        assert list(causes) == paths
+        assert sorted(causes) == paths
         assert [causes[path] for path in paths[:2]] == ["skipped: is a file", "skipped: is a link"]
         for path in paths[2:]:
             assert causes[path].startswith("skipped: permission denied (a directory of user ")
