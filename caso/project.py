@@ -1,38 +1,45 @@
-"""The accounting of one project: its sources, the records that they give, and its outboxes."""
+"""The accounting of one project: its sources, the records that they give, and its lanes.
+
+Each kind of record has a window of its own: see `caso.windows`. A source or a messenger that fails
+costs its own kinds.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import partial
 
 from appliance.core import clock
 from appliance.core.cloud.hops import LoginFailure
 from appliance.core.cloud.identity import UserNames
 from appliance.core.cloud.image import ImageProperties
-from appliance.core.cloud.session import Cloud
+from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.run.log import Once
 from caso import quarantine
 from caso.checkpoint import Checkpoints
 from caso.kinds.kind import Checked, UsageRecord
-from caso.kinds.months import BEGINNING, ExtractionWindow
+from caso.kinds.months import ExtractionWindow
 from caso.kinds.registry import KINDS
+from caso.lanes import Advance, Lanes, Withheld
+from caso.ledger.ledger import Ledger
+from caso.ledger.model import Origin, Span, Stream
 from caso.memory.cloud import CloudMemory
-from caso.messengers.messenger import OpenMessenger, Outbox
+from caso.messengers.messenger import OpenMessenger
+from caso.seen import LedgerHistory
 from caso.selection import Selected
 from caso.settings import CasoConfiguration
+from caso.sources import nova
 from caso.sources import registry as sources
-from caso.sources.listing import OVERLAP
 from caso.sources.source import ProjectContext, Source, Unaccountable, Usage
+from caso.vanished import KindLook
+from caso.windows import KindWindow, ProjectWindows
 
 logger = logging.getLogger(__name__)
-
-ONE_SECOND = timedelta(seconds=1)
-"""Windows include both ends, so the next one begins a second later, as in cASO 5.2.2."""
 
 _MOST_REASONS = 20
 """Reasons for fields that are left out which a project's report distinguishes."""
@@ -56,8 +63,18 @@ class ProjectTally:
     examples: dict[str, str] = field(default_factory=dict)
     """A thing with such a record, by the reason."""
     refused: list[str] = field(default_factory=list)
+    withheld: list[Withheld] = field(default_factory=list)
+    """Records that would take back what was delivered."""
     is_unkept: bool = False
     """Whether a refused record could not be written to the quarantine."""
+
+    def forget(self, kinds: frozenset[str]) -> None:
+        """Take the figures of some kinds back, because there are not all of them."""
+        for kind in kinds:
+            self.things.pop(kind, None)
+        for counter in (self.records, self.amounts):
+            for of_month in [one for one in counter if one[1] in kinds]:
+                del counter[of_month]
 
     def drop(self, reason: str, key: str) -> None:
         """Count a record without one of its optional fields."""
@@ -75,44 +92,9 @@ class ProjectOutcome:
     window: ExtractionWindow | None = None
     tally: ProjectTally = field(default_factory=ProjectTally)
     messages: int = 0
-    error: ApplianceError | None = None
+    failures: tuple[ApplianceError, ...] = ()
     bug: Exception | None = None
     """An unexpected exception, to be raised when all other projects are done."""
-
-
-class Outboxes:
-    """The outboxes of a project, by kind of record; a dry run has none."""
-
-    def __init__(
-        self, project_id: str, messengers: list[OpenMessenger], kinds: frozenset[str]
-    ) -> None:
-        self._by_kind: dict[str, list[Outbox]] = {}
-        for messenger in messengers:
-            for kind in messenger.kinds:
-                if kind.name in kinds:
-                    outbox = messenger.begin(project_id, kind)
-                    self._by_kind.setdefault(kind.name, []).append(outbox)
-
-    def add(self, kind: str, record: UsageRecord) -> None:
-        """Add a record to each outbox of its kind."""
-        for outbox in self._by_kind.get(kind, ()):
-            outbox.add(record)
-
-    def commit(self, checkpoints: dict[str, str]) -> int:
-        """Hand over all records, the checkpoints with the last ones; return the messages."""
-        *others, last = self._all()
-        for outbox in others:
-            outbox.commit({})
-        last.commit(checkpoints)
-        return sum(outbox.messages for outbox in self._all())
-
-    def discard(self) -> None:
-        """Drop what is not committed."""
-        for outbox in self._all():
-            outbox.discard()
-
-    def _all(self) -> list[Outbox]:
-        return [outbox for outboxes in self._by_kind.values() for outbox in outboxes]
 
 
 class ProjectAccounting:
@@ -124,11 +106,14 @@ class ProjectAccounting:
         configuration: CasoConfiguration,
         checkpoints: Checkpoints,
         messengers: list[OpenMessenger],
+        ledger: Ledger,
     ) -> None:
         self.cloud = cloud
         self.configuration = configuration
         self.checkpoints = checkpoints
         self.messengers = messengers
+        self.ledger = ledger
+        self.windows = ProjectWindows(configuration, checkpoints, ledger)
         wanted = frozenset(kind.name for messenger in messengers for kind in messenger.kinds)
         chosen = [sources.source(name) for name in configuration.sources]
         self.sources: list[Source] = [one for one in chosen if wanted & set(one.kinds)]
@@ -143,20 +128,25 @@ class ProjectAccounting:
         self._images = ImageProperties(IMAGE_PROPERTY, self.memory.images)
         self._warn_once = Once(logger)  # a warning that would repeat for each server
 
+    def origin(self, selected: Selected) -> Origin:
+        """Return the place of a project, for the ledger."""
+        access = self.configuration.access
+        return Origin(access.auth_url, access.region or "", selected.project.id)
+
     def account(self, selected: Selected, *, end: datetime) -> ProjectOutcome:
         """Account one project, from the cloud to the checkpoint; a failure is in the outcome."""
         window = None
         try:
-            window = self._window(selected, end)
-            if window is None:
+            windows = self.windows.of(selected, self._streams(selected), end=end)
+            if not windows:
                 return ProjectOutcome(selected)
-            return self._extract(selected, window)
+            window = min((one.window for one in windows.values()), key=lambda one: one.start)
+            return self._extract(selected, window, windows)
         except (ApplianceError, OSError) as error:
-            failure = LocalFailure.from_os(error) if isinstance(error, OSError) else error
-            return ProjectOutcome(selected, window, error=about(selected, failure))
+            return ProjectOutcome(selected, window, failures=(about(selected, error),))
         except Exception as bug:  # noqa: BLE001  raised again after the other projects
             failure = ApplianceError(selected.project, "not accounted, because of a bug")
-            return ProjectOutcome(selected, window, error=failure, bug=bug)
+            return ProjectOutcome(selected, window, failures=(failure,), bug=bug)
 
     def check_clocks(self) -> None:
         """Warn of clocks that differ from this host's.
@@ -168,109 +158,162 @@ class ProjectAccounting:
         for line in self.cloud.transport.clocks.judge(self.configuration.max_skew):
             self._warn_once(line)
 
-    def _window(self, selected: Selected, end: datetime) -> ExtractionWindow | None:
-        known = self.configuration.period.start or self._checkpoint(selected)
-        start = known or self._beginning(selected)
-        # Small differences are clocks that were corrected; then the window is empty, see below.
-        if start > clock.now() + OVERLAP:
-            raise LocalFailure(
-                self.checkpoints.path(selected.aliases[0]),
-                f"has the time {start.isoformat()}, which is in the future",
-                "check this host's clock, or correct the time",
-            )
-        return ExtractionWindow(start, end, is_first=known is None) if start < end else None
+    def _streams(self, selected: Selected) -> dict[str, list[Stream]]:
+        origin = self.origin(selected)
+        return {
+            kind: [
+                Stream(origin, kind, messenger.name)
+                for messenger in self.messengers
+                if any(one.name == kind for one in messenger.kinds)
+            ]
+            for kind in sorted(self.kinds)
+        }
 
-    def _beginning(self, selected: Selected) -> datetime:
-        """Return the start of a first window; servers that ended before it do not count."""
-        start = self.configuration.since or BEGINNING
-        line = "%s: first extraction: servers that existed on %s or later, each from its creation"
-        logger.info(line, selected.project, start.isoformat())
-        return start
-
-    def _checkpoint(self, selected: Selected) -> datetime | None:
-        found = self.checkpoints.find((*selected.aliases, *selected.former))
-        for path in found.broken:
-            logger.warning(
-                "%s: has no time; going on from %s, as the project's other file says",
-                path,
-                found.moment,
-            )
-        for line in found.unreadable:
-            source = "as the project's other file says"
-            logger.warning("%s; going on from %s, %s", line, found.moment, source)
-        return found.moment
-
-    def _extract(self, selected: Selected, window: ExtractionWindow) -> ProjectOutcome:
-        if self.configuration.is_dry_run:
-            return ProjectOutcome(selected, window, self._tally(selected, window, None))
-        outboxes = Outboxes(selected.project.id, self.messengers, self.kinds)
+    def _extract(
+        self, selected: Selected, window: ExtractionWindow, windows: Mapping[str, KindWindow]
+    ) -> ProjectOutcome:
+        lanes = Lanes.open(
+            self.ledger,
+            self.origin(selected),
+            self.messengers,
+            windows,
+            is_dry_run=self.configuration.is_dry_run,
+        )
+        reading = _Reading(self, selected, lanes)
         try:
-            tally = self._tally(selected, window, outboxes)
+            for source in self.sources:
+                for kinds in grouped(windows, source.kinds):
+                    reading.read(source, windows[min(kinds)].window, kinds)
             self.check_clocks()  # with the answers of the services that were asked meanwhile
-            # Refused records that could not be kept must be extracted again: the checkpoint stays.
-            reached = {} if tally.is_unkept else self._next_checkpoints(selected, window)
-            messages = outboxes.commit(reached)
-        except (ApplianceError, OSError):
-            outboxes.discard()
+            lanes.flush()
+            messages = 0
+            if not self.configuration.is_dry_run:
+                # Refused records that could not be kept must be extracted again.
+                advances = {
+                    kind: Advance() if reading.tally.is_unkept else _advance(one)
+                    for kind, one in windows.items()
+                }
+                messages = lanes.commit(
+                    advances, lambda: self._next_checkpoints(selected, advances)
+                )
+        except BaseException:
+            lanes.discard()
             raise
-        return ProjectOutcome(selected, window, tally, messages)
+        reading.tally.withheld = lanes.withheld()
+        failures = tuple(about(selected, error) for error in lanes.failures)
+        return ProjectOutcome(selected, window, reading.tally, messages, failures)
 
-    def _next_checkpoints(self, selected: Selected, window: ExtractionWindow) -> dict[str, str]:
-        """Return the checkpoint files to write; none if the window begins after the checkpoint."""
-        if self.configuration.period.start is not None:
-            # An explicit start is the remedy for broken files, so they are no failure here.
-            with contextlib.suppress(LocalFailure):
-                reached = self._checkpoint(selected)
-                if reached is not None and reached < window.start:
-                    logger.warning(
-                        "%s: not extracted from %s to %s; its checkpoint stays, so that the next"
-                        " run begins there",
-                        *(selected.project, reached, window.start),
-                    )
-                    return {}
-        return self.checkpoints.later(selected.aliases, window.end + ONE_SECOND)
+    def _next_checkpoints(
+        self, selected: Selected, advances: Mapping[str, Advance]
+    ) -> dict[str, str]:
+        """Return cASO's checkpoint files to write: it has one for all kinds, the least of them."""
+        moments = [advances[kind].checkpoint for kind in self.kinds if kind in advances]
+        known = [moment for moment in moments if moment is not None]
+        # A kind without a window is up to date.
+        if not known or len(known) < len(moments):
+            return {}
+        return self.checkpoints.later(selected.aliases, min(known))
 
-    def _tally(
-        self, selected: Selected, window: ExtractionWindow, outboxes: Outboxes | None
-    ) -> ProjectTally:
-        """Add the records of a project to its outboxes; without these, only count them."""
-        tally, latest = ProjectTally(), dict[str, str]()
-        for found in self._records(selected, window):
-            if isinstance(found, Unaccountable):
-                self._refuse(found, tally, is_kept=outboxes is not None)
-                continue
-            checked = self._checked(found)
-            if isinstance(checked, Unaccountable):
-                self._refuse(checked, tally, is_kept=outboxes is not None)
-                continue
-            record = checked.record
-            for reason in checked.dropped:
-                tally.drop(reason, record.key)
-            if latest.get(found.kind) != record.key:  # the records of a thing come together
-                latest[found.kind] = record.key
-                tally.things[found.kind] += 1
-            of_month = f"{record.measured:%Y-%m}", found.kind
-            tally.records[of_month] += 1
-            tally.amounts[of_month] += record.amount
-            if outboxes is not None:
-                outboxes.add(found.kind, record)
-        return tally
-
-    def _records(
-        self, selected: Selected, window: ExtractionWindow
-    ) -> Iterator[Usage | Unaccountable]:
-        scope = self.cloud.project(selected.project.id)
-        context = ProjectContext(
+    def context(
+        self, selected: Selected, scope: Scope, kinds: frozenset[str], owners: dict[str, str]
+    ) -> ProjectContext:
+        """Return what the sources need to know of a project."""
+        return ProjectContext(
             vo=selected.vo,
             names=self.configuration.names,
             user_name=lambda user_id: self._users.get(user_id, scope),
             image=lambda image_id: self._images.get(image_id, scope) or image_id,
             servers=self.memory.servers(self.cloud.access.region or "", selected.project.id),
             warn=self._warn_once,
-            kinds=self.kinds,
+            kinds=kinds,
+            history=LedgerHistory(
+                self.ledger.sightings, self.origin(selected), is_kept=self.lists_the_present
+            ),
+            owners=owners,
         )
-        for source in self.sources:
-            yield from source.records(scope, window, context)
+
+    @property
+    def lists_the_present(self) -> bool:
+        """Return whether the windows end now, so that listings show their ends."""
+        period = self.configuration.period
+        return not (self.configuration.is_dry_run or period.start or period.end)
+
+
+class _Reading:
+    """Reading the sources of one project into its lanes."""
+
+    def __init__(self, accounting: ProjectAccounting, selected: Selected, lanes: Lanes) -> None:
+        self.tally = ProjectTally()
+        self._accounting = accounting
+        self._configuration = accounting.configuration
+        self._selected = selected
+        self._lanes = lanes
+        self._latest: dict[str, str] = {}
+        self._owners: dict[str, str] = {}
+
+    def read(self, source: Source, window: ExtractionWindow, kinds: frozenset[str]) -> None:
+        """Read the records of some kinds; a source that fails costs these alone."""
+        looks = self._looks(kinds)
+        try:
+            scope = self._accounting.cloud.project(self._selected.project.id)
+            # A source may leave something behind for the kinds of another one.
+            others = self._accounting.kinds - set(source.kinds)
+            context = self._accounting.context(self._selected, scope, kinds | others, self._owners)
+            for found in source.records(scope, window, context):
+                if isinstance(found, Unaccountable) or found.kind in kinds:
+                    self._found(found, looks)
+            for kind, look in looks.items():
+                traces = partial(nova.traces, scope)
+                for record, is_estimated in look.close(window.end, traces, context.names):
+                    self._take(Usage(kind, record), is_estimated=is_estimated)
+        except BaseException as error:
+            for look in looks.values():
+                look.abandon()
+            if not isinstance(error, (ApplianceError, OSError)):
+                raise
+            self._lanes.drop(kinds, as_failure(error))
+            self.tally.forget(kinds)
+
+    def _looks(self, kinds: frozenset[str]) -> dict[str, KindLook]:
+        """Return looks for the kinds whose things may vanish, if the run lists all that live."""
+        if not self._accounting.lists_the_present:
+            return {}
+        origin = self._accounting.origin(self._selected)
+        return {
+            kind: KindLook(self._accounting.ledger, origin, KINDS[kind])
+            for kind in kinds
+            if KINDS[kind].life is not None
+        }
+
+    def _found(self, found: Usage | Unaccountable, looks: Mapping[str, KindLook]) -> None:
+        if isinstance(found, Unaccountable):
+            self._refuse(found)
+            record, key = None, found.key
+        else:
+            record, key = self._take(found), found.record.key
+            if record is not None and found.kind in looks:
+                looks[found.kind].see(record)
+        if record is None:  # it cannot be sent, but it is there
+            for look in looks.values():
+                look.pass_by(key)
+
+    def _take(self, found: Usage, *, is_estimated: bool = False) -> UsageRecord | None:
+        """Add a record to the lanes and return it; return None if it cannot be sent."""
+        checked = self._checked(found)
+        if isinstance(checked, Unaccountable):
+            self._refuse(checked)
+            return None
+        record = checked.record
+        for reason in checked.dropped:
+            self.tally.drop(reason, record.key)
+        if self._latest.get(found.kind) != record.key:  # the records of a thing come together
+            self._latest[found.kind] = record.key
+            self.tally.things[found.kind] += 1
+        of_month = f"{record.measured:%Y-%m}", found.kind
+        self.tally.records[of_month] += 1
+        self.tally.amounts[of_month] += record.amount
+        self._lanes.add(found.kind, record, is_estimated=is_estimated)
+        return record
 
     def _checked(self, found: Usage) -> Checked[UsageRecord] | Unaccountable:
         """Return a record that may be sent, or the reason why it may not."""
@@ -285,21 +328,41 @@ class ProjectAccounting:
             reason = f"its figures cannot be computed: {error}"
             return Unaccountable(record.key, reason, repr(record))
 
-    def _refuse(self, refused: Unaccountable, tally: ProjectTally, *, is_kept: bool) -> None:
+    def _refuse(self, refused: Unaccountable) -> None:
         key, reason, text = refused
         more = ""
-        if is_kept:
+        if not self._configuration.is_dry_run:
             try:
-                directory = self.configuration.spool / "quarantine"
+                directory = self._configuration.spool / "quarantine"
                 more = f"; see {quarantine.set_aside(directory, key=key, reason=reason, text=text)}"
             except OSError as error:  # the good records of the project are sent all the same
-                tally.is_unkept = True
+                self.tally.is_unkept = True
                 more = f"; not kept: {LocalFailure.from_os(error)}"
-        tally.refused.append(f"record {key}: not sent: {reason}{more}")
+        self.tally.refused.append(f"record {key}: not sent: {reason}{more}")
 
 
-def about(selected: Selected, error: ApplianceError) -> ApplianceError:
+def grouped(windows: Mapping[str, KindWindow], kinds: Sequence[str]) -> Iterator[frozenset[str]]:
+    """Yield those of ``kinds`` that have the same window together, so that they are read once."""
+    left = {kind for kind in kinds if kind in windows}
+    while left:
+        window = windows[min(left)].window
+        group = frozenset(kind for kind in left if windows[kind].window == window)
+        yield group
+        left -= group
+
+
+def _advance(one: KindWindow) -> Advance:
+    return Advance(Span(one.window.start, one.window.end), one.checkpoint)
+
+
+def as_failure(error: ApplianceError | OSError) -> ApplianceError:
+    """Return a known failure for an error of the file system."""
+    return LocalFailure.from_os(error) if isinstance(error, OSError) else error
+
+
+def about(selected: Selected, error: ApplianceError | OSError) -> ApplianceError:
     """Return a failure that names its project."""
+    error = as_failure(error)
     # A failed login concerns the account. With the project's name it would be another line for each
     # project.
     if isinstance(error, LoginFailure) or selected.project.id in error.subject:

@@ -15,12 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import chain
 
+from appliance.core import clock
 from appliance.core.cloud.session import Cloud
-from appliance.core.run import cli, lock
+from appliance.core.run import cli, lock, place
 from appliance.core.run.errors import ApplianceError, ExitStatus
 from appliance.core.run.record import RunRecord
 from caso.checkpoint import Checkpoints
 from caso.kinds.registry import KINDS
+from caso.lanes import Withheld
+from caso.ledger.ledger import Ledger
+from caso.ledger.model import Month, Outstanding, month_text
 from caso.messengers.messenger import Recovered
 from caso.project import ProjectAccounting, ProjectOutcome, ProjectTally, about
 from caso.selection import Selected, select
@@ -36,8 +40,17 @@ LOCK_WAIT = timedelta(minutes=10)
 
 def run(configuration: CasoConfiguration, record: RunRecord) -> ExitStatus:
     """Account all selected projects; report and count failures of single ones, raise none."""
-    with _locked(configuration):
-        return _AccountingRun(configuration, record).run()
+    if configuration.projects:  # for the record of a run that fails early
+        record.counts["projects_left"] = len(configuration.projects)
+    with (
+        _locked(configuration),
+        Ledger(
+            configuration.ledger,
+            read_only=configuration.is_dry_run,
+            retention=configuration.retention,
+        ) as ledger,
+    ):
+        return _AccountingRun(configuration, record, ledger).run()
 
 
 @contextlib.contextmanager
@@ -50,20 +63,19 @@ def _locked(configuration: CasoConfiguration) -> Iterator[None]:
 
 
 class _AccountingRun:
-    def __init__(self, configuration: CasoConfiguration, record: RunRecord) -> None:
+    def __init__(self, configuration: CasoConfiguration, record: RunRecord, ledger: Ledger) -> None:
         self.configuration = configuration
         self.record = record
+        self.ledger = ledger
         self.checkpoints = Checkpoints(configuration.spool)
         self.messengers = [one.open(self.checkpoints) for one in configuration.messengers]
         self.cloud = Cloud(configuration.access)
         self.projects = ProjectAccounting(
-            self.cloud, configuration, self.checkpoints, self.messengers
+            self.cloud, configuration, self.checkpoints, self.messengers, ledger
         )
         self._recording = threading.Lock()
 
     def run(self) -> ExitStatus:
-        if self.configuration.projects:  # for the record of a run that fails early
-            self.record.counts["projects_left"] = len(self.configuration.projects)
         self._name_missing_kinds()
         recovered = self._recover()
         try:
@@ -80,7 +92,7 @@ class _AccountingRun:
         finally:
             self.projects.memory.close()
             self.record.add("api_requests", self.cloud.transport.requests)
-        failures += [outcome.error for outcome in outcomes if outcome.error]
+        failures += [error for outcome in outcomes for error in outcome.failures]
         # A login that fails gives the same line for each project.
         for line in dict.fromkeys(map(str, [*failures, *recovered.foreign])):
             self._report(line)
@@ -112,7 +124,7 @@ class _AccountingRun:
         def account(one: Selected) -> ProjectOutcome:
             # A project with a batch that is stuck must wait: see `caso.messengers.batch`.
             error = stuck.get(one.project.id)
-            outcome = ProjectOutcome(one, error=error and about(one, error))
+            outcome = ProjectOutcome(one, failures=(about(one, error),) if error else ())
             if error is None:
                 outcome = self.projects.account(one, end=end)
             with self._recording:
@@ -131,6 +143,8 @@ class _AccountingRun:
                     project,
                 )
             return Recovered()
+        # Before anything moves: what is staged now was committed, and counts.
+        self._reconcile()
         recovered = Recovered()
         for messenger in self.messengers:
             recovered.add(messenger.recover())
@@ -138,6 +152,22 @@ class _AccountingRun:
             logger.info("%d messages of an interrupted run moved to the spool", recovered.messages)
             self.record.add("messages_recovered", recovered.messages)
         return recovered
+
+    def _reconcile(self) -> None:
+        """Settle the batches that a killed run has left between ledger and messenger."""
+        by_name = {messenger.name: messenger for messenger in self.messengers}
+
+        def is_held(batch: Outstanding) -> bool | None:
+            messenger = by_name.get(batch.stream.destination)
+            # Of a messenger that is no longer configured, nothing can be known.
+            return messenger.is_held(batch.name) if messenger else None
+
+        done = self.ledger.deliveries.reconcile(is_held)
+        for name in done.confirmed:
+            logger.info("%s: committed by an interrupted run; its records count", name)
+        if self.ledger.retention.is_due(clock.now()):
+            purged = self.ledger.retention.purge(clock.now())
+            logger.info("ledger: %d rows older than the retention removed", purged.deliveries)
 
     def _end(self) -> datetime:
         """Return the end of this run's windows: at most the host's time, and the cloud's."""
@@ -160,7 +190,7 @@ class _AccountingRun:
         self.record.add("records_refused", len(tally.refused))
         self.record.add("fields_left_out", tally.dropped.total())
         self.record.add("messages", outcome.messages)
-        if outcome.error:
+        if outcome.failures:
             self.record.add("projects_failed")
         else:
             self.record.add("projects_left", -1)
@@ -168,19 +198,23 @@ class _AccountingRun:
     def _report_outcome(self, outcome: ProjectOutcome) -> None:
         for line in outcome.tally.refused:
             self._report(line)
+        for line in withheld_lines(outcome):
+            self._report(line)
         for reason, number in outcome.tally.dropped.items():
             logger.warning(
                 "%s: %s: left out of %d records, one of them of %s; what was used is sent",
                 *(outcome.selected.project, reason, number, outcome.tally.examples[reason]),
             )
-        if outcome.error is None:
+        if not outcome.failures:
             print(_summary(outcome, is_dry_run=self.configuration.is_dry_run))
 
 
 def _status(outcomes: list[ProjectOutcome], failures: list[ApplianceError]) -> ExitStatus:
-    if failures and all(outcome.error for outcome in outcomes):
+    if failures and all(outcome.failures for outcome in outcomes):
         return ExitStatus.NOTHING
-    is_partial = failures or any(outcome.tally.refused for outcome in outcomes)
+    is_partial = failures or any(
+        outcome.tally.refused or outcome.tally.withheld for outcome in outcomes
+    )
     return ExitStatus.PARTLY if is_partial else ExitStatus.DONE
 
 
@@ -198,6 +232,24 @@ def _summary(outcome: ProjectOutcome, *, is_dry_run: bool) -> str:
         for (month, kind), amount in sorted(tally.amounts.items())
     ]
     return "\n".join([line, *months])
+
+
+def withheld_lines(outcome: ProjectOutcome) -> Iterator[str]:
+    """Yield a line for each month of which records were withheld."""
+    by_month: dict[tuple[Month, str], list[Withheld]] = {}
+    for one in outcome.tally.withheld:
+        by_month.setdefault((one.month, one.kind), []).append(one)
+    for (month, kind), found in sorted(by_month.items()):
+        lost = [one.lost for one in found if one.lost is not None]
+        more = f"{sum(lost) / 3600:.1f} h more" if lost else "later counts"
+        command = place.command(
+            "caso", "caso republish", "--month", month_text(month), "--allow-decrease"
+        )
+        yield (
+            f"{outcome.selected.project}: {month_text(month)}: {len(found)} records not sent, of"
+            f" {KINDS[kind].things} such as {found[0].key}: {more} were delivered before; if that"
+            f" was wrong: {command}"
+        )
 
 
 def _things(tally: ProjectTally) -> list[str]:

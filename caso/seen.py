@@ -7,15 +7,26 @@ from datetime import datetime
 
 from caso.ledger.model import Origin, Sight, Sighting
 from caso.ledger.sightings import Look, Sightings
-from caso.sources.history import KnownState, LostThing, SeenThing
+from caso.sources.history import (
+    KnownState,
+    LostThing,
+    NoHistory,
+    SeenThing,
+    ThingListing,
+)
 
 
 class LedgerHistory:
     """What earlier runs saw of one project, see `caso.sources.history.History`."""
 
-    def __init__(self, sightings: Sightings, origin: Origin) -> None:
+    def __init__(self, sightings: Sightings, origin: Origin, *, is_kept: bool = True) -> None:
+        """Read the history; without ``is_kept``, nothing is added to it.
+
+        A listing shows the present, so it is no history for a window that ends earlier.
+        """
         self._sightings = sightings
         self._origin = origin
+        self._is_kept = is_kept
 
     def states(self, kind: str, *, since: datetime) -> Mapping[str, Sequence[KnownState]]:
         """Return the states that reach beyond a moment by thing, oldest first."""
@@ -29,13 +40,16 @@ class LedgerHistory:
         others = [one for one in self._sightings.of(key) if one.origin != self._origin]
         return _state(others[-1]) if others else None
 
-    def listing(self, kind: str) -> LedgerListing:
+    def listing(self, kind: str) -> ThingListing:
         """Begin a listing."""
+        if not self._is_kept:
+            return NoHistory().listing(kind)
         return LedgerListing(self._sightings.look(self._origin, kind))
 
     def end(self, kind: str, ends: Iterable[tuple[str, datetime]]) -> None:
         """Note the ends of things."""
-        self._sightings.end(kind, ends)
+        if self._is_kept:
+            self._sightings.end(kind, ends)
 
 
 class LedgerListing:

@@ -26,6 +26,7 @@ from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from caso import ignored
 from caso.kinds.text import LONGEST
+from caso.ledger.model import MONTHS
 from caso.messengers import record_types
 from caso.messengers.messenger import Messenger
 from caso.messengers.registry import MESSENGERS
@@ -66,6 +67,9 @@ class CasoConfiguration:
     spool: Path
     """Directory of the checkpoints and the quarantine."""
     lock: Path
+    ledger: Path
+    retention: int
+    """Months of the ledger that are kept, besides the current one."""
     sources: tuple[str, ...]
     """Names of the services to account."""
     messengers: tuple[Messenger, ...]
@@ -177,6 +181,7 @@ def _configuration(
     mapping, wrong = _mapping(settings, layout)
     messengers = _messengers(settings, layout)
     sent = {kind.name for messenger in messengers for kind in messenger.kinds}
+    state = layout.path(_STATE) if spool == layout.path(_SPOOL) else spool
     return CasoConfiguration(
         access=_access(settings, read),
         names=names,
@@ -192,6 +197,8 @@ def _configuration(
             default=Path(os.environ.get("CASO_LOCK_PATH") or spool),
             is_directory=True,
         ),
+        ledger=settings.path("ledger", "path", default=state / "ledger.sqlite"),
+        retention=settings.integer("ledger", "months", default=MONTHS, minimum=2, maximum=240),
         sources=_sources(settings),
         messengers=messengers,
         missing=record_types.missing(settings, sent),
@@ -199,7 +206,7 @@ def _configuration(
         since=since,
         parallel=settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),
         # Sites with several clouds on one host have a spool directory for each.
-        state=layout.path(_STATE) if spool == layout.path(_SPOOL) else spool,
+        state=state,
         names_age=timedelta(
             hours=settings.integer("DEFAULT", "names_age", default=168, maximum=8760)
         ),

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 
 from appliance.core.version import __version__
 from caso.kinds import limits
-from caso.kinds.kind import Checked, RecordKind
-from caso.kinds.months import SECOND
+from caso.kinds.kind import Checked, LastSight, RecordKind, RecordLife
+from caso.kinds.months import SECOND, ExtractionWindow, cuts
 
 CLOUD_TYPE = f"egi-fedcloud-appliance/{__version__} (OpenStack)"
 
@@ -233,6 +233,56 @@ def describe(wall: int) -> str:
     return f"{wall / 3600:.1f} h of wall time since the servers' creation"
 
 
+def _raised(record: CloudRecord, wall: int) -> CloudRecord:
+    reached = timedelta(seconds=wall)
+    end = None if record.end is None else record.start + reached
+    return replace(record, wall=reached, end=end)
+
+
+def _facts(record: CloudRecord) -> dict[str, object]:
+    benchmark = record.benchmark
+    return {
+        "cpu_count": record.cpu_count,
+        "memory": record.memory,
+        "disk": record.disk,
+        "image": record.image,
+        "benchmark": [benchmark.type, benchmark.value] if benchmark else None,
+    }
+
+
+def _closed(last: LastSight) -> Iterator[CloudRecord]:
+    """Yield the records up to the moment when a listing showed the server last."""
+    facts = last.facts
+    start = last.measured - last.amount * SECOND
+    until = max(last.until, last.measured).replace(microsecond=0)
+    for cut in cuts(start, until, ExtractionWindow(last.measured, until)):
+        yield CloudRecord(
+            vm_uuid=last.key,
+            site=last.site,
+            service=last.service,
+            vo=last.vo,
+            project_id=last.project_id,
+            user_id=last.user_id or "",
+            status=ServerStatus.COMPLETED if cut.has_ended else ServerStatus.STARTED,
+            start=start,
+            end=cut.until if cut.has_ended else None,
+            wall=cut.until - start,
+            cpu_count=facts["cpu_count"],
+            memory=facts["memory"],
+            disk=facts["disk"],
+            image=facts["image"],
+            benchmark=Benchmark(*facts["benchmark"]) if facts["benchmark"] else None,
+        )
+
+
+_LIFE: RecordLife[CloudRecord] = RecordLife(
+    has_ended=lambda record: record.status is ServerStatus.COMPLETED,
+    raised=_raised,
+    facts=_facts,
+    closed=_closed,
+)
+
+
 def kind(version: str = "0.4") -> RecordKind[CloudRecord]:
     """Return the kind with the wire form of a version."""
     return RecordKind(
@@ -244,4 +294,7 @@ def kind(version: str = "0.4") -> RecordKind[CloudRecord]:
         fields=partial(fields, version=version),
         render=partial(render, version=version),
         compose=partial(message, version=version),
+        user=lambda record: record.user_id or None,
+        cpu=lambda record: record.cpu // SECOND,
+        life=_LIFE,
     )

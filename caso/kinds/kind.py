@@ -6,14 +6,18 @@ month rule of its records. `caso.kinds.registry` lists them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class UsageRecord(Protocol):
     """One record of any kind: the use of one thing, such as a server or a volume."""
+
+    @property
+    def vo(self) -> str:
+        """Return the VO."""
 
     @property
     def key(self) -> str:
@@ -52,6 +56,39 @@ class Checked(Generic[R]):
 
 
 @dataclass(frozen=True, slots=True)
+class LastSight:
+    """A thing that no listing shows any more, as it was delivered and seen last."""
+
+    key: str
+    project_id: str
+    user_id: str | None
+    vo: str
+    site: str
+    service: str
+    facts: Mapping[str, Any]
+    """As `RecordLife.facts` returned them."""
+    amount: int
+    measured: datetime
+    """The moment of ``amount``."""
+    until: datetime
+    """When a listing showed it last."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLife(Generic[R]):
+    """How records of things end."""
+
+    has_ended: Callable[[R], bool]
+    """Checks whether a record is the last one of its thing."""
+    raised: Callable[[R, int], R]
+    """Returns a record that goes as far as a progress that was delivered."""
+    facts: Callable[[R], Mapping[str, object]]
+    """Returns what `closed` needs, without names of people and machines."""
+    closed: Callable[[LastSight], Iterator[R]]
+    """Yields the last records of a thing that vanished, oldest month first."""
+
+
+@dataclass(frozen=True, slots=True)
 class RecordKind(Generic[R]):
     """A kind of record."""
 
@@ -71,3 +108,9 @@ class RecordKind(Generic[R]):
     """Returns one record's piece of a message."""
     compose: Callable[[Sequence[str]], bytes]
     """Returns one message of rendered records."""
+    user: Callable[[R], str | None] = lambda _: None
+    """Returns the id of the user in Keystone."""
+    cpu: Callable[[R], int | None] = lambda _: None
+    """Returns the seconds of CPU, of a kind that has them."""
+    life: RecordLife[R] | None = None
+    """What a kind knows of things that are created and end; None for counts."""

@@ -245,4 +245,5 @@ KIND = RecordKind(
     fields=fields,
     render=render,
     compose=compose,
+    user=lambda record: record.user_id or None,
 )

@@ -18,7 +18,6 @@ message is kept as long as a row refers to it, so the file does not grow with th
 
 from __future__ import annotations
 
-import enum
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,13 +50,14 @@ ESTIMATED, ENDED = 1, 2
 
 _ADD_THINGS = "INSERT OR IGNORE INTO things (kind, key) SELECT ?, key FROM temp.page"
 _INTEND = """
-INSERT INTO intended (batch, month, thing, amount, cpu, measured, vo, user, message, flags)
-SELECT ?, page.month, things.id, page.amount, page.cpu, page.measured, page.vo, page.user,
-    page.message, page.flags
+INSERT INTO intended
+    (batch, month, thing, amount, progress, cpu, measured, vo, user, message, flags)
+SELECT ?, page.month, things.id, page.amount, page.progress, page.cpu, page.measured, page.vo,
+    page.user, page.message, page.flags
 FROM temp.page JOIN things ON things.kind = ? AND things.key = page.key
 WHERE true
-ON CONFLICT DO UPDATE SET amount = excluded.amount, cpu = excluded.cpu,
-    measured = excluded.measured, vo = excluded.vo, user = excluded.user,
+ON CONFLICT DO UPDATE SET amount = excluded.amount, progress = excluded.progress,
+    cpu = excluded.cpu, measured = excluded.measured, vo = excluded.vo, user = excluded.user,
     message = excluded.message, flags = excluded.flags
 """
 _REPLACED = """
@@ -67,25 +67,27 @@ WHERE new.batch = :batch GROUP BY old.message
 """
 _CONFIRM = """
 INSERT INTO deliveries
-    (month, destination, thing, stream, amount, cpu, measured, vo, user, message, flags)
-SELECT month, :destination, thing, :stream, amount, cpu, measured, vo, user, message, flags
+    (month, destination, thing, stream, amount, progress, cpu, measured, vo, user, message, flags)
+SELECT month, :destination, thing, :stream, amount, progress, cpu, measured, vo, user, message,
+    flags
 FROM intended WHERE batch = :batch
-ON CONFLICT DO UPDATE SET stream = excluded.stream, amount = excluded.amount, cpu = excluded.cpu,
-    measured = excluded.measured, vo = excluded.vo, user = excluded.user,
-    message = excluded.message, flags = excluded.flags
+ON CONFLICT DO UPDATE SET stream = excluded.stream, amount = excluded.amount,
+    progress = excluded.progress, cpu = excluded.cpu, measured = excluded.measured,
+    vo = excluded.vo, user = excluded.user, message = excluded.message, flags = excluded.flags
 """
 _DROP_DECREASES = """
 DELETE FROM intended WHERE batch = :batch AND EXISTS (
     SELECT 1 FROM deliveries AS old WHERE old.month = intended.month
     AND old.destination = :destination AND old.thing = intended.thing
-    AND old.amount > intended.amount
+    AND coalesce(old.progress, old.amount) > coalesce(intended.progress, intended.amount)
 )
 """
 _KEEP_DECREASES = """
 INSERT INTO decreases (batch, month, thing, before, after)
 SELECT new.batch, new.month, new.thing, old.amount, new.amount
 FROM intended AS new JOIN deliveries AS old ON old.month = new.month
-AND old.destination = :destination AND old.thing = new.thing AND old.amount > new.amount
+AND old.destination = :destination AND old.thing = new.thing
+AND coalesce(old.progress, old.amount) > coalesce(new.progress, new.amount)
 WHERE new.batch = :batch
 """
 _RECORDS = """
@@ -99,11 +101,11 @@ FROM (SELECT thing, measured FROM intended WHERE batch = :batch AND flags & :end
 WHERE sightings.thing = ended.thing AND sightings.until IS NULL
 """
 _SHRINKING = """
-SELECT asked.key, asked.month, old.amount, asked.amount
+SELECT asked.key, asked.month, coalesce(old.progress, old.amount), asked.progress
 FROM temp.asked CROSS JOIN things ON things.kind = :kind AND things.key = asked.key
 CROSS JOIN deliveries AS old
 ON old.month = asked.month AND old.destination = :destination AND old.thing = things.id
-WHERE old.amount > asked.amount
+WHERE coalesce(old.progress, old.amount) > asked.progress
 """
 _OF = """
 SELECT * FROM delivered WHERE month IN (SELECT value FROM json_each(?))
@@ -119,18 +121,6 @@ SELECT stream, key, month, before, after, at, reason
 FROM decreases JOIN batches ON batches.id = batch JOIN things ON things.id = thing
 ORDER BY batch, month, thing
 """
-
-
-class Held(enum.Enum):
-    """What a messenger knows of an outstanding batch."""
-
-    YES = enum.auto()
-    """It has the batch, or has handed it over."""
-    NO = enum.auto()
-    """It has nothing of the batch."""
-    UNKNOWN = enum.auto()
-    """It cannot say. The rows may have arrived, so they count for the guard, but the window must
-    be extracted again."""
 
 
 @dataclass(slots=True)
@@ -197,10 +187,10 @@ class Intent:
             query = "INSERT INTO messages (batch, sha256, records) VALUES (?, ?, 0) RETURNING id"
             [(message,)] = connection.execute(query, (batch, sha256)).fetchall()
             connection.executemany(
-                "INSERT INTO temp.page VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO temp.page VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     (
-                        *(names.pack(row.key), row.month, row.amount, row.cpu),
+                        *(names.pack(row.key), row.month, row.amount, row.progress, row.cpu),
                         *(seconds(row.measured), word(connection, row.vo)),
                         *(user(connection, row.user), message),
                         ESTIMATED * row.is_estimated + ENDED * row.has_ended,
@@ -231,7 +221,7 @@ class Deliveries:
         return Intent(self._file, name, stream, reason)
 
     def shrinking(self, stream: Stream, page: Sequence[tuple[str, Month, int]]) -> list[Shrinkage]:
-        """Return which of the amounts (key, month, amount) are smaller than the delivered ones.
+        """Return which records (key, month, progress) go less far than the delivered ones.
 
         The region and the Keystone of the stream do not matter: a site may name them differently
         from one day to the next, and the repository keeps one record all the same.
@@ -239,7 +229,7 @@ class Deliveries:
         with self._file.reading() as connection:
             connection.executemany(
                 "INSERT INTO temp.asked VALUES (?, ?, ?)",
-                ((names.pack(key), month, amount) for key, month, amount in page),
+                ((names.pack(key), month, progress) for key, month, progress in page),
             )
             numbers = {
                 "kind": names.find_word(connection, stream.kind),
@@ -258,20 +248,22 @@ class Deliveries:
             )
             return [Outstanding(name, streams[number], moment_of(at)) for name, number, at in found]
 
-    def reconcile(self, held: Callable[[Outstanding], Held]) -> Reconciled:
-        """Settle the outstanding batches by what the messengers have."""
+    def reconcile(self, is_held: Callable[[Outstanding], bool | None]) -> Reconciled:
+        """Settle the outstanding batches.
+
+        ``is_held`` returns whether the messenger has a batch, or has handed it over; None if it
+        cannot say. Then the rows may have arrived, so they count for the guard. The window does not
+        count, so that it is extracted again.
+        """
         done = Reconciled([], [])
         for batch in self.outstanding():
-            match held(batch):
-                case Held.YES:
-                    self.confirm(batch.name)
-                    done.confirmed.append(batch.name)
-                case Held.UNKNOWN:
-                    self.confirm(batch.name, has_progress=False)
-                    done.confirmed.append(batch.name)
-                case Held.NO:
-                    self.withdraw(batch.name)
-                    done.withdrawn.append(batch.name)
+            held = is_held(batch)
+            if held is False:
+                self.withdraw(batch.name)
+                done.withdrawn.append(batch.name)
+            else:
+                self.confirm(batch.name, has_progress=held is True)
+                done.confirmed.append(batch.name)
         return done
 
     def confirm(self, name: str, *, has_progress: bool = True) -> None:
@@ -389,11 +381,11 @@ def _remove_unused(connection: sqlite3.Connection, messages: list[int], batch: i
 
 
 def _delivered(streams: Mapping[int, Stream], row: Sequence[Any]) -> DeliveredRow:
-    key, month, amount, measured, vo, user, cpu, flags, stream, sha256, at, *_ = row
+    key, month, amount, measured, vo, user, cpu, progress, flags, stream, sha256, at, *_ = row
     return DeliveredRow(
         streams[stream],
         LedgerRow(
-            *(names.unpack(key), month, amount, moment_of(measured), vo, user, cpu),
+            *(names.unpack(key), month, amount, moment_of(measured), vo, user, cpu, progress),
             is_estimated=bool(flags & ESTIMATED),
             has_ended=bool(flags & ENDED),
         ),

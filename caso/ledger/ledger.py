@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Self
 
 from caso.ledger.deliveries import Deliveries
-from caso.ledger.retention import MONTHS, Retention
+from caso.ledger.model import MONTHS
+from caso.ledger.retention import Retention
 from caso.ledger.sightings import Sightings
 from caso.ledger.store import WAIT, LedgerFile
 from caso.ledger.windows import Windows

@@ -10,6 +10,9 @@ from typing import NamedTuple, NewType
 Month = NewType("Month", int)
 """A calendar month of UTC, as 202611."""
 
+MONTHS = 24
+"""Months that the ledger keeps, besides the current one."""
+
 
 def month_of(moment: datetime) -> Month:
     """Return the month of an aware moment in UTC."""
@@ -72,18 +75,22 @@ class LedgerRow(NamedTuple):
     """The id in Keystone, never a name."""
     cpu: int | None = None
     """Seconds of CPU, of the kinds that have them."""
+    progress: int | None = None
+    """How far the record goes, if that is not the amount; see `UsageRecord.progress`."""
     is_estimated: bool = False
     has_ended: bool = False
     """Whether the thing has ended within the month."""
 
 
 class Shrinkage(NamedTuple):
-    """A record that would take back a part of what was delivered."""
+    """A record that goes less far than the delivered one, and would take back a part of it."""
 
     key: str
     month: Month
     delivered: int
-    amount: int
+    """The progress of the delivered record; that is the amount where use only grows."""
+    progress: int
+    """The progress of the new record."""
 
 
 @dataclass(frozen=True, slots=True)

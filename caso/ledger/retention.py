@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from caso.ledger import schema
-from caso.ledger.model import Month
+from caso.ledger.model import MONTHS, Month
 from caso.ledger.store import LedgerFile
-
-MONTHS = 24
-"""Months that are kept, besides the current one."""
 
 _FLOOR = "purged before"
 _UNUSED = """

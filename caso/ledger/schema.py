@@ -57,19 +57,20 @@ CREATE TABLE messages (
 CREATE INDEX messages_batch ON messages (batch);
 CREATE TABLE deliveries (
     month INTEGER NOT NULL, destination INTEGER NOT NULL, thing INTEGER NOT NULL,
-    stream INTEGER NOT NULL, amount INTEGER NOT NULL, cpu INTEGER, measured INTEGER NOT NULL,
+    stream INTEGER NOT NULL, amount INTEGER NOT NULL, progress INTEGER, cpu INTEGER,
+    measured INTEGER NOT NULL,
     vo INTEGER NOT NULL, user INTEGER, message INTEGER, flags INTEGER NOT NULL,
     PRIMARY KEY (month, destination, thing)
 ) WITHOUT ROWID;
 CREATE VIEW delivered AS
-    SELECT things.key, month, amount, measured, vos.text AS vo, users.name AS user, cpu, flags,
-        deliveries.stream, messages.sha256, batches.at, destination, thing
+    SELECT things.key, month, amount, measured, vos.text AS vo, users.name AS user, cpu, progress,
+        flags, deliveries.stream, messages.sha256, batches.at, destination, thing
     FROM deliveries JOIN things ON things.id = thing JOIN words AS vos ON vos.id = vo
     JOIN messages ON messages.id = message JOIN batches ON batches.id = messages.batch
     LEFT JOIN users ON users.id = user;
 CREATE TABLE intended (
     batch INTEGER NOT NULL, month INTEGER NOT NULL, thing INTEGER NOT NULL,
-    amount INTEGER NOT NULL, cpu INTEGER, measured INTEGER NOT NULL,
+    amount INTEGER NOT NULL, progress INTEGER, cpu INTEGER, measured INTEGER NOT NULL,
     vo INTEGER NOT NULL, user INTEGER, message INTEGER, flags INTEGER NOT NULL,
     PRIMARY KEY (batch, month, thing)
 ) WITHOUT ROWID;
@@ -101,9 +102,9 @@ STEPS: Sequence[str] = (_FIRST,)
 """Step N makes version N + 1 of the tables from version N; version 0 is an empty file."""
 
 TEMPORARY = """
-CREATE TEMPORARY TABLE asked (key, month INTEGER, amount INTEGER);
+CREATE TEMPORARY TABLE asked (key, month INTEGER, progress INTEGER);
 CREATE TEMPORARY TABLE page (
-    key, month INTEGER, amount INTEGER, cpu INTEGER, measured INTEGER,
+    key, month INTEGER, amount INTEGER, progress INTEGER, cpu INTEGER, measured INTEGER,
     vo INTEGER, user INTEGER, message INTEGER, flags INTEGER
 );
 CREATE TEMPORARY TABLE seen (

@@ -109,13 +109,11 @@ class Windows:
                 for number, stream in names.read_streams(connection).items()
             }
 
-    def assume(self, stream: Stream, span: Span, *, checkpoint: datetime | None) -> None:
+    def assume(self, stream: Stream, span: Span) -> None:
         """Note a time that another program delivered, or a ledger that is lost."""
         with self._file.transaction() as connection:
             number = self._file.numbers.stream(connection, stream)
             add(connection, number, replace(span, is_known=False))
-            if checkpoint is not None:
-                advance(connection, number, seconds(checkpoint))
 
 
 def add(connection: sqlite3.Connection, stream: int, new: Span) -> None:

@@ -6,7 +6,7 @@
     SPOOL/.caso-staged/OWNER/X.foreign       moved aside: not made by caso
 
     step        effect                                           killed before it, the next run
-    write       messages and manifest are in PROJECT.new,        deletes PROJECT.new and extracts
+    seal        messages and manifest are in PROJECT.new,        deletes PROJECT.new and extracts
                 each fsynced                                     again
     commit      PROJECT.new is renamed to PROJECT                the same
     hand over   each message is renamed into its element,        moves those that are still there
@@ -42,7 +42,8 @@ from appliance.core import files
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.spool import Spool
 from caso.checkpoint import Checkpoints
-from caso.messengers.messenger import Recovered
+from caso.kinds.kind import UsageRecord
+from caso.messengers.messenger import Recovered, Written
 
 logger = logging.getLogger(__name__)
 
@@ -64,24 +65,25 @@ class Batch:
     Memory holds at most one incomplete message for each month.
     """
 
-    def __init__(self, directory: Path, *, compose: Composer, size: int) -> None:
+    def __init__(self, directory: Path, *, compose: Composer, size: int, written: Written) -> None:
         self.directory = directory
         self.messages = 0
         self._compose = compose
         self._size = size
-        self._pending: dict[datetime, list[str]] = {}
+        self._written = written
+        self._pending: dict[datetime, list[tuple[str, UsageRecord]]] = {}
         self._new = directory.with_name(directory.name + _UNCOMMITTED)
         _remove(self._new)
         files.make_directory(self._new)
 
-    def add(self, record: str, *, month: datetime) -> None:
+    def add(self, text: str, *, month: datetime, record: UsageRecord) -> None:
         """Add a rendered record to the messages of its month."""
         pending = self._pending.setdefault(month, [])
-        pending.append(record)
+        pending.append((text, record))
         if len(pending) >= self._size:
             self._write(month)
 
-    def commit(self, checkpoints: Mapping[str, str]) -> None:
+    def seal(self, checkpoints: Mapping[str, str]) -> None:
         """Make the batch durable, with the checkpoint files to write after its messages.
 
         ``checkpoints`` has their contents by name.
@@ -92,7 +94,10 @@ class Batch:
         manifest = json.dumps({"checkpoints": dict(checkpoints)}).encode()
         files.write_new(self._new / _MANIFEST, manifest, mode=_MODE)
         files.sync_directory(self._new)
-        # The commit. Everything before it is worthless after a crash, everything after it is done.
+
+    def commit(self) -> None:
+        """Make the next run finish the batch if this one does not."""
+        # Everything before this is worthless after a crash, everything after it is done.
         self._new.rename(self.directory)
         files.sync_directory(self.directory.parent)
 
@@ -101,10 +106,12 @@ class Batch:
         shutil.rmtree(self._new, ignore_errors=True)
 
     def _write(self, month: datetime) -> None:
-        if records := self._pending.pop(month):
+        if pending := self._pending.pop(month):
             # Sorted by name, messages are in the order of months, and within one as they came.
             path = self._new / f"{month:%Y%m}-{self.messages:07d}"
-            files.write_new(path, self._compose(records), mode=_MODE)
+            message = self._compose([text for text, _ in pending])
+            files.write_new(path, message, mode=_MODE)
+            self._written(hashlib.sha256(message).digest(), [record for _, record in pending])
             self.messages += 1
 
 
@@ -120,9 +127,9 @@ class Staging:
         owner = hashlib.sha256(str(checkpoints.directory).encode()).hexdigest()[:8]
         self.path = spool / _AREA / owner
 
-    def begin(self, project_id: str, *, compose: Composer, size: int) -> Batch:
+    def begin(self, project_id: str, *, compose: Composer, size: int, written: Written) -> Batch:
         """Begin a project's batch."""
-        return Batch(self.path / project_id, compose=compose, size=size)
+        return Batch(self.path / project_id, compose=compose, size=size, written=written)
 
     def pending(self) -> list[str]:
         """Return the projects with a committed batch that waits to be handed over."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from appliance.core.config.settings import Settings
@@ -12,7 +12,7 @@ from appliance.core.run.layout import Layout
 from caso.checkpoint import Checkpoints
 from caso.kinds.kind import RecordKind, UsageRecord
 from caso.messengers import record_types
-from caso.messengers.messenger import Recovered
+from caso.messengers.messenger import Recovered, Written
 
 # Before 1.4.2, messengers were configured by the names of their classes.
 NAMES = ("noop", "caso.messenger.noop.NoopMessenger")
@@ -43,9 +43,13 @@ class Noop:
 class _OpenNoop:
     kinds: tuple[RecordKind[Any], ...]
     checkpoints: Checkpoints
+    name: str = "noop"
 
-    def begin(self, project_id: str, kind: RecordKind[Any]) -> _NoOutbox:  # noqa: ARG002
-        return _NoOutbox(self.checkpoints)
+    def begin(self, project_id: str, kind: RecordKind[Any], written: Written) -> _NoOutbox:  # noqa: ARG002
+        return _NoOutbox(f"noop {kind.name} {project_id}", self.checkpoints)
+
+    def is_held(self, name: str) -> bool | None:  # noqa: ARG002
+        return None
 
     def recover(self) -> Recovered:
         return Recovered()
@@ -59,14 +63,22 @@ class _OpenNoop:
 
 @dataclass(slots=True)
 class _NoOutbox:
+    name: str
     checkpoints: Checkpoints
     messages: int = 0
+    reached: Mapping[str, str] = field(default_factory=dict)
 
     def add(self, record: UsageRecord) -> None:
         pass
 
-    def commit(self, checkpoints: Mapping[str, str]) -> None:
-        self.checkpoints.write(checkpoints)
+    def seal(self, checkpoints: Mapping[str, str]) -> None:
+        self.reached = checkpoints
+
+    def commit(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        self.checkpoints.write(self.reached)
 
     def discard(self) -> None:
         pass

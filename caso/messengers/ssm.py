@@ -19,7 +19,7 @@ from caso.kinds.kind import RecordKind, UsageRecord
 from caso.kinds.registry import KINDS
 from caso.messengers import record_types
 from caso.messengers.batch import Batch, Staging
-from caso.messengers.messenger import Recovered
+from caso.messengers.messenger import Recovered, Written
 
 NAMES: Mapping[str, str] = {
     "ssm": "0.4",
@@ -106,17 +106,25 @@ class OpenSpools:
     """The spools in a run."""
 
     def __init__(self, messenger: SSM, checkpoints: Checkpoints) -> None:
+        self.name = messenger.name
         self.kinds = messenger.kinds
         self._max_size = messenger.max_size
         self._staging = {
             kind.name: Staging(messenger.outputs[kind.name], checkpoints) for kind in self.kinds
         }
 
-    def begin(self, project_id: str, kind: RecordKind[Any]) -> SpoolOutbox:
+    def begin(self, project_id: str, kind: RecordKind[Any], written: Written) -> SpoolOutbox:
         """Begin a batch."""
         staging = self._staging[kind.name]
-        batch = staging.begin(project_id, compose=kind.compose, size=self._max_size)
+        batch = staging.begin(
+            project_id, compose=kind.compose, size=self._max_size, written=written
+        )
         return SpoolOutbox(kind, staging, batch)
+
+    def is_held(self, name: str) -> bool | None:
+        """Check whether a batch was committed and is not handed over completely."""
+        # A batch is confirmed in the ledger before the first of its messages moves.
+        return Path(name).is_dir()
 
     def recover(self) -> Recovered:
         """Finish every committed batch and delete every other one; a failure stops no other."""
@@ -147,13 +155,26 @@ class SpoolOutbox:
         """Return the number of messages so far."""
         return self.batch.messages
 
+    @property
+    def name(self) -> str:
+        """Return the path of the batch."""
+        return str(self.batch.directory)
+
     def add(self, record: UsageRecord) -> None:
         """Add a record to the messages of its month."""
-        self.batch.add(self.kind.render(record), month=months.first_moment(record.measured))
+        text, month = self.kind.render(record), months.first_moment(record.measured)
+        self.batch.add(text, month=month, record=record)
 
-    def commit(self, checkpoints: Mapping[str, str]) -> None:
-        """Commit the batch and move its messages into the spool, then write the checkpoints."""
-        self.batch.commit(checkpoints)
+    def seal(self, checkpoints: Mapping[str, str]) -> None:
+        """Write the batch."""
+        self.batch.seal(checkpoints)
+
+    def commit(self) -> None:
+        """Commit the batch."""
+        self.batch.commit()
+
+    def finish(self) -> None:
+        """Move the messages into the spool, then write the checkpoints."""
         self.staging.hand_over(self.batch.directory)
 
     def discard(self) -> None:

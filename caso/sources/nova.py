@@ -10,7 +10,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 
+from appliance.core import clock
 from appliance.core.cloud import network
 from appliance.core.cloud.compute import Server, Servers
 from appliance.core.cloud.session import Scope
@@ -119,3 +121,15 @@ def _note_owner(server: Server, context: ProjectContext) -> None:
         with contextlib.suppress(LookupError, TypeError, AttributeError):
             if public_ips(server["addresses"]):
                 context.owners[server["id"]] = fit(server["user_id"])
+
+
+def traces(scope: Scope, since: datetime) -> dict[str, datetime | None]:
+    """Return when each server that lived since a moment ended; None for those that live.
+
+    Usage shows servers that no listing of living ones does, such as soft-deleted ones.
+    """
+    found = Servers(scope).used(since - OVERLAP, clock.now() + OVERLAP)
+    return {
+        row["instance_id"]: clock.parse(row["ended_at"]) if row["ended_at"] else None
+        for row in found
+    }

@@ -25,10 +25,17 @@ staging.recover()
 moment = datetime(2026, 11, 22, tzinfo=UTC)
 for project in ("one", "two"):
     if checkpoints.find([project]).moment is None:
-        batch = staging.begin(project, compose=lambda records: ",".join(records).encode(), size=2)
+        batch = staging.begin(
+            project,
+            compose=lambda records: ",".join(records).encode(),
+            size=2,
+            written=lambda digest, records: None,
+        )
         for number in range(5):
-            batch.add(f"{project}{number}", month=datetime(2026, 10 + number % 2, 1, tzinfo=UTC))
-        batch.commit(checkpoints.later([project, "id-" + project], moment))
+            month = datetime(2026, 10 + number % 2, 1, tzinfo=UTC)
+            batch.add(f"{project}{number}", month=month, record=None)
+        batch.seal(checkpoints.later([project, "id-" + project], moment))
+        batch.commit()
         staging.hand_over(batch.directory)
 """
 WANTED = ["one0,one2", "one1,one3", "one4", "two0,two2", "two1,two3", "two4"]

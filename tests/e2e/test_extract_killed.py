@@ -8,12 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from caso.ledger.ledger import Ledger
+from caso.ledger.model import month_text
 from tests.demo import counters
 from tests.e2e.caso_site import CasoSite
 from tests.e2e.killpoints import Command, KillMatrix
 from tests.testbed import Testbed
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(3600)]
+
+
+def sent(site: CasoSite) -> dict[tuple[str, str], int]:
+    """Return the wall seconds in the spool by server and month."""
+    found = {}
+    for record in site.records():
+        end = int(record["EndTime"]) or int(record["StartTime"]) + int(record["WallDuration"])
+        month = f"{datetime.fromtimestamp(end, UTC):%Y-%m}"
+        found[record["VMUUID"], month] = int(record["WallDuration"])
+    return found
 
 
 @pytest.mark.parametrize(
@@ -46,5 +58,14 @@ def test_the_same_messages_once_each(sample: int | None, testbed: Testbed, tmp_p
             if path.is_file() and ".caso-staged" in path.parts
         ]
         assert not [path for path in site.spool.glob("????????/*") if path.suffix]
+        with Ledger(site.state / "ledger.sqlite", read_only=True) as ledger:
+            assert ledger.deliveries.outstanding() == []
+            delivered = {
+                (row.row.key, month_text(month)): row.row.amount
+                for month in ledger.deliveries.months()
+                for row in ledger.deliveries.rows(month, "ssm")
+            }
+        # Durations on the wire are at least one second.
+        assert {key: max(1, amount) for key, amount in delivered.items()} == sent(site)
 
     KillMatrix(prepare=prepare, verify=verify).run(sample=sample, seed=20261124)

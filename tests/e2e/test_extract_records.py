@@ -157,7 +157,7 @@ def test_the_record_when_the_cloud_cannot_be_reached(tmp_path: Path) -> None:
 def test_the_record_of_a_full_disk(tmp_path: Path) -> None:
     """F-S2: the spool is full, and so is the disk of the records."""
     (tmp_path / "var").mkdir()
-    with two_projects() as cloud, foreign.small_disk(tmp_path / "var", size="256k"):
+    with two_projects() as cloud, foreign.small_disk(tmp_path / "var", size="2m"):
         good_run(cloud, tmp_path)
         foreign.fill(tmp_path / "var/filler")
         assert extract.main(command(cloud, tmp_path)) == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -17,34 +19,31 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from caso.checkpoint import Checkpoints
-from caso.ledger.deliveries import Held
+from caso.kinds import cloud
+from caso.lanes import Advance, Lanes
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import LedgerRow, Month, Origin, Span, Stream
-from caso.messengers.batch import Staging
+from caso.ledger.model import Origin, Span, Stream
+from caso.messengers.ssm import SSM
+from tests.wire.test_cloud import SPARE
+from dataclasses import replace
 
 root = Path(sys.argv[1])
 checkpoints = Checkpoints(root / "caso")
-staging = Staging(root / "spool", checkpoints)
+messenger = SSM((cloud.kind(),), {"cloud": root / "spool"}, max_size=2).open(checkpoints)
 moment = datetime(2026, 11, 22, tzinfo=UTC)
 with Ledger(root / "ledger.sqlite") as ledger:
-    ledger.deliveries.reconcile(
-        lambda batch: Held.YES if batch.name in staging.pending() else Held.NO
-    )
-    staging.recover()
+    ledger.deliveries.reconcile(lambda batch: messenger.is_held(batch.name))
+    messenger.recover()
     for project in ("one", "two"):
-        stream = Stream(Origin("https://keystone.example.org", "", project), "cloud", "ssm")
-        if ledger.windows.reached(stream).checkpoint is not None:
+        origin = Origin("https://keystone.example.org", "", project)
+        if ledger.windows.reached(Stream(origin, "cloud", "ssm")).checkpoint is not None:
             continue
-        batch = staging.begin(project, compose=lambda records: ",".join(records).encode(), size=2)
-        intent = ledger.deliveries.intent(project, stream)
+        lanes = Lanes.open(ledger, origin, [messenger], ["cloud"])
         for number in range(3):
-            batch.add(f"{project}{number}", month=datetime(2026, 11, 1, tzinfo=UTC))
-            key = f"{project}{number}"
-            intent.add(b"", [LedgerRow(key, Month(202611), number + 1, moment, "vo", "user")])
-        intent.seal(Span(moment - timedelta(days=1), moment), checkpoint=moment)
-        batch.commit(checkpoints.later([project], moment))
-        ledger.deliveries.confirm(project)
-        staging.hand_over(batch.directory)
+            lanes.add("cloud", replace(SPARE, vm_uuid=f"{project}{number}"))
+        advance = Advance(Span(moment - timedelta(days=1), moment), moment)
+        lanes.commit({"cloud": advance}, lambda: checkpoints.later([project], moment))
+        assert not lanes.failures, lanes.failures
 """
 
 
@@ -62,13 +61,15 @@ def test_the_ledger_has_what_the_spool_has(sample: int | None, tmp_path: Path) -
 
     def verify() -> None:
         texts = [path.read_text() for path in (site / "spool").glob("????????/*")]
-        sent = sorted(record for text in texts for record in text.split(","))
+        sent = sorted(key for text in texts for key in re.findall(r"VMUUID: (\w+)", text))
         assert sent == [f"{project}{number}" for project in ("one", "two") for number in range(3)]
         with Ledger(site / "ledger.sqlite") as ledger:
             ledger.file.check()
             rows = list(ledger.deliveries.rows(Month(202611), "ssm"))
             assert sorted(one.row.key for one in rows) == sent
-            assert [one.row.amount for one in rows] == [int(one.row.key[-1]) + 1 for one in rows]
+            assert {one.sha256 for one in rows} == {
+                hashlib.sha256(text.encode()).hexdigest() for text in texts
+            }
             assert ledger.deliveries.outstanding() == []
             for project in ("one", "two"):
                 origin = Origin("https://keystone.example.org", "", project)

@@ -1,8 +1,10 @@
 """Batches: each message exactly once. `tests/e2e/test_batch_killed.py` kills real ones."""
 
+import hashlib
 import json
 import os
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -12,8 +14,10 @@ from dirq.QueueSimple import QueueSimple
 
 from caso.checkpoint import Checkpoints
 from caso.kinds import cloud as wire
+from caso.kinds.kind import UsageRecord
 from caso.messengers.batch import Staging
 from tests import foreign
+from tests.wire.records import ADDRESSES
 
 OCTOBER, NOVEMBER = datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 11, 1, tzinfo=UTC)
 MOMENT = datetime(2026, 11, 22, 7, 0, 0, tzinfo=UTC)
@@ -25,12 +29,18 @@ class Site:
         self.checkpoints = Checkpoints(root / "caso")
         self.spool = root / "spool"
         self.staging = Staging(self.spool, self.checkpoints)
+        self.written: list[tuple[bytes, int]] = []
+
+    def note(self, sha256: bytes, records: Sequence[UsageRecord]) -> None:
+        self.written.append((sha256, len(records)))
 
     def commit(self, project: str = "p1", records: int = 5, moment: datetime = MOMENT) -> Path:
-        batch = self.staging.begin(project, compose=compose, size=2)
+        batch = self.staging.begin(project, compose=compose, size=2, written=self.note)
         for number in range(records):
-            batch.add(f"VMUUID: {number}", month=OCTOBER if number % 2 else NOVEMBER)
-        batch.commit(self.checkpoints.later([project], moment))
+            month = OCTOBER if number % 2 else NOVEMBER
+            batch.add(f"VMUUID: {number}", month=month, record=ADDRESSES)
+        batch.seal(self.checkpoints.later([project], moment))
+        batch.commit()
         return batch.directory
 
     def messages(self) -> list[str]:
@@ -67,6 +77,24 @@ def test_oldest_month_first_and_the_checkpoint_last(site: Site) -> None:
     assert site.staging.recover().messages == 0
 
 
+def test_each_message_is_named_by_its_digest(site: Site) -> None:
+    site.staging.hand_over(site.commit())
+    digests = {hashlib.sha256(text.encode()).digest(): text for text in site.messages()}
+    assert {digest: digests[digest].count("VMUUID") for digest, _ in site.written} == dict(
+        site.written
+    )
+    assert len(site.written) == 3
+
+
+def test_a_sealed_batch_is_not_committed(site: Site) -> None:
+    batch = site.staging.begin("p1", compose=compose, size=1, written=site.note)
+    batch.add("VMUUID: 1", month=NOVEMBER, record=ADDRESSES)
+    batch.seal({})
+    assert site.staging.pending() == []
+    assert site.staging.recover().messages == 0
+    assert site.leftovers() == []
+
+
 def test_a_directory_of_the_spool_that_is_none_is_passed_over_and_named_once(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -89,8 +117,8 @@ def test_a_directory_of_the_spool_that_is_none_is_passed_over_and_named_once(
 
 
 def test_an_uncommitted_batch_is_forgotten(site: Site) -> None:
-    batch = site.staging.begin("p1", compose=compose, size=1)
-    batch.add("VMUUID: 1", month=NOVEMBER)
+    batch = site.staging.begin("p1", compose=compose, size=1, written=site.note)
+    batch.add("VMUUID: 1", month=NOVEMBER, record=ADDRESSES)
     assert site.messages() == []
     assert site.staging.pending() == []
     assert site.staging.recover().messages == 0
@@ -223,9 +251,9 @@ def test_two_configurations_may_share_a_spool(site: Site, tmp_path: Path) -> Non
 
 
 def test_a_full_message_does_not_wait_in_memory(site: Site) -> None:
-    batch = site.staging.begin("p1", compose=compose, size=2)
+    batch = site.staging.begin("p1", compose=compose, size=2, written=site.note)
     for number in range(7):
-        batch.add(f"VMUUID: {number}", month=NOVEMBER)
+        batch.add(f"VMUUID: {number}", month=NOVEMBER, record=ADDRESSES)
     assert batch.messages == 3
     batch.discard()
     assert site.leftovers() == []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from caso.ledger.deliveries import PAGE, Held
+from caso.ledger.deliveries import PAGE
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import (
     LedgerRow,
@@ -91,14 +91,10 @@ def test_an_intended_batch_does_not_count_before_it_is_confirmed(ledger: Ledger)
 
 @pytest.mark.parametrize(
     ("held", "amount", "checkpoint"),
-    [
-        (Held.YES, {NOVEMBER: 3600}, END),
-        (Held.NO, {}, None),
-        (Held.UNKNOWN, {NOVEMBER: 3600}, None),
-    ],
+    [(True, {NOVEMBER: 3600}, END), (False, {}, None), (None, {NOVEMBER: 3600}, None)],
 )
 def test_a_start_settles_what_a_killed_run_left(
-    tmp_path: Path, held: Held, amount: dict[Month, int], checkpoint: datetime | None
+    tmp_path: Path, held: bool | None, amount: dict[Month, int], checkpoint: datetime | None
 ) -> None:
     path = tmp_path / "ledger.sqlite"
     with Ledger(path) as killed:
@@ -107,7 +103,12 @@ def test_a_start_settles_what_a_killed_run_left(
         intent.seal(WINDOW, checkpoint=END)
     with Ledger(path) as ledger:
         asked: list[Outstanding] = []
-        ledger.deliveries.reconcile(lambda batch: asked.append(batch) or held)  # type: ignore[func-returns-value]
+
+        def is_held(batch: Outstanding) -> bool | None:
+            asked.append(batch)
+            return held
+
+        ledger.deliveries.reconcile(is_held)
         assert [batch.name for batch in asked] == ["batch"]
         assert amounts(ledger) == amount
         assert ledger.windows.reached(CLOUD).checkpoint == checkpoint
@@ -190,6 +191,21 @@ def test_an_estimate_gives_way_upwards_only(ledger: Ledger) -> None:
     deliver(ledger, row(amount=110, has_ended=True))
     assert ledger.deliveries.estimated() == []
     assert amounts(ledger) == {NOVEMBER: 110}
+
+
+def test_a_count_may_fall_but_its_time_may_not(ledger: Ledger) -> None:
+    """Fewer addresses than before take nothing back; an older count would."""
+    addresses = Stream(ORIGIN, "ip", "ssm")
+    deliver(ledger, row("p1/u1/IPv4", amount=5, cpu=None, progress=1000), stream=addresses)
+    assert ledger.deliveries.shrinking(addresses, [("p1/u1/IPv4", NOVEMBER, 1001)]) == []
+    [found] = ledger.deliveries.shrinking(addresses, [("p1/u1/IPv4", NOVEMBER, 999)])
+    assert found == Shrinkage("p1/u1/IPv4", NOVEMBER, 1000, 999)
+    deliver(ledger, row("p1/u1/IPv4", amount=9, cpu=None, progress=999), stream=addresses)
+    assert amounts(ledger, "p1/u1/IPv4") == {NOVEMBER: 5}
+    deliver(ledger, row("p1/u1/IPv4", amount=2, cpu=None, progress=1001), stream=addresses)
+    assert amounts(ledger, "p1/u1/IPv4") == {NOVEMBER: 2}
+    [kept] = ledger.deliveries.of("p1/u1/IPv4")
+    assert kept.row.progress == 1001
 
 
 def test_many_rows_go_in_pages_and_come_back_in_pages(ledger: Ledger) -> None:

@@ -1,0 +1,222 @@
+"""The windows of a project: from when to when each kind of record is extracted.
+
+    known                                    the window begins at
+    the ledger's checkpoint                  that; each kind and messenger has its own
+    a lastrun file that is earlier than      the file's time: somebody has set it back
+    all of them
+    a lastrun file that is later             the ledger's: cASO has run meanwhile, or the ledger is
+                                             an older copy. What was delivered since is not known
+    a lastrun file alone                     the file's time: cASO ran before, or the ledger is lost
+    nothing                                  the beginning
+
+APEL keeps the last record of a month. So a window that ends inside a month of which more was
+delivered before is extended to the end of that month, or to what was delivered.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from appliance.core import clock
+from appliance.core.run.errors import LocalFailure
+from caso.checkpoint import Checkpoints
+from caso.kinds.months import BEGINNING, SECOND, ExtractionWindow, first_moment, next_month
+from caso.ledger.ledger import Ledger
+from caso.ledger.model import Month, Span, Stream, month_text
+from caso.ledger.windows import Reached
+from caso.selection import Selected
+from caso.settings import CasoConfiguration
+from caso.sources.listing import OVERLAP
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KindWindow:
+    """The window of a kind, and whether its checkpoint moves to the window's end."""
+
+    window: ExtractionWindow
+    moves: bool = True
+
+    @property
+    def checkpoint(self) -> datetime | None:
+        """Return the start of the next window, if the checkpoint moves."""
+        # Windows include both ends, so the next one begins a second later, as in cASO 5.2.2.
+        return self.window.end + SECOND if self.moves else None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectWindows:
+    """Decides the windows of projects."""
+
+    configuration: CasoConfiguration
+    checkpoints: Checkpoints
+    ledger: Ledger
+
+    def of(
+        self, selected: Selected, streams: Mapping[str, Sequence[Stream]], *, end: datetime
+    ) -> dict[str, KindWindow]:
+        """Return the window of each kind of ``streams`` that has something to extract.
+
+        Raises:
+            LocalFailure: there is no time from which to go on, or one in the future.
+
+        """
+        reached = {
+            stream: self.ledger.windows.reached(stream)
+            for of_kind in streams.values()
+            for stream in of_kind
+        }
+        lastrun = self._lastrun(selected, reached)
+        self._take_over(selected, reached, lastrun)
+        least = _least([one.checkpoint for one in reached.values() if one.checkpoint])
+        is_set_back = lastrun is not None and least is not None and lastrun < least
+        windows: dict[str, KindWindow] = {}
+        for kind, of_kind in streams.items():
+            known = [reached[stream] for stream in of_kind]
+            checkpoint = (
+                lastrun if is_set_back else _least([one.checkpoint or lastrun for one in known])
+            )
+            found = self._window(selected, known, checkpoint, lastrun, end)
+            if found is not None:
+                windows[kind] = found
+        return windows
+
+    def _window(
+        self,
+        selected: Selected,
+        reached: Sequence[Reached],
+        checkpoint: datetime | None,
+        lastrun: datetime | None,
+        end: datetime,
+    ) -> KindWindow | None:
+        asked = self.configuration.period
+        start = asked.start or checkpoint
+        self._refuse_future(selected, start, lastrun)
+        if start is None:
+            start = self.configuration.since or BEGINNING
+            logger.info(
+                "%s: first extraction: servers that existed on %s or later, each from its creation",
+                *(selected.project, start.isoformat()),
+            )
+            window = ExtractionWindow(start, end, is_first=True)
+            return KindWindow(window) if start < end else None
+        window = ExtractionWindow(self._kept(selected, start, reached), end)
+        if asked.end is not None:
+            window = self._extended(selected, window, reached, lastrun)
+        moves = True
+        if asked.start is not None and checkpoint is not None and checkpoint < window.start:
+            line = (
+                "%s: not extracted from %s to %s; its checkpoint stays, so that the next run"
+                " begins there"
+            )
+            logger.warning(line, selected.project, checkpoint, window.start)
+            moves = False
+        return KindWindow(window, moves=moves) if window.start < window.end else None
+
+    def _lastrun(self, selected: Selected, reached: Mapping[Stream, Reached]) -> datetime | None:
+        """Return the checkpoint in cASO's files; None if there is none, or none is needed."""
+        try:
+            found = self.checkpoints.find((*selected.aliases, *selected.former))
+        except LocalFailure as error:
+            known = _least([one.checkpoint for one in reached.values()])
+            asked = self.configuration.period.start
+            if known is None and asked is None:
+                raise
+            logger.warning("%s: %s; going on from %s", error.subject, error.cause, asked or known)
+            return None
+        for path in found.broken:
+            line = "%s: has no time; going on from %s, as the project's other file says"
+            logger.warning(line, path, found.moment)
+        for unreadable in found.unreadable:
+            line = "%s; going on from %s, as the project's other file says"
+            logger.warning(line, unreadable, found.moment)
+        return found.moment
+
+    def _take_over(
+        self, selected: Selected, reached: dict[Stream, Reached], lastrun: datetime | None
+    ) -> None:
+        """Note what another program has delivered, or a ledger that is lost or newer."""
+        if lastrun is None or lastrun > clock.now() + OVERLAP:
+            return
+        known = _least([one.checkpoint for one in reached.values() if one.checkpoint])
+        if known is not None and lastrun <= known + SECOND:
+            return
+        if known is not None:
+            logger.warning(
+                "%s: accounted up to %s, but its ledger knows no more than up to %s: another"
+                " program has run, or %s is an older copy; what is still there is extracted again",
+                *(selected.project, lastrun, known, self.ledger.file.path),
+            )
+        for stream, one in reached.items():
+            if (known is None or one.checkpoint is not None) and not self.ledger.file.read_only:
+                span = Span(one.checkpoint or BEGINNING, lastrun - SECOND, is_known=False)
+                self.ledger.windows.assume(stream, span)
+                reached[stream] = self.ledger.windows.reached(stream)
+
+    def _extended(
+        self,
+        selected: Selected,
+        window: ExtractionWindow,
+        reached: Sequence[Reached],
+        lastrun: datetime | None,
+    ) -> ExtractionWindow:
+        ends = [one.end for one in reached if one.end is not None]
+        end = extended(window.end, [*ends, lastrun - SECOND] if lastrun else ends)
+        if end > window.end:
+            logger.warning(
+                "%s: extracted up to %s, not %s: more of this month was delivered before, and a"
+                " part would replace it",
+                *(selected.project, end.isoformat(), window.end.isoformat()),
+            )
+        return replace(window, end=end)
+
+    def _kept(self, selected: Selected, start: datetime, reached: Sequence[Reached]) -> datetime:
+        """Return a start that is not in months whose amounts were delivered and purged."""
+        floor = self.ledger.retention.floor()
+        if floor is None:
+            return start
+        first = _first_moment(floor)
+        if start >= first or not any(span.start < first for one in reached for span in one.spans):
+            return start
+        logger.warning(
+            "%s: extracted from %s, not %s: the ledger no longer has what was delivered before %s",
+            *(selected.project, first.isoformat(), start.isoformat(), month_text(floor)),
+        )
+        return first
+
+    def _refuse_future(
+        self, selected: Selected, start: datetime | None, lastrun: datetime | None
+    ) -> None:
+        # Small differences are clocks that were corrected; then the window is empty.
+        if start is None or start <= clock.now() + OVERLAP:
+            return
+        path = self.ledger.file.path
+        if lastrun is not None and start == lastrun:
+            path = self.checkpoints.path(selected.aliases[0])
+        raise LocalFailure(
+            path,
+            f"has the time {start.isoformat()}, which is in the future",
+            "check this host's clock, or correct the time",
+        )
+
+
+def extended(end: datetime, delivered: Sequence[datetime]) -> datetime:
+    """Return the end of a window so that no month is delivered less far than before."""
+    furthest = max(delivered, default=end)
+    if furthest <= end:
+        return end
+    return min(furthest, next_month(first_moment(end)) - SECOND)
+
+
+def _least(moments: Sequence[datetime | None]) -> datetime | None:
+    """Return the earliest moment; None if one of them is missing."""
+    known = [moment for moment in moments if moment is not None]
+    return min(known) if known and len(known) == len(moments) else None
+
+
+def _first_moment(month: Month) -> datetime:
+    return datetime(month // 100, month % 100, 1, tzinfo=UTC)

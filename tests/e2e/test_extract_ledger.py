@@ -1,0 +1,343 @@
+"""`caso-extract` with its ledger: no delivered VM-month shrinks, and nothing that vanished is lost.
+
+The repository is played by its own rule: of all messages, in the order of their names, the last
+record of a server and month counts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caso.ledger.ledger import Ledger
+from caso.ledger.model import Origin, Stream, month_of
+from tests.demo import counters
+from tests.simulators.openstack import Cloud, serving
+
+PROGRAM = Path(sys.prefix) / "bin/caso-extract"
+NOW = datetime.now(UTC).replace(microsecond=0)
+THIS_MONTH = NOW.replace(day=1, hour=0, minute=0, second=0)
+LAST_MONTH = (THIS_MONTH - timedelta(days=1)).replace(day=1)
+Repository = dict[tuple[str, str], int]
+"""Seconds by server and month."""
+
+
+@dataclass
+class LedgerSite:
+    """A site of the simulated cloud, and the repository that takes all of its messages."""
+
+    cloud: Cloud
+    root: Path
+    options: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        configuration = self.root / "caso.conf"
+        configuration.touch(mode=0o600)
+        more = "".join(f"{name} = {value}\n" for name, value in self.options.items())
+        configuration.write_text(
+            f"[DEFAULT]\nmessengers = ssm\nsite_name = S\nextractor = nova\n{more}"
+            f"[keystone_auth]\nauth_type = v3password\nauth_url = {self.cloud.url}/v3\n"
+            "username = u\nuser_domain_name = Default\npassword = p-a-s-s\n"
+        )
+        command = [
+            str(PROGRAM),
+            *("--root", str(self.root), "--config-file", str(configuration), *arguments),
+        ]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert shown.returncode == expect, shown.stdout + shown.stderr
+        assert "Traceback" not in shown.stderr
+        return shown
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "var/lib/fedcloud/caso/ledger.sqlite"
+
+    def lastrun(self) -> Path:
+        return self.root / "var/spool/caso/lastrun.one"
+
+    def records(self) -> list[dict[str, str]]:
+        spool = self.root / "var/spool/apel/outgoing/openstack"
+        paths = sorted(spool.glob("????????/" + "?" * 14))
+        return list(counters.records(path.read_text() for path in paths))
+
+    def repository(self) -> Repository:
+        found: Repository = {}
+        for record in self.records():
+            end = int(record["StartTime"]) + int(record["WallDuration"])
+            if record["Status"] == "completed":
+                end = int(record["EndTime"])
+            month = f"{datetime.fromtimestamp(end, UTC):%Y-%m}"
+            found[record["VMUUID"], month] = int(record["WallDuration"])
+        return found
+
+
+def server(number: int, *, created: datetime, **more: Any) -> dict[str, Any]:
+    """Return a server that is described as those of the simulated cloud, and lives."""
+    made = Cloud().server("one", 1000 + number)
+    launched = created.replace(tzinfo=None).isoformat(timespec="microseconds")
+    stamp = f"{created:%Y-%m-%dT%H:%M:%SZ}"
+    return {**made, "created": stamp, "updated": stamp, "OS-SRV-USG:launched_at": launched, **more}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Any:
+    cloud = Cloud(projects=("one",), servers=0, deleted=0)
+    cloud.more["one"] = [server(number, created=NOW - timedelta(days=50)) for number in range(3)]
+    with serving(cloud) as served:
+        yield LedgerSite(served, tmp_path)
+
+
+def shrunk(before: Repository, after: Repository) -> dict[tuple[str, str], tuple[int, int]]:
+    """Return what the repository holds less of."""
+    return {
+        key: (seconds, after.get(key, 0))
+        for key, seconds in before.items()
+        if after.get(key, 0) < seconds
+    }
+
+
+def test_a_window_in_the_middle_of_a_delivered_month_takes_nothing_back(site: LedgerSite) -> None:
+    """F-A1: 14 477 hours were lost so, and no later run restored them."""
+    site.run()
+    before = site.repository()
+    assert len(before) >= 6
+    end = (THIS_MONTH - timedelta(days=1)).replace(hour=0)  # midnight, as people write it
+    shown = site.run("--extract-from", f"{LAST_MONTH:%Y-%m-%d}", "--extract-to", f"{end:%Y-%m-%d}")
+    after = site.repository()
+    assert shrunk(before, after) == {}
+    last_second = (THIS_MONTH - timedelta(seconds=1)).isoformat()
+    assert (
+        f"extracted up to {last_second}, not {end.isoformat()}: more of this month" in shown.stderr
+    )
+    assert len(site.records()) > len(before)  # the month was sent again, whole
+
+
+def test_a_window_in_the_current_month_reaches_what_was_delivered(site: LedgerSite) -> None:
+    """F-A1: there is no end of the month yet."""
+    site.run()
+    before = site.repository()
+    earlier = (NOW - timedelta(hours=6)).isoformat()
+    site.run("--extract-from", f"{LAST_MONTH:%Y-%m-%d}", "--extract-to", earlier)
+    assert shrunk(before, site.repository()) == {}
+
+
+@pytest.mark.parametrize("what", ["ledger", "lastrun", "both"])
+def test_a_window_in_a_delivered_month_after_a_loss(site: LedgerSite, what: str) -> None:
+    """F-A1: either of the two remembers up to when was delivered; without both the cloud does."""
+    site.run()
+    before = site.repository()
+    if what in ("ledger", "both"):
+        site.ledger.unlink()
+    if what in ("lastrun", "both"):
+        site.lastrun().unlink()
+    if what == "both":  # as after a new installation: a first run
+        site.run()
+    else:
+        end = THIS_MONTH - timedelta(days=3)
+        site.run("--extract-from", f"{LAST_MONTH:%Y-%m-%d}", "--extract-to", end.isoformat())
+    assert shrunk(before, site.repository()) == {}
+    site.run()
+    assert shrunk(before, site.repository()) == {}
+
+
+def test_records_that_would_take_hours_back_are_withheld_and_reported(site: LedgerSite) -> None:
+    """A server that Nova says to be younger than it was: only a person may lower its hours."""
+    site.run()
+    before = site.repository()
+    cloud_server = site.cloud.more["one"][0]
+    cloud_server |= server(0, created=NOW - timedelta(days=1))
+    shown = site.run(expect=1)
+    after = site.repository()
+    assert shrunk(before, after) == {}
+    lines = [line for line in shown.stderr.splitlines() if "records not sent" in line]
+    [line] = lines
+    assert f"project one (one): {NOW:%Y-%m}: 1 records not sent, of servers such as" in line
+    assert cloud_server["id"] in line
+    assert " h more were delivered before; if that was wrong: " in line
+    assert line.endswith(f"republish --month {NOW:%Y-%m} --allow-decrease")
+    # The others went on.
+    others = {one["id"] for one in site.cloud.more["one"][1:]}
+    assert {record["VMUUID"] for record in site.records()[-2:]} == others
+
+
+def test_an_end_a_little_before_the_last_record_is_sent(site: LedgerSite) -> None:
+    """Nova's clock may differ from Keystone's by seconds: the server must not stay `started`."""
+    site.run()
+    before = site.repository()
+    ended = site.cloud.more["one"][0]
+    last = max(
+        record["WallDuration"] for record in site.records() if record["VMUUID"] == ended["id"]
+    )
+    died = NOW - timedelta(days=50) + timedelta(seconds=int(last) - 20)
+    ended |= {
+        "status": "DELETED",
+        "updated": f"{NOW:%Y-%m-%dT%H:%M:%SZ}",
+        "OS-SRV-USG:terminated_at": f"{died:%Y-%m-%dT%H:%M:%S}.000000",
+    }
+    site.run()
+    assert shrunk(before, site.repository()) == {}
+    found = [record for record in site.records() if record["VMUUID"] == ended["id"]][-1]
+    assert (found["Status"], found["WallDuration"]) == ("completed", last)
+
+
+def test_a_server_that_vanished_is_closed_when_it_was_seen_last(site: LedgerSite) -> None:
+    """F-A8: deleted and archived between two runs, it is in no answer of Nova."""
+    site.run()
+    seen_until = datetime.fromisoformat(site.lastrun().read_text()) - timedelta(seconds=1)
+    gone = site.cloud.more["one"][0]
+    gone["_archived"] = True
+    shown = site.run()
+    assert f"servers {gone['id']} is in no listing any more: closed at " in shown.stderr
+    [*_, last] = [record for record in site.records() if record["VMUUID"] == gone["id"]]
+    assert last["Status"] == "completed"
+    assert int(last["EndTime"]) == int(seen_until.timestamp())
+    born = datetime.fromisoformat(gone["created"])
+    assert int(last["WallDuration"]) == int((seen_until - born).total_seconds())
+    assert (last["CpuCount"], last["Memory"], last["Disk"]) == ("2", "512", "1")
+    assert "MachineName" not in last  # the ledger keeps no names
+    with Ledger(site.ledger, read_only=True) as ledger:
+        [estimated] = ledger.deliveries.estimated()
+        assert estimated.row.key == gone["id"]
+    # Once: the next run has nothing to say of it.
+    count = len([record for record in site.records() if record["VMUUID"] == gone["id"]])
+    assert "no listing any more" not in site.run().stderr
+    assert len([one for one in site.records() if one["VMUUID"] == gone["id"]]) == count
+
+
+def test_a_server_that_only_usage_shows_has_not_vanished(site: LedgerSite) -> None:
+    """F-A8, F-A3: a soft-deleted server accrues; it must not be closed."""
+    site.run()
+    hidden = site.cloud.more["one"][0]
+    hidden |= {"_hidden": True, "status": "SOFT_DELETED"}
+    assert "no listing any more" not in site.run().stderr
+    last = [record for record in site.records() if record["VMUUID"] == hidden["id"]][-1]
+    assert last["Status"] != "completed"
+
+
+def test_a_run_over_an_explicit_window_closes_nothing(site: LedgerSite) -> None:
+    """Servers that were created after its end are not in its records."""
+    young = server(7, created=NOW - timedelta(hours=1))
+    site.cloud.more["one"].append(young)
+    site.run()
+    site.run("--extract-from", f"{LAST_MONTH:%Y-%m-%d}", "--extract-to", f"{THIS_MONTH:%Y-%m-%d}")
+    site.run()
+    last = [record for record in site.records() if record["VMUUID"] == young["id"]][-1]
+    assert last["Status"] == "started"
+
+
+def test_an_empty_lastrun_file_does_not_stop_its_project(site: LedgerSite) -> None:
+    """F-A11: cASO leaves one on a full disk; the ledger says how far it was."""
+    site.run()
+    site.lastrun().write_text("")
+    shown = site.run()
+    assert f"{site.lastrun()}: has no time from which to go on" in shown.stderr
+    assert "; going on from " in shown.stderr
+    assert datetime.fromisoformat(site.lastrun().read_text())
+
+
+def test_a_lastrun_file_that_was_set_back_is_followed(site: LedgerSite) -> None:
+    site.run()
+    count = len(site.records())
+    site.lastrun().write_text(str(LAST_MONTH))
+    site.run()
+    months = {
+        month_of(datetime.fromisoformat(record_end(record))) for record in site.records()[count:]
+    }
+    assert len(months) == 2
+
+
+def record_end(record: dict[str, str]) -> str:
+    stamp = int(record["StartTime"]) + int(record["WallDuration"])
+    return datetime.fromtimestamp(stamp, UTC).isoformat()
+
+
+def test_a_ledger_restored_from_a_copy_is_noticed(site: LedgerSite) -> None:
+    """Its checkpoint is older than the lastrun file: what was delivered since is not known."""
+    site.run("--extract-to", (NOW - timedelta(days=3)).isoformat())
+    copy = site.root / "copy"
+    shutil.copy(site.ledger, copy)
+    site.run()
+    before = site.repository()
+    shutil.copy(copy, site.ledger)
+    shown = site.run()
+    assert "project one (one): accounted up to " in shown.stderr
+    assert (
+        f"or {site.ledger} is an older copy; what is still there is extracted again" in shown.stderr
+    )
+    assert shrunk(before, site.repository()) == {}
+    assert "is an older copy" not in site.run().stderr
+
+
+def test_a_site_that_comes_from_caso_goes_on_and_knows_what_is_unknown(site: LedgerSite) -> None:
+    site.lastrun().parent.mkdir(parents=True)
+    site.lastrun().write_text(str(NOW - timedelta(days=1)))
+    site.run()
+    origin = Origin(f"{site.cloud.url}/v3", "", "one")
+    with Ledger(site.ledger, read_only=True) as ledger:
+        reached = ledger.windows.reached(Stream(origin, "cloud", "ssm"))
+    assert [span.is_known for span in reached.spans] == [False, True]
+    assert reached.gaps() == []
+
+
+def test_the_later_run_is_sent_later_whatever_the_clock_does(
+    site: LedgerSite, tmp_path: Path
+) -> None:
+    """F-A4: two hours ahead for one run, then corrected, with an unsent spool."""
+    site.run("--extract-to", (NOW - timedelta(hours=3)).isoformat())
+    spool = site.root / "var/spool/apel/outgoing/openstack"
+    [directory] = spool.glob("????????")
+    for path in list(directory.iterdir()):  # as a clock two hours ahead names them
+        stamp = int(path.name[:8], 16) + 7200
+        later = spool / f"{stamp - stamp % 60:08x}"
+        later.mkdir(exist_ok=True)
+        path.rename(later / f"{stamp:08x}{path.name[8:]}")
+    directory.rmdir()
+    before = site.repository()
+    site.run()
+    after = site.repository()
+    assert shrunk(before, after) == {}
+    assert sum(after.values()) > sum(before.values())
+
+
+def test_a_dry_run_leaves_no_ledger_and_knows_it(site: LedgerSite) -> None:
+    site.run("--dry-run")
+    assert not site.ledger.exists()
+    site.run()
+    content = site.ledger.read_bytes()
+    site.run("--dry-run", "--extract-from", f"{LAST_MONTH:%Y-%m-%d}")
+    assert site.ledger.read_bytes() == content
+
+
+def _tear(path: Path) -> None:
+    os.truncate(path, 5000)
+
+
+def _replace(path: Path) -> None:
+    path.write_text("not a database at all, but long enough to be one\n" * 200)
+
+
+@pytest.mark.parametrize("damage", [_tear, _replace])
+def test_a_damaged_ledger_is_one_line_and_sends_nothing(
+    site: LedgerSite, damage: Callable[[Path], None]
+) -> None:
+    site.run()
+    count = len(site.records())
+    damage(site.ledger)
+    shown = site.run(expect=3)
+    [line] = [line for line in shown.stderr.splitlines() if line.startswith("caso-extract: ")]
+    assert f"{site.ledger}: is damaged (" in line
+    assert f"mv {site.ledger} {site.ledger}.damaged; " in line
+    assert len(site.records()) == count
+    site.ledger.rename(site.ledger.with_name("ledger.sqlite.damaged"))
+    before = site.repository()
+    site.run()
+    assert shrunk(before, site.repository()) == {}
