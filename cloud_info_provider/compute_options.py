@@ -7,6 +7,7 @@ printed them under.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from appliance.core.config.settings import Settings
 from appliance.core.config.yaml_file import Tree
@@ -95,7 +96,7 @@ def endpoint_terms(
     return EndpointTerms(
         interface=_interface(settings, section, usual.interface),
         authentication=settings.text(section, "api_authn_method", default=usual.authentication),
-        level=level(settings, section, "production_level", usual.level),
+        level=level(settings, section, "production_level", usual.level, is_needed=not software),
         technology=technology(settings, section, usual.technology),
         implementor=named[0] or usual.implementor,
         implementation=named[1] or usual.implementation,
@@ -111,8 +112,15 @@ def technology(settings: Settings, section: str, default: str) -> str:
     return decoration.term(settings, section, name, default=default, allowed=terms.TECHNOLOGIES)
 
 
-def level(settings: Settings, section: str, option: str, default: str = "production") -> str:
-    """Return a quality level of GLUE."""
+def level(
+    settings: Settings,
+    section: str,
+    option: str,
+    default: str = "production",
+    *,
+    is_needed: bool = True,
+) -> str:
+    """Return a quality level of GLUE; another text is an error if the level ``is_needed``."""
     entry = settings.where(section, option)
     if entry is not None and entry.text in _LEVELS:
         meant = _LEVELS[entry.text]
@@ -120,7 +128,8 @@ def level(settings: Settings, section: str, option: str, default: str = "product
         words = f"{entry.text!r} is no quality level of GLUE: {meant} is published; write"
         settings.warn(section, option, f"{words} {allowed}")
         return meant
-    return settings.choice(section, option, default=default, allowed=terms.QUALITY_LEVELS)
+    read = settings.choice if is_needed else partial(decoration.term, settings)
+    return read(section, option, default=default, allowed=terms.QUALITY_LEVELS)
 
 
 def _interface(settings: Settings, section: str, default: str) -> str:

@@ -6,7 +6,8 @@
       middleware: …             with middleware_version and middleware_developer
       endpoints: {defaults: {api_type: …}, URL: {api_version: …}}
 
-Without an endpoint there is no service, as in cloud-info-provider.
+Without an endpoint there is no service, as in cloud-info-provider. Nothing here is an error: what
+cannot be used is left out with a warning, because the cloud is published all the same.
 """
 
 from __future__ import annotations
@@ -27,10 +28,7 @@ _UNKNOWN = "UNKNOWN"
 
 
 def read(settings: Settings, tree: Tree, cloud: str) -> StorageSettings | None:
-    """Return the service; None without any. Errors are left in ``settings``.
-
-    ``cloud`` is the cloud's name.
-    """
+    """Return the service; None without any. ``cloud`` is the cloud's name."""
     total = decoration.number(settings, _STORAGE, "total_storage")
     used = decoration.number(settings, _STORAGE, "used_storage")
     if total is not None and used is not None and used > total:
@@ -48,7 +46,9 @@ def read(settings: Settings, tree: Tree, cloud: str) -> StorageSettings | None:
     )
     found = StorageSettings(
         name=settings.text(_STORAGE, "service_name") or cloud,
-        level=compute_options.level(settings, _STORAGE, "service_production_level"),
+        level=compute_options.level(
+            settings, _STORAGE, "service_production_level", is_needed=False
+        ),
         capabilities=_capabilities(settings),
         product=product,
         product_version=version,
@@ -73,23 +73,25 @@ def _endpoints(settings: Settings, tree: Tree, usual: EndpointTerms) -> Iterator
     for url in names:
         section = f"{_ENDPOINTS}.{url}"
         entry = tree.children.get(_ENDPOINTS, {}).get(url)
-        if fault := hosts.url_fault(url):
-            words = f"{fault}; write https://HOST"
-            settings.error(_ENDPOINTS, url, words, entry=entry)
         found = _terms(settings, section, usual)
-        if not found.interface:
-            words = "has no api_type; write the interface, such as CDMI, here or in defaults"
-            settings.error(_ENDPOINTS, url, words, entry=entry)
-        yield StorageEndpoint(
-            url, settings.text(section, "api_version", default=version) or _UNKNOWN, found
-        )
+        own = settings.text(section, "api_version", default=version) or _UNKNOWN
+        if fault := hosts.url_fault(url):
+            words = f"left out, because it {fault}; write https://HOST"
+            settings.warn(_ENDPOINTS, url, words, entry=entry)
+        elif not found.interface:
+            words = "left out, because it has no api_type; write the interface, such as CDMI"
+            settings.warn(_ENDPOINTS, url, words, entry=entry)
+        else:
+            yield StorageEndpoint(url, own, found)
 
 
 def _terms(settings: Settings, section: str, usual: EndpointTerms) -> EndpointTerms:
     return EndpointTerms(
         interface=settings.text(section, "api_type", default=usual.interface),
         authentication=settings.text(section, "api_authn_method", default=usual.authentication),
-        level=compute_options.level(settings, section, "production_level", usual.level),
+        level=compute_options.level(
+            settings, section, "production_level", usual.level, is_needed=False
+        ),
         technology=compute_options.technology(settings, section, usual.technology),
         implementor=usual.implementor,
         implementation=usual.implementation,

@@ -11,13 +11,19 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.core import ldif
 from appliance.core.run.errors import ConfigurationError, Problem
+from appliance.core.run.layout import Layout
+from appliance.core.run.record import RunRecord
+from cloud_info_provider import reading
+from cloud_info_provider.formats import selection
 from tests.unit.test_provider_settings import RC, load
 
 NAMES = (
     *("site", "name", "gocdb", "endpoint", "vos", "auth", "project_id", "compute", "shares"),
     *("images", "defaults", "templates", "endpoints", "require_marketplace_id", "total_cores"),
     *("username", "auth_type", "region", "protocol", "accounting", "membership", "capabilities"),
+    *("storage", "quotas", "failover", "virtual_disk_formats", "max_accelerators", "schema"),
 )
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=20))
 trees = st.recursive(
@@ -59,3 +65,42 @@ def test_any_tree_where_vos_are_expected(name: Any, vos: Any, auth: Any, form: s
         described = {"site": {"name": name}, "compute": {"shares": shares}}
     with tempfile.TemporaryDirectory() as root:
         attempt(Path(root), described)
+
+
+OPTIONS = (
+    *("total_storage", "used_storage", "service_name", "middleware", "capabilities", "platform"),
+    *("api_type", "api_version", "api_authn_method", "network_in", "schema"),
+    *("failover", "network_virt_type", "virtual_disk_formats", "max_accelerators"),
+    *("access_info", "software", "description", "os_name", "id", "name", "api_endpoint_technology"),
+)
+# Without the control characters and pairs of surrogates that YAML refuses.
+texts = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["C"]), max_size=20)
+values = st.none() | st.booleans() | st.integers() | texts
+options = st.dictionaries(st.sampled_from(OPTIONS), values | st.lists(values), max_size=4)
+urls = st.sampled_from(["defaults", "https://a.example.org", "https://b.example.org:1/x"])
+served_at = st.dictionaries(urls, options, max_size=3)
+lists = st.dictionaries(urls | texts, options, max_size=3)
+
+
+@given(options, served_at, lists, lists, options, served_at)
+def test_any_static_cloud_with_a_storage(
+    compute: Any, endpoints: Any, templates: Any, images: Any, storage: Any, served: Any
+) -> None:
+    """What is read is printed in both forms, as LDIF that has no malformed record."""
+    lists_of = {"endpoints": endpoints, "templates": templates, "images": images}
+    described = {
+        "site": {"name": "EXAMPLE-SITE"},
+        "compute": {"service_name": "x", **compute, **lists_of, "shares": {"ops": {}}},
+        "storage": {**storage, "endpoints": {"defaults": {"api_type": "CDMI"}, **served}},
+    }
+    with tempfile.TemporaryDirectory() as root:
+        flags = ("--middleware", "static", "--site-in-suffix")
+        try:
+            found = load(Path(root), *flags, rc=None, text=json.dumps(described))
+        except ConfigurationError:
+            return  # `test_any_tree` has these
+        cloud = reading.read(found, Layout(Path(root)), RunRecord("x", is_kept=False))
+    text = selection.renderer("glue")(cloud).text
+    records = [*ldif.read(text.encode().splitlines(keepends=True))]
+    assert all(isinstance(record, ldif.Entry) for record in records)
+    json.loads(selection.renderer("glue21json")(cloud).text)

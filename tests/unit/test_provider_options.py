@@ -377,22 +377,25 @@ def test_the_storage_of_a_site(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "fault"),
+    ("before", "after", "fault", "left"),
     [
-        ("api_type: CDMI", "api_authn_method: x", "has no api_type"),
-        ("https://storage-service02", "storage-service02", "is not a URL"),
+        ("            api_type: CDMI\n", "", "left out, because it has no api_type", 0),
+        ("https://storage-service02", "storage-service02", "left out, because it is not a URL", 1),
+        ("level: testing", "level: best", "'best' is no term of GLUE: production is published", 2),
+        ("level: production\n    cap", "level: best\n    cap", "'best' is no term of GLUE", 2),
     ],
 )
-def test_storage_that_cannot_be_published(
-    tmp_path: Path, before: str, after: str, fault: str
+def test_storage_that_cannot_be_used_is_left_out_and_the_cloud_is_published(
+    tmp_path: Path, before: str, after: str, fault: str, left: int
 ) -> None:
-    text = STORAGE.replace(f"            {before}\n", f"            {after}\n").replace(
-        f"        {before}", f"        {after}"
-    )
-    text = text.replace("            api_authn_method: x\n", "", 1)
-    lines = complaints(tmp_path, "--middleware", "static", rc=None, text=SAMPLE + text)
-    assert [line for line in lines if fault in line]
-    assert all(line.startswith("openstack.yaml:") for line in lines)
+    text = SAMPLE + STORAGE.replace("cloud.data.upload, ", "").replace(before, after)
+    assert [
+        line for line in warnings(tmp_path, "--middleware", "static", text=text) if fault in line
+    ]
+    found = in_ldif(tmp_path, text=text)
+    assert len(of_class(found, "StorageEndpoint")) == left
+    assert len(of_class(found, "StorageService")) == bool(left)
+    assert len(of_class(found, "ComputingService")) == 1
 
 
 def test_storage_without_endpoints_or_in_json_is_reported(tmp_path: Path) -> None:
