@@ -93,7 +93,7 @@ def without_effect(arguments: argparse.Namespace) -> Iterator[str]:
     """Yield a line for each flag that is given and has no effect."""
     for name, reason in {**IGNORED_FLAGS, **IGNORED_FLAGS_WITH_VALUE}.items():
         if getattr(arguments, name.replace("-", "_")):
-            yield f"--{name}: has no effect: {reason}"
+            yield f"--{name}: has no effect here: {reason}"
 
 
 class _RejectFlag(argparse.Action):

@@ -199,12 +199,13 @@ def test_a_run_reports_in_one_line_the_options_whose_effect_is_missed(tmp_path: 
     first = len(SHARES.splitlines()) + 1
     (line,) = warnings(tmp_path, text=SHARES + WITHOUT)
     assert line == (
-        f"{first}: compute.region: has no effect, nor have options of lines "
+        f"{first}: compute.region: has no effect here, nor have options of lines "
         f"{first + 12}, {first + 14}, {first + 15}; --check-config says why"
     )
     (line,) = warnings(tmp_path, text=f"{SHARES}    region: Far\n")
     assert line == (
-        f"{first}: compute.region: has no effect: write OS_REGION_NAME, or auth.region_name of a VO"
+        f"{first}: compute.region: has no effect here: write OS_REGION_NAME, or auth.region_name of"
+        " a VO"
     )
 
 
@@ -214,7 +215,8 @@ def test_a_check_reports_each_option_without_effect(
     monkeypatch.setattr(log, "_is_checking", True)
     first = len(SHARES.splitlines())
     lines = [
-        line.partition(": has no effect: ") for line in warnings(tmp_path, text=SHARES + WITHOUT)
+        line.partition(": has no effect here: ")
+        for line in warnings(tmp_path, text=SHARES + WITHOUT)
     ]
     assert all(reason for _, _, reason in lines)
     assert [
@@ -405,7 +407,7 @@ def test_storage_without_endpoints_or_in_json_is_reported(tmp_path: Path) -> Non
     assert line.partition(": ")[2].startswith("storage: has no endpoints")
     text = SAMPLE + STORAGE.replace("cloud.data.upload, ", "")
     (line,) = warnings(tmp_path, "--middleware", "static", "--format", "glue21json", text=text)
-    assert line.endswith("storage: has no effect: GLUE 2.1 of EGI has no storage")
+    assert line.endswith("storage: has no effect here: GLUE 2.1 of EGI has no storage")
     text = text.replace("used_storage: 1000", "used_storage: 6000")
     (line,) = warnings(tmp_path, "--middleware", "static", text=text)
     assert "storage.used_storage: 6000 is more than total_storage" in line

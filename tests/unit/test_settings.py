@@ -388,6 +388,36 @@ def test_an_older_spelling_is_reported_by_a_check_alone(
         )
 
 
+@pytest.mark.parametrize(
+    ("is_checking", "reported"),
+    [
+        (
+            False,
+            [":2: a: has no effect here, nor have options of lines 3, 6; --check-config says why"],
+        ),
+        (
+            True,
+            [
+                ":2: a: has no effect here: first",
+                ":3: b: has no effect here: second",
+                ":6: [x] d: has no effect here: fourth",
+                ":7: [x] e: has no effect here: fifth",
+            ],
+        ),
+    ],
+)
+def test_options_without_effect_are_one_line_in_a_run_and_one_each_in_a_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_checking: bool, reported: list[str]
+) -> None:
+    """F-I11: forty options were accepted without a word; a value that asks for nothing still is."""
+    monkeypatch.setattr(log, "_is_checking", is_checking)
+    settings = read(tmp_path, "[DEFAULT]\na = 1\nb = x\nc = False\n[x]\nd = y\ne = z\n")
+    settings.ignore("DEFAULT", {"a": "first", "b": "second", "c": "third", "missing": "never"})
+    settings.ignore("x", {"d": "fourth"})
+    settings.ignore("x", {"e": "fifth"}, is_missed=False)
+    assert [str(problem).split("x.conf")[1] for problem in settings.finish()] == reported
+
+
 def test_a_directory_that_would_be_lost_with_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

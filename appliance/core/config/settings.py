@@ -434,10 +434,10 @@ class Settings:
         shown = found if log.is_checking() else found[:1]
         others = [str(each.line) for each in found[len(shown) :]]
         for each in shown:
-            text = f"has no effect: {each.reason}"
+            text = f"has no effect here: {each.reason}"
             if others:
                 lines = f"line{'s' if len(others) > 1 else ''} {', '.join(others)}"
-                text = f"has no effect, nor have options of {lines}; --check-config says why"
+                text = f"has no effect here, nor have options of {lines}; --check-config says why"
             entry = Setting("", each.path, each.line)
             self.warn(each.section, each.option, text, entry=entry)
 
