@@ -62,7 +62,7 @@ def _ask(refresh: TokenRefresh, access: Access) -> requests.Response:
             host, *proxy.explain(refresh.endpoint, error, "no answer")
         ) from error
     except requests.exceptions.SSLError as error:
-        remedy = place.trust_remedy(f"set {access.authorities} to the authority that issued it")
+        remedy = place.trust_remedy(f"set {access.trust_option} to the authority that issued it")
         raise LoginUnavailable(host, f"{ISSUER}: its TLS certificate is not trusted", remedy) from (
             error
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.cloud.login import Access
 from appliance.core.run.errors import ApplianceError
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord
@@ -278,3 +279,9 @@ def test_an_untrusted_certificate_names_the_option_that_trusts_it(
     assert f"; set OS_CACERT{place} to the authority that issued it" in str(common.value)
     words = f"; set vos[0].auth.cacert ({directory}/openstack.yaml:4) to the authority"
     assert words in str(own.value)
+
+
+def test_other_programs_name_the_option_by_its_section() -> None:
+    """cASO and cloudkeeper-os have it under one name, each in a section of its own."""
+    named = Access("v3password", "https://k.example.org/v3", {}, section="keystone_authtoken")
+    assert named.trust_option == "cafile in [keystone_authtoken]"

@@ -70,8 +70,8 @@ class Access:
     """The lowest role in a project that suffices."""
     places: Mapping[str, str] = field(default_factory=dict)
     """Where options are set, ``FILE:LINE``, for messages."""
-    authorities: str = "cafile in [keystone_auth]"
-    """The option that names the file of trusted authorities, for messages."""
+    authorities: str = ""
+    """The option that names the file of trusted authorities; empty for ``cafile``."""
 
     @property
     def is_bound(self) -> bool:
@@ -107,6 +107,11 @@ class Access:
             if value := self.options.get(name):
                 return value
         return self.auth_type
+
+    @property
+    def trust_option(self) -> str:
+        """Return the option that names the file of trusted authorities, for messages."""
+        return self.authorities or f"cafile in [{self.section}]"
 
     def place(self, option: str) -> str:
         """Return an option's name and where it is set, for messages."""

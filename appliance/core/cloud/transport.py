@@ -308,7 +308,7 @@ def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
         return Unavailable(
             host,
             f"its TLS certificate is not trusted: {_cause(error)}",
-            place.trust_remedy(f"set {access.authorities} to the authority that issued it")
+            place.trust_remedy(f"set {access.trust_option} to the authority that issued it")
             + ", or renew the certificate",
         )
     cause, remedy = _failure(error, site)
