@@ -143,6 +143,9 @@ def test_a_first_and_a_second_run(made: Path, root: Path) -> None:
     assert re.search("^fedcloud:[x!]:1999:1999:", (root / "etc/passwd").read_text(), re.MULTILINE)
     assert access(root / "etc/caso/caso.conf") == (0, 1999, 0o640)
     assert access(root / "etc/apel/sender.cfg") == (0, 1999, 0o640)
+    assert access(root / "etc/apel/sender.d/storage.cfg.example") == (0, 1999, 0o640)
+    assert list((root / "etc/apel/sender.d").glob("*.cfg")) == []
+    assert (root / "etc/apel/sender.d").stat().st_mode & 0o005 == 0o005
     assert access(root / "etc/sitebdii/site.cfg") == (0, 0, 0o644)
     assert access(root / "etc/fedcloud/cron.d/caso") == (0, 0, 0o644)
     assert access(root / "etc/fedcloud/cron.d/ssmsend") == (0, 0, 0o644)

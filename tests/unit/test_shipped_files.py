@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,22 @@ def test_the_example_for_storage_is_whole_and_sends_nothing_until_it_is_renamed(
     # What an upgrade writes beside a changed file is no configuration either.
     shutil.copy(ETC / "apel/sender.cfg", layout.path("/etc/apel/sender.d/a.cfg.fedcloud-new"))
     assert [one.path for one in destinations.load(layout)] == first_alone
+
+
+def test_an_upgrade_changes_nothing_of_what_is_sent(tmp_path: Path) -> None:
+    """A file that the administrator has not changed is replaced by the new one."""
+    now = shipped_sender(tmp_path / "now", (ETC / "apel/sender.cfg").read_text())
+    lines = (ETC.parent / "tests/e2e/releases.txt").read_text().splitlines()
+    releases = [line.split() for line in lines if line[0] != "#"]
+    assert releases
+    for version, commit in releases:
+        command = ["git", "show", f"{commit}:etc/apel/sender.cfg"]
+        shown = subprocess.run(command, cwd=ETC, capture_output=True, text=True, check=True)
+        before = shipped_sender(tmp_path / version, shown.stdout)
+        for name in ("brokers", "use_ssl", "destination", "ams"):
+            assert getattr(before.link, name) == getattr(now.link, name)
+        for name in ("path", "is_dirq", "server_cert", "cipher", "crls", "max_message_size", "log"):
+            assert str(getattr(before, name)).replace(version, "now") == str(getattr(now, name))
 
 
 def test_sender_cfg_holds_the_lines_for_stomp_commented(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -478,3 +480,25 @@ def test_a_reader_on_a_read_only_mount_sees_what_the_sender_writes(tmp_path: Pat
             sent_list.opened(mounted / "sent.sqlite").__enter__()
     finally:
         subprocess.run(["umount", str(mounted)], check=True)
+
+
+def test_two_programs_write_one_after_the_other(tmp_path: Path) -> None:
+    """A run of one configuration beside the job: neither loses a row."""
+    first, second = journal_of(tmp_path), journal_of(tmp_path)
+    first.write([delivery(id="1")])
+    is_held = threading.Event()
+
+    def hold() -> None:
+        with contextlib.closing(sqlite3.connect(at(tmp_path), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            is_held.set()
+            time.sleep(0.3)
+            other.execute("COMMIT")
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    is_held.wait()
+    second.write([delivery(id="2")])
+    holding.join()
+    assert (second.lost, second.failures()) == (0, [])
+    assert rows(tmp_path, "SELECT id FROM message") == [("1",), ("2",)]
