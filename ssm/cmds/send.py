@@ -21,7 +21,7 @@ from ssm import destinations
 from ssm.cmds import startup
 from ssm.destinations import ConfiguredDestination
 from ssm.sending.claims import Claims
-from ssm.sending.sent_journal import SentJournal
+from ssm.sending.sent_journal import SentJournal, complaint
 from ssm.settings import SenderSettings
 
 if TYPE_CHECKING:  # start-up is a cost: most runs find an empty spool
@@ -224,6 +224,8 @@ def _look(settings: SenderSettings, spool: Spool, arguments: argparse.Namespace)
     from ssm.transport import brokers  # noqa: PLC0415  start-up is a cost
 
     brokers.check_tls(settings.link)
+    if settings.journal.months and (text := complaint(settings.journal.path)):
+        logger.warning("%s; correct its owner, or [journal] path", text)
     count = spool.count()
     for failure in spool.skipped.values():
         print(f"ssmsend: warning: {failure}")

@@ -36,6 +36,8 @@ from ssm.sending.window import SendWindow
 
 logger = logging.getLogger("ssm.ssm2")
 
+_LONGEST = 255
+"""Characters of an id of AMS that the journal keeps."""
 _FLUSH_SECONDS = 0.5
 """How long an acknowledged message waits for others: each write of the journal waits for the disk.
 
@@ -231,7 +233,8 @@ class Messages:
             sha256=self._digests[element],
             size=size,
             broker=receipt.broker,
-            argo_id=receipt.argo_id,
+            # AMS may answer with any text; SQLite stores no half of a surrogate pair.
+            argo_id=receipt.argo_id[:_LONGEST].encode(errors="backslashreplace").decode(),
             at=receipt.at,
             contents=found,
         )

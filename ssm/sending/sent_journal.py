@@ -254,7 +254,10 @@ def forget(
     index = at.year * 12 + at.month - 1 - months
     limit = stamp(datetime(index // 12, index % 12 + 1, 1, tzinfo=UTC))
     with database.transaction() as connection:
-        (oldest,) = connection.execute("SELECT min(at) FROM message").fetchone()
+        # Rows are in the order of time, unless a clock was set back.
+        (oldest,) = connection.execute(
+            "SELECT min(at) FROM (SELECT at FROM message ORDER BY number LIMIT 1000)"
+        ).fetchone()
         if oldest is None or oldest >= limit:
             return 0
         with contextlib.suppress(OverflowError):
@@ -269,6 +272,17 @@ def forget(
 def stamp(moment: datetime) -> str:
     """Return a time as the journal has it: ISO 8601 in UTC, which sorts by time."""
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def complaint(path: Path) -> str:
+    """Return why the journal could not be written, for a check that writes nothing."""
+    if path.exists():
+        is_writable = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
+        return "" if is_writable else f"{path}: {NOUN} cannot be written"
+    above = next(one for one in path.parents if one.exists())
+    if above.is_dir() and os.access(above, os.W_OK | os.X_OK, effective_ids=True):
+        return ""
+    return f"{path}: {NOUN} cannot be made here: no right to write in {above}"
 
 
 def is_torn(path: Path) -> bool:

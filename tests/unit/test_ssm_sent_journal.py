@@ -29,6 +29,7 @@ from ssm.sending.sender import Sender
 from ssm.sending.sent_journal import SentJournal, SentMessage
 from ssm.settings import load_sender
 from tests import foreign
+from tests.simulators import ams_service
 from tests.simulators.ams_service import AMS
 from tests.simulators.stomp_faults import Fault, FaultBroker, Kind
 from tests.testbed.trust import Trust
@@ -122,6 +123,17 @@ def test_ids_of_ams_are_in_the_journal(tmp_path: Path, trust: Trust) -> None:
     assert rows(tmp_path, "SELECT protocol, name, ams_project FROM destination") == [
         ("AMS", "x", "accounting")
     ]
+
+
+def test_a_service_may_answer_with_any_id(tmp_path: Path, trust: Trust) -> None:
+    [name] = enqueue(tmp_path, message(cloud(1, 1)))
+    body = b'{"messageIds": ["' + rb"\ud800" + b"x" * 999 + b'"]}'
+    fault = ams_service.Fault(ams_service.Kind.ANSWER, body=body)
+    with AMS(trust.host("broker"), trust.grid.certificate, [fault]) as service:
+        sender, _ = sender_to(service, tmp_path, trust, 0)
+        assert sender.run() is ExitStatus.DONE
+    [(sent_id, argo_id)] = rows(tmp_path, "SELECT id, argo_id FROM message")
+    assert (sent_id, argo_id) == (name, "\\ud800" + "x" * 254)
 
 
 def test_parts_of_a_message_have_the_digest_of_the_whole(tmp_path: Path, trust: Trust) -> None:
@@ -220,6 +232,20 @@ def test_foreign_names_do_not_stop_the_sender(
     assert broker.accepted == names
     [line] = sender._record.failures
     assert line.startswith(f"{at(tmp_path)}: ")
+
+
+def test_a_check_says_that_the_journal_cannot_be_written() -> None:
+    with foreign.open_to_all() as directory:
+        closed = directory / "closed"
+        closed.mkdir(0o755)
+        (closed / "made.sqlite").touch(0o644)
+        with foreign.acting_as_nobody():
+            for name in ("made.sqlite", "new.sqlite", "below/new.sqlite"):
+                text = sent_journal.complaint(closed / name)
+                # Who is nobody already owns what was made above.
+                assert bool(text) == (os.geteuid() != closed.stat().st_uid)
+                assert text.startswith(f"{closed / name}: the journal of sent messages") or not text
+            assert sent_journal.complaint(directory / "below/new.sqlite") == ""
 
 
 @pytest.mark.root
