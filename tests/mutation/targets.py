@@ -55,6 +55,16 @@ TARGETS = {
             "tests/interop/test_ssm_claims.py",
         ),
     ),
+    "journal": Target(
+        ("ssm/sending/contents.py", "ssm/sending/sent_*.py", "ssm/destinations.py"),
+        (
+            "tests/unit/test_ssm_contents.py",
+            "tests/unit/test_sent_journal_keys.py",
+            "tests/property/test_ssm_contents_properties.py",
+            "tests/unit/test_ssm_destinations.py",
+            "tests/unit/test_ssm_sent_journal.py",
+        ),
+    ),
     "records": Target(
         ("caso/kinds/months.py", "caso/kinds/cloud.py"),
         (
