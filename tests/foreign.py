@@ -102,7 +102,8 @@ def small_disk(directory: Path, *, size: str) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        subprocess.run(["umount", str(directory)], check=True)
+        # at once, also while a failed test still has files open there
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
 def fill(path: Path) -> None:

@@ -112,7 +112,6 @@ class CloudRecord:
 
 
 SEPARATOR = "%%"
-VERSIONS = ("0.4", "0.2")
 
 # v0.2 has no such fields: it is the form of the messenger ssmv2, which cASO dropped in 4.0.0.
 _ONLY_IN_V04 = ("Benchmark", "BenchmarkType", "CloudComputeService", "PublicIPCount")

@@ -341,7 +341,6 @@ def test_slow_servers(web: ImageServer, client: Downloader) -> None:
     ],
     ids=["header", "length", "no length", "chunks", "length of a chunk"],
 )
-@pytest.mark.timeout(30)
 def test_servers_that_drip(web: ImageServer, client: Downloader, begin: bytes, drop: bytes) -> None:
     """No single wait is long, and the download would never end."""
     uri = web.put("/drip", Dripping(begin, drop))
@@ -361,7 +360,6 @@ def test_nothing_stays_open_when_the_time_is_over_at_once(
     gc.collect()  # warns about each socket that is not closed, which fails the test
 
 
-@pytest.mark.timeout(30)
 def test_a_server_that_never_ends_its_handshake(client: Downloader) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"https://localhost:{silent.getsockname()[1]}/x"

@@ -24,7 +24,6 @@ SITE = "/etc/sitebdii/site.cfg"
 SITE_DEFAULTS = "/etc/sitebdii/glite-info-site-defaults.conf"
 LISTS = "/etc/cloudkeeper/image-lists.conf"
 SETTINGS = "/etc/fedcloud/appliance.yaml"
-MAPPING = "/etc/voms.json"
 _EXAMPLES = ("SITE-NAME", "PROJECT-NAMES", "example.com", "yourkeystone", "vo.example.org")
 
 Texts = Mapping[str, str]
