@@ -20,7 +20,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from caso.kinds.kind import RecordKind, UsageRecord
@@ -54,6 +54,33 @@ class Advance:
     """The time that was delivered."""
     checkpoint: datetime | None = None
     """The start of the next window; None if it does not move."""
+
+
+class RecordSink(Protocol):
+    """What takes the records of a project."""
+
+    def add(self, kind: str, record: UsageRecord, *, is_estimated: bool = False) -> None:
+        """Take a record."""
+
+    def drop(self, kinds: Iterable[str], error: ApplianceError) -> None:
+        """Take note that the records of some kinds are not complete, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneMonth:
+    """Passes the records of one month on, and leaves out the others."""
+
+    sink: RecordSink
+    month: Month
+
+    def add(self, kind: str, record: UsageRecord, *, is_estimated: bool = False) -> None:
+        """Pass a record of the month on."""
+        if month_of(record.measured) == self.month:
+            self.sink.add(kind, record, is_estimated=is_estimated)
+
+    def drop(self, kinds: Iterable[str], error: ApplianceError) -> None:
+        """Pass it on."""
+        self.sink.drop(kinds, error)
 
 
 class Lane:

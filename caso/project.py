@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -25,9 +25,9 @@ from caso.checkpoint import Checkpoints
 from caso.kinds.kind import Checked, UsageRecord
 from caso.kinds.months import ExtractionWindow
 from caso.kinds.registry import KINDS
-from caso.lanes import Advance, Lanes, Withheld
+from caso.lanes import Advance, Lanes, OneMonth, RecordSink, Withheld
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import Origin, Span, Stream
+from caso.ledger.model import Month, Origin, Span, Stream
 from caso.memory.cloud import CloudMemory
 from caso.messengers.messenger import OpenMessenger
 from caso.seen import LedgerHistory
@@ -135,13 +135,39 @@ class ProjectAccounting:
 
     def account(self, selected: Selected, *, end: datetime) -> ProjectOutcome:
         """Account one project, from the cloud to the checkpoint; a failure is in the outcome."""
+        return self._guarded(
+            selected, lambda: self.windows.of(selected, self.streams(selected), end=end)
+        )
+
+    def account_again(
+        self,
+        selected: Selected,
+        windows: Mapping[str, KindWindow],
+        *,
+        reason: str | None = None,
+        month: Month | None = None,
+    ) -> ProjectOutcome:
+        """Account given windows of one project; with a reason, records may take hours back.
+
+        With ``month``, records of other months are left out.
+        """
+        return self._guarded(selected, lambda: windows, reason=reason, month=month)
+
+    def _guarded(
+        self,
+        selected: Selected,
+        decide: Callable[[], Mapping[str, KindWindow]],
+        *,
+        reason: str | None = None,
+        month: Month | None = None,
+    ) -> ProjectOutcome:
         window = None
         try:
-            windows = self.windows.of(selected, self._streams(selected), end=end)
+            windows = decide()
             if not windows:
                 return ProjectOutcome(selected)
             window = min((one.window for one in windows.values()), key=lambda one: one.start)
-            return self._extract(selected, window, windows)
+            return self._extract(selected, window, windows, reason=reason, month=month)
         except (ApplianceError, OSError) as error:
             return ProjectOutcome(selected, window, failures=(about(selected, error),))
         except Exception as bug:  # noqa: BLE001  raised again after the other projects
@@ -158,7 +184,8 @@ class ProjectAccounting:
         for line in self.cloud.transport.clocks.judge(self.configuration.max_skew):
             self._warn_once(line)
 
-    def _streams(self, selected: Selected) -> dict[str, list[Stream]]:
+    def streams(self, selected: Selected) -> dict[str, list[Stream]]:
+        """Return the streams of a project by kind."""
         origin = self.origin(selected)
         return {
             kind: [
@@ -169,28 +196,43 @@ class ProjectAccounting:
             for kind in sorted(self.kinds)
         }
 
+    def read(
+        self, selected: Selected, windows: Mapping[str, KindWindow], sink: RecordSink
+    ) -> ProjectTally:
+        """Give the records of a project to a sink, and return their figures."""
+        reading = _Reading(self, selected, sink)
+        for source in self.sources:
+            for kinds in grouped(windows, source.kinds):
+                reading.read(source, windows[min(kinds)].window, kinds)
+        self.check_clocks()  # with the answers of the services that were asked meanwhile
+        return reading.tally
+
     def _extract(
-        self, selected: Selected, window: ExtractionWindow, windows: Mapping[str, KindWindow]
+        self,
+        selected: Selected,
+        window: ExtractionWindow,
+        windows: Mapping[str, KindWindow],
+        *,
+        reason: str | None,
+        month: Month | None,
     ) -> ProjectOutcome:
         lanes = Lanes.open(
             self.ledger,
             self.origin(selected),
             self.messengers,
             windows,
+            reason=reason,
             is_dry_run=self.configuration.is_dry_run,
         )
-        reading = _Reading(self, selected, lanes)
         try:
-            for source in self.sources:
-                for kinds in grouped(windows, source.kinds):
-                    reading.read(source, windows[min(kinds)].window, kinds)
-            self.check_clocks()  # with the answers of the services that were asked meanwhile
+            sink = lanes if month is None else OneMonth(lanes, month)
+            tally = self.read(selected, windows, sink)
             lanes.flush()
             messages = 0
             if not self.configuration.is_dry_run:
                 # Refused records that could not be kept must be extracted again.
                 advances = {
-                    kind: Advance() if reading.tally.is_unkept else _advance(one)
+                    kind: Advance() if tally.is_unkept else _advance(one)
                     for kind, one in windows.items()
                 }
                 messages = lanes.commit(
@@ -199,9 +241,9 @@ class ProjectAccounting:
         except BaseException:
             lanes.discard()
             raise
-        reading.tally.withheld = lanes.withheld()
+        tally.withheld = lanes.withheld()
         failures = tuple(about(selected, error) for error in lanes.failures)
-        return ProjectOutcome(selected, window, reading.tally, messages, failures)
+        return ProjectOutcome(selected, window, tally, messages, failures)
 
     def _next_checkpoints(
         self, selected: Selected, advances: Mapping[str, Advance]
@@ -240,14 +282,14 @@ class ProjectAccounting:
 
 
 class _Reading:
-    """Reading the sources of one project into its lanes."""
+    """Reading the sources of one project."""
 
-    def __init__(self, accounting: ProjectAccounting, selected: Selected, lanes: Lanes) -> None:
+    def __init__(self, accounting: ProjectAccounting, selected: Selected, sink: RecordSink) -> None:
         self.tally = ProjectTally()
         self._accounting = accounting
         self._configuration = accounting.configuration
         self._selected = selected
-        self._lanes = lanes
+        self._sink = sink
         self._latest: dict[str, str] = {}
         self._owners: dict[str, str] = {}
 
@@ -271,7 +313,7 @@ class _Reading:
                 look.abandon()
             if not isinstance(error, (ApplianceError, OSError)):
                 raise
-            self._lanes.drop(kinds, as_failure(error))
+            self._sink.drop(kinds, as_failure(error))
             self.tally.forget(kinds)
 
     def _looks(self, kinds: frozenset[str]) -> dict[str, KindLook]:
@@ -298,7 +340,7 @@ class _Reading:
                 look.pass_by(key)
 
     def _take(self, found: Usage, *, is_estimated: bool = False) -> UsageRecord | None:
-        """Add a record to the lanes and return it; return None if it cannot be sent."""
+        """Give a record to the sink and return it; return None if it cannot be sent."""
         checked = self._checked(found)
         if isinstance(checked, Unaccountable):
             self._refuse(checked)
@@ -312,7 +354,7 @@ class _Reading:
         of_month = f"{record.measured:%Y-%m}", found.kind
         self.tally.records[of_month] += 1
         self.tally.amounts[of_month] += record.amount
-        self._lanes.add(found.kind, record, is_estimated=is_estimated)
+        self._sink.add(found.kind, record, is_estimated=is_estimated)
         return record
 
     def _checked(self, found: Usage) -> Checked[UsageRecord] | Unaccountable:

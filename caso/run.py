@@ -42,6 +42,19 @@ def run(configuration: CasoConfiguration, record: RunRecord) -> ExitStatus:
     """Account all selected projects; report and count failures of single ones, raise none."""
     if configuration.projects:  # for the record of a run that fails early
         record.counts["projects_left"] = len(configuration.projects)
+    with opened(configuration, record) as accounting:
+        return accounting.run()
+
+
+@contextlib.contextmanager
+def opened(configuration: CasoConfiguration, record: RunRecord) -> Iterator[AccountingRun]:
+    """Hold the lock and the ledger for a run; a dry run writes neither.
+
+    Raises:
+        Busy: another run holds the lock.
+        LocalFailure: the ledger cannot be used.
+
+    """
     with (
         _locked(configuration),
         Ledger(
@@ -50,7 +63,12 @@ def run(configuration: CasoConfiguration, record: RunRecord) -> ExitStatus:
             retention=configuration.retention,
         ) as ledger,
     ):
-        return _AccountingRun(configuration, record, ledger).run()
+        accounting = AccountingRun(configuration, record, ledger)
+        try:
+            yield accounting
+        finally:
+            accounting.projects.memory.close()
+            record.add("api_requests", accounting.cloud.transport.requests)
 
 
 @contextlib.contextmanager
@@ -62,7 +80,9 @@ def _locked(configuration: CasoConfiguration) -> Iterator[None]:
         yield
 
 
-class _AccountingRun:
+class AccountingRun:
+    """A run, and what it opens."""
+
     def __init__(self, configuration: CasoConfiguration, record: RunRecord, ledger: Ledger) -> None:
         self.configuration = configuration
         self.record = record
@@ -76,22 +96,19 @@ class _AccountingRun:
         self._recording = threading.Lock()
 
     def run(self) -> ExitStatus:
+        """Account the selected projects."""
         self._name_missing_kinds()
-        recovered = self._recover()
-        try:
-            selected, failures = select(self.cloud, self.configuration)
-            # Batches of projects that are not selected (any more) are reported here, others below.
-            known = {one.project.id for one in selected}
-            failures += [error for name, error in recovered.stuck.items() if name not in known]
-            self.record.counts |= {
-                "projects": len(selected) + len(failures),
-                "projects_failed": len(failures),
-                "projects_left": len(selected) + len(failures),
-            }
-            outcomes = self._account_all(selected, recovered.stuck)
-        finally:
-            self.projects.memory.close()
-            self.record.add("api_requests", self.cloud.transport.requests)
+        recovered = self.recover()
+        selected, failures = select(self.cloud, self.configuration)
+        # Batches of projects that are not selected (any more) are reported here, others below.
+        known = {one.project.id for one in selected}
+        failures += [error for name, error in recovered.stuck.items() if name not in known]
+        self.record.counts |= {
+            "projects": len(selected) + len(failures),
+            "projects_failed": len(failures),
+            "projects_left": len(selected) + len(failures),
+        }
+        outcomes = self._account_all(selected, recovered.stuck)
         failures += [error for outcome in outcomes for error in outcome.failures]
         # A login that fails gives the same line for each project.
         for line in dict.fromkeys(map(str, [*failures, *recovered.foreign])):
@@ -118,7 +135,7 @@ class _AccountingRun:
         stuck: Mapping[str, ApplianceError],
     ) -> list[ProjectOutcome]:
         self.projects.check_clocks()
-        end = self._end()
+        end = self.end()
         logger.info("%d projects, up to %s", len(selected), end.isoformat(timespec="seconds"))
 
         def account(one: Selected) -> ProjectOutcome:
@@ -135,7 +152,8 @@ class _AccountingRun:
         with ThreadPoolExecutor(self.configuration.parallel, thread_name_prefix="project") as pool:
             return list(pool.map(account, selected))
 
-    def _recover(self) -> Recovered:
+    def recover(self) -> Recovered:
+        """Finish what earlier runs have committed."""
         if self.configuration.is_dry_run:
             for project in chain.from_iterable(one.pending() for one in self.messengers):
                 logger.info(
@@ -169,7 +187,7 @@ class _AccountingRun:
             purged = self.ledger.retention.purge(clock.now())
             logger.info("ledger: %d rows older than the retention removed", purged.deliveries)
 
-    def _end(self) -> datetime:
+    def end(self) -> datetime:
         """Return the end of this run's windows: at most the host's time, and the cloud's."""
         latest = self.cloud.server_time()
         asked = self.configuration.period.end

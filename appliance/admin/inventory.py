@@ -93,7 +93,9 @@ JOBS = {
             "caso.log",
             "caso",
             timedelta(hours=6),
-            verbs=frozenset({"checkpoints", "projects", "mapping-migrate"}),
+            verbs=frozenset(
+                {"checkpoints", "gaps", "ledger", "mapping-migrate", "projects", "republish"}
+            ),
             verb_program="caso",
         ),
         Job(

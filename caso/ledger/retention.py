@@ -6,6 +6,7 @@ guard can refuse to deliver these months again when the amounts are no longer kn
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -83,21 +84,28 @@ class Retention:
         self._file.empty_log()
         return Purged(gone, segments)
 
+    def count(self, user: str) -> int:
+        """Return in how many rows the id of a user is."""
+        with self._file.reading() as connection:
+            return _count(connection, user)
+
     def forget(self, user: str) -> int:
         """Blank the id of a user everywhere, and return in how many rows it was.
 
         The hours stay. If the user still has servers, the next run brings the id back.
         """
         with self._file.transaction() as connection:
-            found = connection.execute("SELECT id FROM users WHERE name = ?", (user,)).fetchone()
-            if found is None:
-                return 0
-            rows: int = connection.execute(
-                "SELECT (SELECT count(*) FROM deliveries WHERE user = :id)"
-                " + (SELECT count(*) FROM sightings WHERE user = :id)",
-                {"id": found[0]},
-            ).fetchone()[0]
-            connection.execute("UPDATE users SET name = NULL WHERE id = ?", found)
+            rows = _count(connection, user)
+            connection.execute("UPDATE users SET name = NULL WHERE name = ?", (user,))
             self._file.numbers.forget()
         self._file.empty_log()
         return rows
+
+
+def _count(connection: sqlite3.Connection, user: str) -> int:
+    query = """
+        SELECT (SELECT count(*) FROM deliveries WHERE user = id)
+            + (SELECT count(*) FROM sightings WHERE user = id) FROM users WHERE name = ?
+    """
+    found = connection.execute(query, (user,)).fetchone()
+    return int(found[0]) if found else 0

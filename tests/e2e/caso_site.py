@@ -67,6 +67,10 @@ class CasoSite:
         return self.root / "var/spool/apel/outgoing/openstack"
 
     @property
+    def ledger(self) -> Path:
+        return self.root / "var/lib/fedcloud/caso/ledger.sqlite"
+
+    @property
     def configuration(self) -> Path:
         return self.root / "caso.conf"
 

@@ -407,7 +407,7 @@ def test_without_the_system_scope(site: CasoSite) -> None:
 
 def test_a_full_disk_loses_nothing(site: CasoSite) -> None:
     until = moment()
-    Ledger(site.state / "ledger.sqlite").close()  # else its directory is the first thing to fail
+    Ledger(site.ledger).close()  # else its directory is the first thing to fail
     full = (
         "strace",
         "-f",
@@ -441,7 +441,7 @@ def test_a_spool_that_may_not_be_written(site: CasoSite) -> None:
 
 def test_an_empty_checkpoint_is_reported_and_mended(site: CasoSite) -> None:
     site.run("caso-extract")
-    (site.state / "ledger.sqlite").unlink()  # which would say how far it was
+    site.ledger.unlink()  # which would say how far it was
     ops = site.testbed.seed().projects["vo-ops"].id
     (site.state / f"lastrun.{ops}").write_bytes(b"")
     (line,) = lines(site.run("caso-extract", expect=1))

@@ -58,7 +58,7 @@ def test_the_same_messages_once_each(sample: int | None, testbed: Testbed, tmp_p
             if path.is_file() and ".caso-staged" in path.parts
         ]
         assert not [path for path in site.spool.glob("????????/*") if path.suffix]
-        with Ledger(site.state / "ledger.sqlite", read_only=True) as ledger:
+        with Ledger(site.ledger, read_only=True) as ledger:
             assert ledger.deliveries.outstanding() == []
             delivered = {
                 (row.row.key, month_text(month)): row.row.amount

@@ -1,0 +1,94 @@
+"""A site of the simulated cloud with a ledger, and the repository that takes all of its messages.
+
+The repository is played by its own rule: of all messages, in the order of their names, the last
+record of a server and month counts.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.demo import counters
+from tests.simulators.openstack import Cloud
+
+PROGRAMS = Path(sys.prefix) / "bin"
+NOW = datetime.now(UTC).replace(microsecond=0)
+THIS_MONTH = NOW.replace(day=1, hour=0, minute=0, second=0)
+LAST_MONTH = (THIS_MONTH - timedelta(days=1)).replace(day=1)
+Repository = dict[tuple[str, str], int]
+"""Seconds by server and month."""
+
+
+@dataclass
+class LedgerSite:
+    """A site of the simulated cloud, and the repository that takes all of its messages."""
+
+    cloud: Cloud
+    root: Path
+    options: dict[str, str] = field(default_factory=dict)
+
+    def run(
+        self, *arguments: str, expect: int = 0, program: str = "caso-extract"
+    ) -> subprocess.CompletedProcess[str]:
+        configuration = self.root / "caso.conf"
+        configuration.touch(mode=0o600)
+        more = "".join(f"{name} = {value}\n" for name, value in self.options.items())
+        configuration.write_text(
+            f"[DEFAULT]\nmessengers = ssm\nsite_name = S\nextractor = nova\n{more}"
+            f"[keystone_auth]\nauth_type = v3password\nauth_url = {self.cloud.url}/v3\n"
+            "username = u\nuser_domain_name = Default\npassword = p-a-s-s\n"
+        )
+        flags = ("--root", str(self.root), "--config-file", str(configuration))
+        command = [str(PROGRAMS / program), *arguments, *flags]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert shown.returncode == expect, shown.stdout + shown.stderr
+        assert "Traceback" not in shown.stderr
+        return shown
+
+    def verb(self, *arguments: str, expect: int = 0) -> list[str]:
+        """Run a verb of `caso` and return the lines that it prints."""
+        return self.run(*arguments, expect=expect, program="caso").stdout.splitlines()
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "var/lib/fedcloud/caso/ledger.sqlite"
+
+    def lastrun(self) -> Path:
+        return self.root / "var/spool/caso/lastrun.one"
+
+    def records(self) -> list[dict[str, str]]:
+        spool = self.root / "var/spool/apel/outgoing/openstack"
+        paths = sorted(spool.glob("????????/" + "?" * 14))
+        return list(counters.records(path.read_text() for path in paths))
+
+    def repository(self) -> Repository:
+        found: Repository = {}
+        for record in self.records():
+            end = int(record["StartTime"]) + int(record["WallDuration"])
+            if record["Status"] == "completed":
+                end = int(record["EndTime"])
+            month = f"{datetime.fromtimestamp(end, UTC):%Y-%m}"
+            found[record["VMUUID"], month] = int(record["WallDuration"])
+        return found
+
+
+def server(number: int, *, created: datetime, **more: Any) -> dict[str, Any]:
+    """Return a server that is described as those of the simulated cloud, and lives."""
+    made = Cloud().server("one", 1000 + number)
+    launched = created.replace(tzinfo=None).isoformat(timespec="microseconds")
+    stamp = f"{created:%Y-%m-%dT%H:%M:%SZ}"
+    return {**made, "created": stamp, "updated": stamp, "OS-SRV-USG:launched_at": launched, **more}
+
+
+def shrunk(before: Repository, after: Repository) -> dict[tuple[str, str], tuple[int, int]]:
+    """Return what the repository holds less of."""
+    return {
+        key: (seconds, after.get(key, 0))
+        for key, seconds in before.items()
+        if after.get(key, 0) < seconds
+    }
