@@ -20,7 +20,7 @@ from tests.bench import info_clients, usage
 from tests.e2e.bdii_service import SERVICE, Bdii, cloud, running, search
 
 _MEASURED_CYCLES = 10
-_CHANGED = 15
+CHANGED = 15
 _IMAGE = (
     "dn: GLUE2ApplicationEnvironmentID={name},{service}\n"
     "objectClass: GLUE2Entity\nobjectClass: GLUE2ApplicationEnvironment\n"
@@ -61,7 +61,7 @@ def text(entries: int, title: str = "image") -> Iterator[str]:
     yield cloud()
     for number in range(entries - 6):  # the others are those of `cloud`, and three containers
         name = f"http://schemas.openstack.org/template/os#{number:08}-89ab-cdef-0123-456789abcdef"
-        kind = title if number < _CHANGED else "image"
+        kind = title if number < CHANGED else "image"
         yield _IMAGE.format(
             name=name, service=SERVICE, vo=number % 20, number=number, title=f"{kind} {number}"
         )
@@ -137,11 +137,11 @@ def _changes(directory: Path, bdii: Bdii, entries: int) -> None:
         _cycles(bdii, 1)
         _write(bdii, entries, "changed image")
         begin = time.monotonic()
-        _wait(bdii, lambda: _count_changed(bdii, "o=glue") == _CHANGED)
+        _wait(bdii, lambda: _count_changed(bdii, "o=glue") == CHANGED)
         seen = time.monotonic()
-        _row(f"{entries} {_CHANGED} changed: visible", seen - begin, "s")
-        _wait(site, lambda: _count_changed(site, "o=glue") == _CHANGED)
-        _row(f"{entries} site: {_CHANGED} changed: visible", time.monotonic() - seen, "s")
+        _row(f"{entries} {CHANGED} changed: visible", seen - begin, "s")
+        _wait(site, lambda: _count_changed(site, "o=glue") == CHANGED)
+        _row(f"{entries} site: {CHANGED} changed: visible", time.monotonic() - seen, "s")
         used = _cpu(site)
         _cycles(site, 2)
         _row(f"{entries} site: unchanged cycle", (_cpu(site) - used) / 2, "CPU s")
@@ -178,7 +178,7 @@ def _count_changed(bdii: Bdii, base: str) -> int:
             + "".join(
                 "(GLUE2ApplicationEnvironmentID=http://schemas.openstack.org/template/os"
                 f"#{number:08}-89ab-cdef-0123-456789abcdef)"
-                for number in range(_CHANGED)
+                for number in range(CHANGED)
             )
             + ")",
             "GLUE2ApplicationEnvironmentAppName",
