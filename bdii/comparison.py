@@ -11,16 +11,19 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from urllib.parse import unquote, urlsplit
 
-from appliance.core import directory
+from appliance.core import hosts
 from appliance.core.ldif import Entry, LdifError
 from appliance.core.run.errors import UsageError
 from bdii import tree
 from bdii.entry import CREATION_TIME
 from bdii.messages import printable, shortened
+from bdii.sources import ldapsearch
 from bdii.tree import SUFFIX, Dn, Tree
 
 _PORT = 2170
 _PATIENCE = timedelta(seconds=120)
+# Bytes of the other BDII's answer: that of some million entries.
+_LARGEST = 2**30
 _TIMES = {CREATION_TIME.lower(), "glue2entityvalidity"}
 _COLUMNS = ("WHAT", "ENTRY", "ATTRIBUTE", "HERE", "THERE")
 # Characters of the values in one cell of the table; --json prints all of them.
@@ -67,11 +70,11 @@ class OtherBdii:
         """Return the entries that it serves.
 
         Raises:
-            Refused: it has no such base.
-            Unavailable: it cannot be reached, or does not answer in time.
+            Unavailable: it has no such base, cannot be reached, or does not answer in time.
 
         """
-        entries = directory.read(self.host, port=self.port, base=str(self.base), timeout=_PATIENCE)
+        url = f"ldap://{hosts.join_port(self.host, self.port)}"
+        entries = ldapsearch.read(url, self.base, patience=_PATIENCE, limit=_LARGEST)
         return {tree.normal(entry.dn): entry for entry in entries}
 
     def part_of(self, wanted: Tree) -> Tree:

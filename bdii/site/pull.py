@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 
 from appliance.core import ldif
 from appliance.core.ldif import Entry, LdifError
 from bdii.site.settings import Pull, Site
 from bdii.slapd import infosys
+from bdii.sources import ldapsearch
 from bdii.sources.model import LdifSource, SourceAnswer
 from bdii.tree import SUFFIX, normal
 
 _SUFFIX = re.compile(r", *o *= *glue *$", re.IGNORECASE)
 _WITHOUT_IMAGES = "(!(objectClass=GLUE2ApplicationEnvironment))"
-_VERSION_SECONDS = 5
-_NO_SUCH_OBJECT = 32  # LDAP's result code, which is ldapsearch's exit status
+_VERSION_PATIENCE = timedelta(seconds=5)
 
 
 def sources(site: Site, *, limit: int) -> list[LdifSource]:
@@ -30,18 +31,20 @@ def sources(site: Site, *, limit: int) -> list[LdifSource]:
             limit=limit,
             version=_version(pull),
             translate=lambda entries: below(site.name, entries),
-            meanings={
-                _NO_SUCH_OBJECT: f"{pull.url} answers, but has no {pull.base} yet; see its own log"
-            },
+            meanings={ldapsearch.NO_SUCH_OBJECT: _meaning(pull)},
         )
         for pull in site.pulls
     ]
 
 
+def _meaning(pull: Pull) -> str:
+    return f"{pull.url} answers, but has no {pull.base} yet; see its own log"
+
+
 def _version(pull: Pull) -> list[str]:
     """Return the command that prints the version of the tree; of other programs' BDIIs, nothing."""
     asked = ("-s", "base", f"({infosys.VERSION}=*)", infosys.VERSION)
-    return [*_client(pull, _VERSION_SECONDS), "-b", infosys.SUFFIX, *asked]
+    return ldapsearch.command(pull.url, infosys.SUFFIX, *asked, patience=_VERSION_PATIENCE)
 
 
 def skipped(site: Site) -> list[SourceAnswer]:
@@ -55,23 +58,9 @@ def skipped(site: Site) -> list[SourceAnswer]:
 
 
 def _search(pull: Pull, site: Site) -> list[str]:
-    """Return the command that reads a subtree.
-
-    It is another process, so that its time and the size of its output can be limited
-    (docs/adr/0011).
-    """
-    seconds = round(site.timeout.total_seconds())
+    """Return the command that reads a subtree."""
     images = () if site.has_images else (_WITHOUT_IMAGES,)
-    return [*_client(pull, seconds), "-b", pull.base, *images]
-
-
-def _client(pull: Pull, seconds: int) -> list[str]:
-    return [
-        *("env", "LDAPNOINIT=1", "ldapsearch"),  # without the defaults of ldap.conf
-        *("-LLL", "-x", "-o", "ldif-wrap=no"),
-        *("-o", f"nettimeout={seconds}", "-l", f"{seconds}"),
-        *("-H", pull.url),
-    ]
+    return ldapsearch.command(pull.url, pull.base, *images, patience=site.timeout)
 
 
 def below(site: str, entries: Iterable[Entry]) -> Iterator[Entry]:

@@ -18,9 +18,9 @@ _MDS_VO_NAME = (
     "attributetype ( 1.3.6.1.4.1.3536.2.6.1.4.0.1 NAME 'Mds-Vo-name' "
     "EQUALITY caseIgnoreMatch SYNTAX 1.3.6.1.4.1.1466.115.121.1.15 )"
 )
-# Bytes that LMDB may grow to. It is address space only: what counts is the room of the file system.
-# 100 000 entries take 255 MiB, so this is enough for more entries than one search may return. LMDB's
-# own default, 10 MiB, is full at some thousand.
+# Bytes that LMDB may grow to. This is address space only: what counts is the room of the file
+# system. 100 000 entries take 255 MiB, so there is space for more entries than one search may
+# return. LMDB's own default, 10 MiB, is full at some thousand.
 MAP_SIZE = 4 * 2**30
 # Entries that one search may return: more than any real tree has, but an end for every search.
 SIZE_LIMIT = 1_000_000

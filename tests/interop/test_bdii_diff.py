@@ -75,7 +75,7 @@ def test_differences_are_rows_or_json(tmp_path: Path, other: Bdii) -> None:
         (["--diff", "ldap://host/o=grid"], 2, "names a base outside o=glue"),
         (["--diff", "ldap://host/nonsense"], 2, "is not a URL of a BDII"),
         (["--json"], 2, "--json: belongs to --diff URL"),
-        (["--diff", "ldap://127.0.0.1:1"], 3, "127.0.0.1:1: the directory does not answer"),
+        (["--diff", "ldap://127.0.0.1:1"], 3, "ldap://127.0.0.1:1: does not answer: ldap_sasl_bind"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(
@@ -93,4 +93,4 @@ def test_a_base_that_the_other_lacks_is_one_line(tmp_path: Path, other: Bdii) ->
             "--diff", f"ldap://127.0.0.1:{other.port}/GLUE2DomainID=NONE,o=glue"
         )
     assert (done.returncode, len(done.stderr.splitlines())) == (3, 1)
-    assert "refused by the directory" in done.stderr
+    assert "has no glue2domainid=NONE,o=glue; name a base that it has" in done.stderr
