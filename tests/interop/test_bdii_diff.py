@@ -75,7 +75,11 @@ def test_differences_are_rows_or_json(tmp_path: Path, other: Bdii) -> None:
         (["--diff", "ldap://host/o=grid"], 2, "names a base outside o=glue"),
         (["--diff", "ldap://host/nonsense"], 2, "is not a URL of a BDII"),
         (["--json"], 2, "--json: belongs to --diff URL"),
-        (["--diff", "ldap://127.0.0.1:1"], 3, "ldap://127.0.0.1:1: does not answer: ldap_sasl_bind"),
+        (
+            ["--diff", "ldap://127.0.0.1:1"],
+            3,
+            "ldap://127.0.0.1:1: does not answer: ldap_sasl_bind",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(
