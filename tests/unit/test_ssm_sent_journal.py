@@ -20,7 +20,7 @@ from dirq.QueueSimple import QueueSimple
 
 from appliance.core import clock
 from appliance.core.run import cli
-from appliance.core.run.errors import ExitStatus, LocalFailure
+from appliance.core.run.errors import ExitStatus
 from appliance.core.run.layout import Layout
 from ssm.cmds import control
 from ssm.sending import sent_journal, sent_list
@@ -32,6 +32,7 @@ from tests import foreign
 from tests.simulators import ams_service
 from tests.simulators.ams_service import AMS
 from tests.simulators.stomp_faults import Fault, FaultBroker, Kind
+from tests.syscalls import trace
 from tests.testbed.trust import Trust
 from tests.unit.test_ssm_sender import sender_to
 
@@ -248,39 +249,6 @@ def test_a_check_says_that_the_journal_cannot_be_written() -> None:
             assert sent_journal.complaint(directory / "below/new.sqlite") == ""
 
 
-@pytest.mark.root
-def test_a_full_disk_loses_rows_and_no_message(
-    tmp_path: Path, trust: Trust, broker: FaultBroker
-) -> None:
-    at(tmp_path).parent.mkdir(parents=True)
-    with foreign.small_disk(at(tmp_path).parent, size="8k"):
-        foreign.fill(at(tmp_path).parent / "full")
-        _, line = run_with_fault(tmp_path, trust, broker)
-        assert line.startswith(f"{at(tmp_path)}: No space left on device; free space")
-
-
-@pytest.mark.root
-def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path: Path, trust: Trust) -> None:
-    """Rows wait until the removal of messages, or a person, has made room."""
-    enqueue(tmp_path, *(message(cloud(n, n)) for n in range(40)))
-    at(tmp_path).parent.mkdir(parents=True)
-    with (
-        foreign.small_disk(at(tmp_path).parent, size="256k"),
-        FaultBroker(trust.host("broker"), trust.grid.certificate) as broker,
-    ):
-        foreign.fill(at(tmp_path).parent / "full")
-
-        def is_stopping() -> bool:
-            if len(broker.sent) > 20:
-                (at(tmp_path).parent / "full").unlink(missing_ok=True)
-            return False
-
-        sender, _ = sender_to(broker, tmp_path, trust, 0, is_stopping=is_stopping)
-        assert sender.run() is ExitStatus.DONE
-        assert rows(tmp_path, "SELECT count(*) FROM message") == [(40,)]
-    assert sender._record.counts["missing_in_journal"] == 0
-
-
 def test_a_reader_that_does_not_end_does_not_stop_the_sender(
     tmp_path: Path, trust: Trust, broker: FaultBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,35 +447,6 @@ def test_what_a_killed_run_left_is_restored_by_the_next_one(
     assert rows(tmp_path, "SELECT id FROM message") == [("x/y",)]
 
 
-@pytest.mark.root
-def test_a_reader_on_a_read_only_mount_sees_what_the_sender_writes(tmp_path: Path) -> None:
-    """As in another container, while the sender runs and after it."""
-    journal = journal_of(tmp_path)
-    journal.write([delivery(id="1")])
-    mounted = tmp_path / "mounted"
-    mounted.mkdir()
-    binding = ["mount", "--bind", "-o", "ro", str(at(tmp_path).parent), str(mounted)]
-    if subprocess.run(binding, check=False).returncode:
-        pytest.skip("nothing may be mounted here")
-    try:
-        for number in ("2", "3"):
-            with sent_list.opened(mounted / "sent.sqlite") as connection:
-                ids = [row["id"] for row in sent_list.messages(connection)]
-                assert ids[-1] == str(int(number) - 1)
-                journal.write([delivery(id=number)])
-                assert journal.failures() == []
-                ids = [row["id"] for row in sent_list.messages(connection)]
-                assert ids[-1] == number
-        journal.finish()
-        with sent_list.opened(mounted / "sent.sqlite") as connection:
-            assert len(list(sent_list.messages(connection))) == 3
-        at(tmp_path).write_text("x" * 5000)
-        with pytest.raises(LocalFailure, match="file is not a database"):
-            sent_list.opened(mounted / "sent.sqlite").__enter__()
-    finally:
-        subprocess.run(["umount", str(mounted)], check=True)
-
-
 def test_two_programs_write_one_after_the_other(tmp_path: Path) -> None:
     """A run of one configuration beside the job: neither loses a row."""
     first, second = journal_of(tmp_path), journal_of(tmp_path)
@@ -528,3 +467,44 @@ def test_two_programs_write_one_after_the_other(tmp_path: Path) -> None:
     holding.join()
     assert (second.lost, second.failures()) == (0, [])
     assert rows(tmp_path, "SELECT id FROM message") == [("1",), ("2",)]
+
+
+_SEND = """
+import sys
+from ssm.cmds.send import main
+sys.argv = ["ssmsend", "--root", sys.argv[1], "-c", sys.argv[1] + "/sender.cfg"]
+main()
+"""
+
+
+@pytest.mark.programs("strace")
+def test_a_message_leaves_the_spool_after_its_row_is_on_disk(
+    tmp_path: Path, trust: Trust, broker: FaultBroker
+) -> None:
+    """After a power cut it is in the spool, in the journal, or in both."""
+    names = enqueue(tmp_path, *(message(cloud(n, 1)) for n in range(3)))
+    sender_to(broker, tmp_path, trust, 0)
+    config = tmp_path / "sender.cfg"
+    config.write_text(f"{config.read_text()}[logging]\nlogfile: {tmp_path}/log\nconsole: false\n")
+    calls = trace(_SEND, tmp_path, below=tmp_path)
+    assert broker.accepted == names
+    file = "var/lib/fedcloud/ssm/sent.sqlite"
+    removed = [calls.index(f"unlink spool/{name}") for name in names]
+    before, after = calls[: removed[0]], calls[removed[0] :]
+    synced = [call for call in before if call in (f"fdatasync {file}", f"fsync {file}")]
+    assert synced
+    # The commit is the truncation of the rollback journal, which is made durable, too.
+    last = max(i for i, call in enumerate(before) if call.endswith(f"sync {file}-journal"))
+    assert last > max(i for i, call in enumerate(before) if call.endswith(f"sync {file}"))
+    assert not [call for call in after if call.endswith(f"sync {file}")]
+
+
+def test_upkeep_of_a_file_that_was_damaged_is_reported(tmp_path: Path) -> None:
+    at(tmp_path).parent.mkdir(parents=True)
+    at(tmp_path).write_text("no database\n" * 1000)
+    os.utime(at(tmp_path), (0, 0))
+    journal = journal_of(tmp_path)
+    journal.finish()
+    [line] = journal.failures()
+    assert line.startswith(f"{at(tmp_path)}: the journal of sent messages: file is not a database")
+    assert journal.lost == 0
