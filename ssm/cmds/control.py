@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from appliance.core import clock, files
-from appliance.core.run import cli, log, place
-from appliance.core.run.errors import ExitStatus, LocalFailure, UsageError
+from appliance.core import clock
+from appliance.core.run import cli, log
+from appliance.core.run.errors import ExitStatus, LocalFailure
 from appliance.core.spool import Spool
-from ssm import destinations
-from ssm.cmds import sent, startup
-from ssm.sending.dead_letters import DeadLetter, DeadLetters
-from ssm.sending.directory_spool import DirectorySpool
-from ssm.settings import SenderSettings, dead_letters_of
+from ssm.cmds import requeue, sent, spools
+from ssm.sending.dead_letters import DeadLetters
+from ssm.settings import dead_letters_of
 
 _CERTIFICATES = "/etc/grid-security/certificates"
 _MAX_BYTES = 64 * 1024 * 1024
-_CLOUD = b"APEL-cloud-message:"
-
-
-def _add_spool_arguments(parser: argparse.ArgumentParser) -> None:
-    startup.add_config_argument(parser)
-    parser.add_argument(
-        "--path", type=Path, metavar="DIR", help="spool directory (default: the configurations')"
-    )
-
-
-def _open_spools(arguments: argparse.Namespace) -> list[Spool]:
-    """Return the spools that ``--path`` or the configurations name; they need not exist."""
-    if arguments.path is not None:
-        return [Spool(arguments.path)]
-    found = destinations.load(cli.layout(arguments), only=arguments.config)
-    return [_spool(one.usable()) for one in found]
-
-
-def _spool(settings: SenderSettings) -> Spool:
-    return Spool(settings.path) if settings.is_dirq else DirectorySpool(settings.path)
 
 
 def _list_spools(arguments: argparse.Namespace) -> ExitStatus:
     """Print a line for each element: name, age, size in bytes, and whether it is locked."""
-    spools = _open_spools(arguments)
-    if not any(spool.path.is_dir() for spool in spools):
+    found = [one.spool for one in spools.opened(arguments)]
+    if not any(spool.path.is_dir() for spool in found):
         remedy = "see [messaging] path, or give --path"
-        raise LocalFailure(spools[0].path, "the spool does not exist", remedy)
-    return max(_list_spool(spool) for spool in spools)
+        raise LocalFailure(found[0].path, "the spool does not exist", remedy)
+    return max(_list_spool(spool) for spool in found)
 
 
 def _list_spool(spool: Spool) -> ExitStatus:
@@ -64,7 +41,7 @@ def _list_spool(spool: Spool) -> ExitStatus:
 
 def _list_dead_letters(arguments: argparse.Namespace) -> ExitStatus:
     """Print a line for each dead letter: id, time, size in bytes, attempts and reason."""
-    return max(_list_dead_letters_of(spool) for spool in _open_spools(arguments))
+    return max(_list_dead_letters_of(one.spool) for one in spools.opened(arguments))
 
 
 def _list_dead_letters_of(spool: Spool) -> ExitStatus:
@@ -78,55 +55,6 @@ def _list_dead_letters_of(spool: Spool) -> ExitStatus:
     for failure in dead_letters.skipped.values():
         print(failure)
     return ExitStatus.PARTLY if dead_letters.skipped else ExitStatus.DONE
-
-
-def _add_requeue_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_spool_arguments(parser)
-    parser.add_argument("id", metavar="ID", help="id of the message, as the verb failed prints it")
-    parser.add_argument(
-        "--force", action="store_true", help="put back a message of cloud records, too"
-    )
-
-
-def _requeue(arguments: argparse.Namespace) -> ExitStatus:
-    """Move a dead letter back to the spool, and print its new name."""
-    spool, dead_letters, letter = _find_dead_letter(arguments)
-    if not arguments.force and _is_of_cloud_records(letter.body):
-        # The repository keeps the last record of a server and month, whatever its figures.
-        again = place.command("caso", "caso-extract", "--extract-from", "TIME")
-        raise UsageError(
-            arguments.id,
-            "holds cloud records, which would replace newer ones that were sent meanwhile",
-            f"extract that period again with {again}, or, if nothing was sent meanwhile,"
-            " repeat the command with --force",
-        )
-    _require_owner(spool.path, arguments.id)
-    print(f"{arguments.id} is {dead_letters.requeue(letter, spool)} in {spool.path} now")
-    return ExitStatus.DONE
-
-
-def _find_dead_letter(arguments: argparse.Namespace) -> tuple[Spool, DeadLetters, DeadLetter]:
-    for spool in _open_spools(arguments):
-        dead_letters = DeadLetters(dead_letters_of(spool.path))
-        for letter in dead_letters.letters():
-            if letter.message_id == arguments.id:
-                return spool, dead_letters, letter
-    remedy = f"list them with {place.command('ssmsend', 'ssmctl', 'failed')}"
-    raise UsageError(arguments.id, "is not a dead letter", remedy)
-
-
-def _is_of_cloud_records(body: Path) -> bool:
-    with files.open_regular(body) as file:
-        return file.read(len(_CLOUD)).startswith(_CLOUD)
-
-
-def _require_owner(spool: Path, message_id: str) -> None:
-    """Raise `LocalFailure` when root would make directories that the sender cannot write to."""
-    owner = spool.parent.stat().st_uid
-    if os.geteuid() == 0 and owner != 0:
-        command = f"setpriv --reuid={owner} --clear-groups ssmctl requeue {message_id}"
-        cause = f"belongs to user {owner}, this program runs as root"
-        raise LocalFailure(spool, cause, f"run it as that user: {command}")
 
 
 def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -176,20 +104,15 @@ PROGRAM = cli.Program(
     cli.dispatch,
     verbs=(
         cli.Program(
-            "spool", "List the messages that wait to be sent.", _add_spool_arguments, _list_spools
+            "spool", "List the messages that wait to be sent.", spools.add_arguments, _list_spools
         ),
         cli.Program(
             "failed",
             "List the messages that cannot be sent, with the reason.",
-            _add_spool_arguments,
+            spools.add_arguments,
             _list_dead_letters,
         ),
-        cli.Program(
-            "requeue",
-            "Put a message that could not be sent back into the spool.",
-            _add_requeue_arguments,
-            _requeue,
-        ),
+        requeue.VERB,
         sent.VERB,
         cli.Program(
             "verify",

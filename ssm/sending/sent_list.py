@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from urllib.parse import quote
 from appliance.core.run.errors import LocalFailure
 from ssm import sqlite_file
 from ssm.sending import sent_journal
+from ssm.sending.contents import SentRecord
 
 _PAGE = 1000
 _MESSAGES = """
@@ -34,6 +35,13 @@ WHERE (record.destination, kind, key, month) > (:number, :kind, :key, :month)
   AND (:only_month = '' OR month = :only_month)
   AND (:only_uuid = '' OR uuid = :only_uuid OR key = :only_uuid) AND at >= :since
 ORDER BY record.destination, kind, key, month LIMIT :page
+"""
+_NEWER = """
+SELECT kind, key, month, amount, id, at
+FROM record JOIN message ON message.number = record.message
+            JOIN destination ON destination.number = record.destination
+WHERE spool = :spool AND kind = :kind AND key = :key AND month = :month
+  AND CASE :element WHEN '' THEN at > :since ELSE element > :element END
 """
 _FIRST = {"number": 0, "kind": "", "key": "", "month": ""}
 
@@ -99,3 +107,23 @@ def records(
         last = {name: rows[-1][name] for name in _FIRST}
         for row in rows:
             yield {name: row[name] for name in row.keys() if name != "number"}  # noqa: SIM118
+
+
+def newer(
+    connection: sqlite3.Connection,
+    wanted: Iterable[SentRecord],
+    *,
+    spool: Path,
+    element: str,
+    since: str,
+) -> Iterator[Mapping[str, Any]]:
+    """Yield those of some records that were delivered from a later element of the same spool.
+
+    Elements of a dirq spool are in the order of their names. ``element`` is empty for one without
+    such a name; then deliveries after ``since`` count.
+    """
+    for one in wanted:
+        place = {"spool": str(spool), "element": element, "since": since}
+        this = {"kind": one.kind, "key": one.key, "month": one.month}
+        for row in connection.execute(_NEWER, place | this).fetchall():
+            yield dict(row)

@@ -1,0 +1,126 @@
+"""``ssmctl requeue``: put a message that could not be sent back into its spool.
+
+The repository keeps the last record that it receives of a thing and month, whatever its figures. So
+a message is refused if the journal of sent messages has later deliveries of its records. One with
+cloud records is refused in any case: what the journal does not have may have been sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from appliance.core import clock, files
+from appliance.core.run import cli, place
+from appliance.core.run.errors import ExitStatus, LocalFailure, UsageError
+from ssm.cmds import spools
+from ssm.cmds.spools import OpenedSpool
+from ssm.sending import contents, sent_list
+from ssm.sending.contents import Contents
+from ssm.sending.dead_letters import DeadLetter, DeadLetters
+from ssm.settings import dead_letters_of
+
+_CLOUD = b"APEL-cloud-message:"
+_ELEMENT = re.compile(r"[0-9a-f]{8}/[0-9a-f]{14}")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    spools.add_arguments(parser)
+    parser.add_argument("id", metavar="ID", help="id of the message, as the verb failed prints it")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="put back a message of cloud records, or one that replaces newer records, too",
+    )
+
+
+def _requeue(arguments: argparse.Namespace) -> ExitStatus:
+    """Move a dead letter back to the spool, and print its new name."""
+    found, dead_letters, letter = _find(arguments)
+    if not arguments.force:
+        _require_newest(found, letter)
+    _require_owner(found.spool.path, arguments.id)
+    name = dead_letters.requeue(letter, found.spool)
+    print(f"{arguments.id} is {name} in {found.spool.path} now")
+    return ExitStatus.DONE
+
+
+def _find(arguments: argparse.Namespace) -> tuple[OpenedSpool, DeadLetters, DeadLetter]:
+    for one in spools.opened(arguments):
+        dead_letters = DeadLetters(dead_letters_of(one.spool.path))
+        for letter in dead_letters.letters():
+            if letter.message_id == arguments.id:
+                return one, dead_letters, letter
+    remedy = f"list them with {place.command('ssmsend', 'ssmctl', 'failed')}"
+    raise UsageError(arguments.id, "is not a dead letter", remedy)
+
+
+def _require_newest(found: OpenedSpool, letter: DeadLetter) -> None:
+    """Raise `UsageError` when the message would replace records that were sent after it."""
+    with files.open_regular(letter.body) as file:
+        text = file.read()
+    newer = _newer(found, letter, contents.read(text))
+    again = place.command("caso", "caso-extract", "--extract-from", "TIME")
+    if newer:
+        first = newer[0]
+        one = f"{first['key']} of {first['month']}, sent at {first['at']}"
+        raise UsageError(
+            letter.message_id,
+            f"would replace {len(newer)} newer records, such as {one}",
+            f"extract that period again with {again}, or, to lower what was sent, repeat the"
+            " command with --force",
+        )
+    if text.startswith(_CLOUD):
+        raise UsageError(
+            letter.message_id,
+            "holds cloud records, which would replace newer ones that were sent meanwhile",
+            f"extract that period again with {again}, or, if nothing was sent meanwhile,"
+            " repeat the command with --force",
+        )
+
+
+def _newer(found: OpenedSpool, letter: DeadLetter, read: Contents) -> list[Mapping[str, Any]]:
+    """Return the records of the message of which the journal has later deliveries."""
+    if found.journal is None or not found.journal.exists():
+        return []
+    element = _ELEMENT.match(letter.message_id)
+    with sent_list.opened(found.journal) as connection:
+        return list(
+            sent_list.newer(
+                connection,
+                read.records,
+                spool=found.spool.path,
+                element=element[0] if element else "",
+                since=_first_seen(letter),
+            )
+        )
+
+
+def _first_seen(letter: DeadLetter) -> str:
+    from ssm.sending.sent_journal import stamp  # noqa: PLC0415  start-up is a cost
+
+    try:
+        return stamp(clock.parse(letter.first_seen))
+    except ValueError:  # a field that somebody has changed
+        return ""
+
+
+def _require_owner(spool: Path, message_id: str) -> None:
+    """Raise `LocalFailure` when root would make directories that the sender cannot write to."""
+    owner = spool.parent.stat().st_uid
+    if os.geteuid() == 0 and owner != 0:
+        command = f"setpriv --reuid={owner} --clear-groups ssmctl requeue {message_id}"
+        cause = f"belongs to user {owner}, this program runs as root"
+        raise LocalFailure(spool, cause, f"run it as that user: {command}")
+
+
+VERB = cli.Program(
+    "requeue",
+    "Put a message that could not be sent back into the spool.",
+    _add_arguments,
+    _requeue,
+)

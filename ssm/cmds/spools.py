@@ -1,0 +1,43 @@
+"""The spools that a verb of `ssmctl` works on."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.core.run import cli
+from appliance.core.spool import Spool
+from ssm import destinations
+from ssm.cmds import startup
+from ssm.sending.directory_spool import DirectorySpool
+from ssm.settings import SenderSettings
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSpool:
+    """A spool, which need not exist; ``journal`` is None if no configuration names it."""
+
+    spool: Spool
+    journal: Path | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name spools."""
+    startup.add_config_argument(parser)
+    parser.add_argument(
+        "--path", type=Path, metavar="DIR", help="spool directory (default: the configurations')"
+    )
+
+
+def opened(arguments: argparse.Namespace) -> list[OpenedSpool]:
+    """Return the spools that ``--path`` or the configurations name."""
+    if arguments.path is not None:
+        return [OpenedSpool(Spool(arguments.path))]
+    found = destinations.load(cli.layout(arguments), only=arguments.config)
+    return [_opened(one.usable()) for one in found]
+
+
+def _opened(settings: SenderSettings) -> OpenedSpool:
+    spool = Spool(settings.path) if settings.is_dirq else DirectorySpool(settings.path)
+    return OpenedSpool(spool, settings.journal.path if settings.journal.months else None)
