@@ -375,7 +375,7 @@ class Cloud:
         if place.startswith("/os-simple-tenant-usage/"):
             return self._usage(request, nova.used(found, query["start"], query["end"]))
         if place.startswith("/flavors"):
-            return _flavors(found, place)
+            return self._flavors(found, place)
         if place in ("/servers", "/servers/detail"):
             listed = nova.listed(found, query.get("changes-since", ""))
             items, marker = nova.page(listed, "id", query, self.max_limit)
@@ -392,6 +392,31 @@ class Cloud:
             words = f"Instance {number} could not be found."
             return Answer(404, {"itemNotFound": {"code": 404, "message": words}})
         return Answer(body={"server": nova.shown(one, request.version)})
+
+    def _flavors(self, servers: Sequence[dict[str, Any]], place: str) -> Answer:
+        """Answer what cASO asks of flavors: all of them, and the properties of each."""
+        if place.endswith("/os-extra_specs"):
+            return Answer(body={"extra_specs": {}})
+        known = {one["flavor"]["original_name"]: one["flavor"] for one in servers}
+        known |= {
+            flavor["original_name"]: flavor
+            for number in range(self.flavors)
+            for flavor in [self.server("", number)["flavor"]]
+        }
+        listed = [
+            {
+                "id": name,
+                "name": name,
+                "vcpus": flavor["vcpus"],
+                "ram": flavor["ram"],
+                "disk": flavor["disk"],
+                "OS-FLV-EXT-DATA:ephemeral": flavor["ephemeral"],
+                "swap": "",
+                "links": [],
+            }
+            for name, flavor in known.items()
+        ]
+        return Answer(body={"flavors": listed})
 
     def _usage(self, request: Request, found: list[dict[str, Any]]) -> Answer:
         start, end = request.query["start"], request.query["end"]
@@ -452,27 +477,6 @@ _CATALOG = {
 def _image(number: str) -> dict[str, str]:
     url = f"https://appdb.egi.eu/store/vo/image/{number}:1/"
     return {"id": number, "name": number, "status": "active", "vmcatcher_event_ad_mpuri": url}
-
-
-def _flavors(servers: Sequence[dict[str, Any]], place: str) -> Answer:
-    """Answer what cASO asks of flavors."""
-    if place.endswith("/os-extra_specs"):
-        return Answer(body={"extra_specs": {}})
-    known = {one["flavor"]["original_name"]: one["flavor"] for one in servers}
-    listed = [
-        {
-            "id": name,
-            "name": name,
-            "vcpus": flavor["vcpus"],
-            "ram": flavor["ram"],
-            "disk": flavor["disk"],
-            "OS-FLV-EXT-DATA:ephemeral": flavor["ephemeral"],
-            "swap": "",
-            "links": [],
-        }
-        for name, flavor in known.items()
-    ]
-    return Answer(body={"flavors": listed})
 
 
 _NEVER = datetime(2099, 1, 1, tzinfo=UTC)
