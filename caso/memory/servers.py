@@ -21,7 +21,7 @@ from caso.memory.store import MemoryFile
 Server = dict[str, Any]
 Used = dict[str, Any]
 
-_FLUSHED = 2_000
+_FLUSHED = 500
 """Servers that are held until they are written."""
 _FORGOTTEN = timedelta(days=90)
 """Servers of a project that was not accounted for so long are removed."""
