@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from caso import run
 from caso.kinds.months import ExtractionWindow
 from caso.ledger.model import Span, Stream
 from caso.ledger.windows import Reached
-from caso.project import ProjectOutcome, about
+from caso.project import ProjectOutcome
 from caso.selection import select
 from caso.settings import CasoConfiguration, Period
 from caso.windows import KindWindow, extended
@@ -30,16 +31,17 @@ def fill(
         selected, failures = select(accounting.cloud, accounting.configuration)
         if failures and not selected:
             raise failures[0]
-        for one in selected:
-            if (error := stuck.get(one.project.id)) is not None:
-                yield ProjectOutcome(one, failures=(about(one, error),))
+        for one, region in itertools.product(selected, accounting.regions):
+            if (error := stuck.get(region.origin(one).label)) is not None:
+                failure = region.about(one, error)
+                yield ProjectOutcome(one, region.region, failures=(failure,))
                 continue
-            for kind, streams in accounting.projects.streams(one).items():
+            for kind, streams in region.streams(one).items():
                 for span, reached in _missing(accounting, streams, unknown=unknown):
                     ends = [reached.end] if reached.end is not None else []
                     window = ExtractionWindow(span.start, extended(span.end, ends))
                     windows = {kind: KindWindow(window, moves=False)}
-                    yield accounting.projects.account_again(one, windows)
+                    yield region.account_again(one, windows)
 
 
 def _missing(

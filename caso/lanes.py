@@ -102,7 +102,7 @@ class Lane:
 
     def open(self, messenger: OpenMessenger, *, reason: str | None) -> None:
         """Begin the outbox; a batch with a reason may lower amounts."""
-        outbox = messenger.begin(self.stream.origin.project, self.kind, self._written)
+        outbox = messenger.begin(self.stream.origin.label, self.kind, self._written)
         self._outbox = outbox
         self._intent = self._ledger.deliveries.intent(outbox.name, self.stream, reason=reason)
 

@@ -89,6 +89,7 @@ class ProjectOutcome:
     """The result of accounting one project."""
 
     selected: Selected
+    region: str = ""
     window: ExtractionWindow | None = None
     tally: ProjectTally = field(default_factory=ProjectTally)
     messages: int = 0
@@ -97,8 +98,26 @@ class ProjectOutcome:
     """An unexpected exception, to be raised when all other projects are done."""
 
 
+class SharedAnswers:
+    """The cloud's answers that hold in all projects and regions of a run, and the next runs."""
+
+    def __init__(self, cloud: Cloud, configuration: CasoConfiguration) -> None:
+        self.memory = CloudMemory(
+            configuration.state / "memory.sqlite",
+            configuration.access.auth_url,
+            names_age=configuration.names_age,
+            read_only=configuration.is_dry_run,
+        )
+        self.users = UserNames(cloud, self.memory.users)
+        self.images = ImageProperties(IMAGE_PROPERTY, self.memory.images)
+        self.warn_once = Once(logger)  # a warning that would repeat for each server
+
+
 class ProjectAccounting:
-    """What the projects of a run share: the cloud's answers, the sources and the messengers."""
+    """What the projects of a run share in one region: its cloud, the sources and the messengers.
+
+    The regions of a project are accounted one after another, in the order of the configuration.
+    """
 
     def __init__(
         self,
@@ -107,8 +126,11 @@ class ProjectAccounting:
         checkpoints: Checkpoints,
         messengers: list[OpenMessenger],
         ledger: Ledger,
+        shared: SharedAnswers,
     ) -> None:
         self.cloud = cloud
+        self.region = cloud.access.region or ""
+        self.shared = shared
         self.configuration = configuration
         self.checkpoints = checkpoints
         self.messengers = messengers
@@ -118,26 +140,16 @@ class ProjectAccounting:
         chosen = [sources.source(name) for name in configuration.sources]
         self.sources: list[Source] = [one for one in chosen if wanted & set(one.kinds)]
         self.kinds = wanted & {kind for source in self.sources for kind in source.kinds}
-        self.memory = CloudMemory(
-            configuration.state / "memory.sqlite",
-            configuration.access.auth_url,
-            names_age=configuration.names_age,
-            read_only=configuration.is_dry_run,
-        )
-        self._users = UserNames(cloud, self.memory.users)
-        self._images = ImageProperties(IMAGE_PROPERTY, self.memory.images)
-        self._warn_once = Once(logger)  # a warning that would repeat for each server
 
-    def origin(self, selected: Selected) -> Origin:
-        """Return the place of a project, for the ledger."""
-        access = self.configuration.access
-        return Origin(access.auth_url, access.region or "", selected.project.id)
+    def origin(self, selected: Selected, region: str | None = None) -> Origin:
+        """Return the place of a project, in this region if none is given, for the ledger."""
+        where = self.region if region is None else region
+        return Origin(self.configuration.access.auth_url, where, selected.project.id)
 
     def account(self, selected: Selected, *, end: datetime) -> ProjectOutcome:
         """Account one project, from the cloud to the checkpoint; a failure is in the outcome."""
-        return self._guarded(
-            selected, lambda: self.windows.of(selected, self.streams(selected), end=end)
-        )
+        streams, beside = self.streams(selected), self._beside(selected)
+        return self._guarded(selected, lambda: self.windows.of(selected, streams, beside, end=end))
 
     def account_again(
         self,
@@ -165,14 +177,15 @@ class ProjectAccounting:
         try:
             windows = decide()
             if not windows:
-                return ProjectOutcome(selected)
+                return ProjectOutcome(selected, self.region)
             window = min((one.window for one in windows.values()), key=lambda one: one.start)
             return self._extract(selected, window, windows, reason=reason, month=month)
         except (ApplianceError, OSError) as error:
-            return ProjectOutcome(selected, window, failures=(about(selected, error),))
+            failure = self.about(selected, error)
+            return ProjectOutcome(selected, self.region, window, failures=(failure,))
         except Exception as bug:  # noqa: BLE001  raised again after the other projects
             failure = ApplianceError(selected.project, "not accounted, because of a bug")
-            return ProjectOutcome(selected, window, failures=(failure,), bug=bug)
+            return ProjectOutcome(selected, self.region, window, failures=(failure,), bug=bug)
 
     def check_clocks(self) -> None:
         """Warn of clocks that differ from this host's.
@@ -181,12 +194,27 @@ class ProjectAccounting:
             ClockSkew: one differs by more than the limit, so that nothing may be spooled.
 
         """
-        for line in self.cloud.transport.clocks.judge(self.configuration.max_skew):
-            self._warn_once(line)
+        clocks = self.cloud.transport.clocks
+        for line in clocks.judge(self.configuration.max_skew, region=self.region):
+            self.shared.warn_once(line)
 
-    def streams(self, selected: Selected) -> dict[str, list[Stream]]:
-        """Return the streams of a project by kind."""
-        origin = self.origin(selected)
+    def about(self, selected: Selected, error: ApplianceError | OSError) -> ApplianceError:
+        """Return a failure that names its project, and the region if there are several."""
+        failure = as_failure(error)
+        if len(self.configuration.regions) > 1 and not isinstance(failure, LoginFailure):
+            cause = f"region {self.region}: {about(selected, failure).cause}"
+            return ApplianceError(selected.project, cause, failure.remedy)
+        return about(selected, failure)
+
+    def _beside(self, selected: Selected) -> list[Stream]:
+        """Return the streams of the project's other regions."""
+        others = [region for region in self.configuration.regions if region != self.region]
+        found = [self.streams(selected, region) for region in others]
+        return [stream for streams in found for of_kind in streams.values() for stream in of_kind]
+
+    def streams(self, selected: Selected, region: str | None = None) -> dict[str, list[Stream]]:
+        """Return the streams of a project by kind, in this region if none is given."""
+        origin = self.origin(selected, region)
         return {
             kind: [
                 Stream(origin, kind, messenger.name)
@@ -242,19 +270,25 @@ class ProjectAccounting:
             lanes.discard()
             raise
         tally.withheld = lanes.withheld()
-        failures = tuple(about(selected, error) for error in lanes.failures)
-        return ProjectOutcome(selected, window, tally, messages, failures)
+        failures = tuple(self.about(selected, error) for error in lanes.failures)
+        return ProjectOutcome(selected, self.region, window, tally, messages, failures)
 
     def _next_checkpoints(
         self, selected: Selected, advances: Mapping[str, Advance]
     ) -> dict[str, str]:
-        """Return cASO's checkpoint files to write: it has one for all kinds, the least of them."""
+        """Return cASO's checkpoint files to write.
+
+        It has one for all kinds and regions, which holds the least of them.
+        """
         moments = [advances[kind].checkpoint for kind in self.kinds if kind in advances]
         known = [moment for moment in moments if moment is not None]
         # A kind without a window is up to date.
         if not known or len(known) < len(moments):
             return {}
-        return self.checkpoints.later(selected.aliases, min(known))
+        beside = [self.ledger.windows.reached(one).checkpoint for one in self._beside(selected)]
+        return self.checkpoints.later(
+            selected.aliases, min([*known, *(moment for moment in beside if moment is not None)])
+        )
 
     def context(
         self, selected: Selected, scope: Scope, kinds: frozenset[str], owners: dict[str, str]
@@ -263,10 +297,10 @@ class ProjectAccounting:
         return ProjectContext(
             vo=selected.vo,
             names=self.configuration.names,
-            user_name=lambda user_id: self._users.get(user_id, scope),
-            image=lambda image_id: self._images.get(image_id, scope) or image_id,
-            servers=self.memory.servers(self.cloud.access.region or "", selected.project.id),
-            warn=self._warn_once,
+            user_name=lambda user_id: self.shared.users.get(user_id, scope),
+            image=lambda image_id: self.shared.images.get(image_id, scope) or image_id,
+            servers=self.shared.memory.servers(self.region, selected.project.id),
+            warn=self.shared.warn_once,
             kinds=kinds,
             history=LedgerHistory(
                 self.ledger.sightings, self.origin(selected), is_kept=self.lists_the_present

@@ -7,6 +7,7 @@ it pass, who has seen what it changes; the ledger keeps when, and why.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from caso.kinds.months import SECOND, ExtractionWindow, next_month
 from caso.lanes import OneMonth
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import Month, Stream
-from caso.project import ProjectOutcome, about
+from caso.project import ProjectOutcome
 from caso.selection import Selected, select
 from caso.settings import CasoConfiguration, Period
 from caso.windows import KindWindow
@@ -77,17 +78,18 @@ def compare(
     with run.opened(replace(configuration, is_dry_run=True), record) as accounting:
         for selected in _chosen(accounting, names):
             comparison, failures = MonthNow(), list[ApplianceError]()
-            try:
-                windows = _windows(accounting, month)
-                sink = OneMonth(comparison, month)
-                accounting.projects.read(selected, windows, sink)
-            except (ApplianceError, OSError) as error:
-                failures.append(about(selected, error))
-                comparison.incomplete |= accounting.projects.kinds
-            failures += [about(selected, error) for error in comparison.failures]
+            for region in accounting.regions:
+                try:
+                    windows = _windows(accounting, month)
+                    region.read(selected, windows, OneMonth(comparison, month))
+                except (ApplianceError, OSError) as error:
+                    failures.append(region.about(selected, error))
+                    comparison.incomplete |= region.kinds
+                failures += [region.about(selected, error) for error in comparison.failures]
+                comparison.failures.clear()
             changes = {
                 stream: _changes(accounting.ledger, stream, month, comparison.amounts.get(kind, {}))
-                for kind, streams in accounting.projects.streams(selected).items()
+                for kind, streams in accounting.regions[0].streams(selected).items()
                 for stream in streams
                 if kind not in comparison.incomplete
             }
@@ -105,12 +107,14 @@ def send(
     """Send a month again, whatever was delivered; no checkpoint moves."""
     with run.opened(replace(configuration, is_dry_run=False), record) as accounting:
         stuck = accounting.recover().stuck
-        for selected in _chosen(accounting, names):
-            if (error := stuck.get(selected.project.id)) is not None:
-                yield ProjectOutcome(selected, failures=(about(selected, error),))
+        chosen = _chosen(accounting, names)
+        for selected, region in itertools.product(chosen, accounting.regions):
+            if (error := stuck.get(region.origin(selected).label)) is not None:
+                failure = region.about(selected, error)
+                yield ProjectOutcome(selected, region.region, failures=(failure,))
                 continue
             windows = _windows(accounting, month)
-            yield accounting.projects.account_again(selected, windows, reason=reason, month=month)
+            yield region.account_again(selected, windows, reason=reason, month=month)
 
 
 def of_month(configuration: CasoConfiguration, month: Month) -> CasoConfiguration:
@@ -144,7 +148,7 @@ def _windows(accounting: run.AccountingRun, month: Month) -> dict[str, KindWindo
     window = ExtractionWindow(start, accounting.end())
     if window.start >= window.end:
         raise LocalFailure(f"month {start:%Y-%m}", "has not begun", "choose another month")
-    return {kind: KindWindow(window, moves=False) for kind in accounting.projects.kinds}
+    return {kind: KindWindow(window, moves=False) for kind in accounting.regions[0].kinds}
 
 
 def _changes(ledger: Ledger, stream: Stream, month: Month, amounts: dict[str, int]) -> list[Change]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import chain
@@ -26,7 +26,7 @@ from caso.lanes import Withheld
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import Month, Outstanding, month_text
 from caso.messengers.messenger import Recovered
-from caso.project import ProjectAccounting, ProjectOutcome, ProjectTally, about
+from caso.project import ProjectAccounting, ProjectOutcome, ProjectTally, SharedAnswers
 from caso.selection import Selected, select
 from caso.settings import CasoConfiguration
 
@@ -67,7 +67,7 @@ def opened(configuration: CasoConfiguration, record: RunRecord) -> Iterator[Acco
         try:
             yield accounting
         finally:
-            accounting.projects.memory.close()
+            accounting.shared.memory.close()
             record.add("api_requests", accounting.cloud.transport.requests)
 
 
@@ -90,9 +90,14 @@ class AccountingRun:
         self.checkpoints = Checkpoints(configuration.spool)
         self.messengers = [one.open(self.checkpoints) for one in configuration.messengers]
         self.cloud = Cloud(configuration.access)
-        self.projects = ProjectAccounting(
-            self.cloud, configuration, self.checkpoints, self.messengers, ledger
-        )
+        self.shared = SharedAnswers(self.cloud, configuration)
+        self.regions = [
+            ProjectAccounting(
+                *(self.cloud.in_region(region), configuration, self.checkpoints),
+                *(self.messengers, ledger, self.shared),
+            )
+            for region in configuration.regions
+        ]
         self._recording = threading.Lock()
 
     def run(self) -> ExitStatus:
@@ -101,7 +106,7 @@ class AccountingRun:
         recovered = self.recover()
         selected, failures = select(self.cloud, self.configuration)
         # Batches of projects that are not selected (any more) are reported here, others below.
-        known = {one.project.id for one in selected}
+        known = {region.origin(one).label for one in selected for region in self.regions}
         failures += [error for name, error in recovered.stuck.items() if name not in known]
         self.record.counts |= {
             "projects": len(selected) + len(failures),
@@ -134,23 +139,32 @@ class AccountingRun:
         selected: list[Selected],
         stuck: Mapping[str, ApplianceError],
     ) -> list[ProjectOutcome]:
-        self.projects.check_clocks()
+        self.regions[0].check_clocks()
         end = self.end()
         logger.info("%d projects, up to %s", len(selected), end.isoformat(timespec="seconds"))
 
-        def account(one: Selected) -> ProjectOutcome:
-            # A project with a batch that is stuck must wait: see `caso.messengers.batch`.
-            error = stuck.get(one.project.id)
-            outcome = ProjectOutcome(one, failures=(about(one, error),) if error else ())
-            if error is None:
-                outcome = self.projects.account(one, end=end)
+        def account(one: Selected) -> list[ProjectOutcome]:
+            outcomes = [self._account(one, region, stuck, end) for region in self.regions]
             with self._recording:
-                self._count(outcome)
-            return outcome
+                self._count(outcomes)
+            return outcomes
 
         # Threads, because a project mostly waits for Nova.
         with ThreadPoolExecutor(self.configuration.parallel, thread_name_prefix="project") as pool:
-            return list(pool.map(account, selected))
+            return list(chain.from_iterable(pool.map(account, selected)))
+
+    def _account(
+        self,
+        selected: Selected,
+        region: ProjectAccounting,
+        stuck: Mapping[str, ApplianceError],
+        end: datetime,
+    ) -> ProjectOutcome:
+        # A project with a batch that is stuck must wait: see `caso.messengers.batch`.
+        if error := stuck.get(region.origin(selected).label):
+            failure = region.about(selected, error)
+            return ProjectOutcome(selected, region.region, failures=(failure,))
+        return region.account(selected, end=end)
 
     def recover(self) -> Recovered:
         """Finish what earlier runs have committed."""
@@ -199,16 +213,16 @@ class AccountingRun:
         cli.report(PROGRAM, ApplianceError("", line))
         self.record.fail(line)
 
-    def _count(self, outcome: ProjectOutcome) -> None:
-        """Add a project's figures to the record, at once: SIGTERM writes it as it is."""
-        tally = outcome.tally
-        for kind in self.projects.kinds:
-            self.record.add(KINDS[kind].things, tally.things[kind])
-        self.record.add("records", tally.records.total())
-        self.record.add("records_refused", len(tally.refused))
-        self.record.add("fields_left_out", tally.dropped.total())
-        self.record.add("messages", outcome.messages)
-        if outcome.failures:
+    def _count(self, outcomes: Sequence[ProjectOutcome]) -> None:
+        """Add the figures of a project to the record, at once: SIGTERM writes it as it is."""
+        for tally in (outcome.tally for outcome in outcomes):
+            for kind in self.regions[0].kinds:
+                self.record.add(KINDS[kind].things, tally.things[kind])
+            self.record.add("records", tally.records.total())
+            self.record.add("records_refused", len(tally.refused))
+            self.record.add("fields_left_out", tally.dropped.total())
+        self.record.add("messages", sum(outcome.messages for outcome in outcomes))
+        if any(outcome.failures for outcome in outcomes):
             self.record.add("projects_failed")
         else:
             self.record.add("projects_left", -1)
@@ -237,7 +251,8 @@ def _status(outcomes: list[ProjectOutcome], failures: list[ApplianceError]) -> E
 
 
 def _summary(outcome: ProjectOutcome, *, is_dry_run: bool) -> str:
-    lead = f"{outcome.selected.project}, VO {outcome.selected.vo}"
+    where = f", region {outcome.region}" if outcome.region else ""
+    lead = f"{outcome.selected.project}, VO {outcome.selected.vo}{where}"
     if outcome.window is None:
         return f"{lead}: nothing to do"
     tally = outcome.tally

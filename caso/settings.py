@@ -25,6 +25,7 @@ from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 from caso import ignored
+from caso.checkpoint import is_file_name
 from caso.kinds.text import LONGEST
 from caso.ledger.model import MONTHS
 from caso.messengers import record_types
@@ -78,6 +79,8 @@ class CasoConfiguration:
     period: Period
     since: datetime | None
     """Start of the first window of a project without a checkpoint; None for the beginning."""
+    regions: tuple[str, ...]
+    """Regions to account, in this order; an empty one is the first of the catalog."""
     parallel: int
     state: Path
     """Directory of files that only this program reads: the memory of names and servers."""
@@ -179,11 +182,12 @@ def _configuration(
         accelerator=_accelerator_keys(settings),
     )
     mapping, wrong = _mapping(settings, layout)
+    regions = _regions(settings)
     messengers = _messengers(settings, layout)
     sent = {kind.name for messenger in messengers for kind in messenger.kinds}
     state = layout.path(_STATE) if spool == layout.path(_SPOOL) else spool
     return CasoConfiguration(
-        access=_access(settings, read),
+        access=_access(settings, read, regions[0]),
         names=names,
         projects=_projects(settings),
         tag=settings.text("DEFAULT", "caso_tag", default="caso"),
@@ -204,6 +208,7 @@ def _configuration(
         missing=record_types.missing(settings, sent),
         period=_period(settings),
         since=since,
+        regions=regions,
         parallel=settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),
         # Sites with several clouds on one host have a spool directory for each.
         state=state,
@@ -388,7 +393,15 @@ def _mapping(settings: Settings, layout: Layout) -> tuple[vo_module.VOMapping, S
     return vo_module.VOMapping(path), ()
 
 
-def _access(settings: Settings, read: Document) -> Access:
+def _regions(settings: Settings) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(settings.words("DEFAULT", "region_name")))
+    for region in found:
+        if not is_file_name(region):  # it stands in the names of batches
+            settings.error("DEFAULT", "region_name", f"{region!r} is not the name of a region")
+    return found or ("",)
+
+
+def _access(settings: Settings, read: Document, region: str) -> Access:
     group = settings.text("keystone_auth", "auth_section") or "keystone_auth"
     auth_type = settings.text(
         group,
@@ -417,7 +430,7 @@ def _access(settings: Settings, read: Document) -> Access:
         auth_type=auth_type,
         auth_url=auth_url,
         options=options,
-        region=settings.text("DEFAULT", "region_name") or None,
+        region=region or None,
         verify=not insecure and (str(ca_file) if ca_file else True),
         certificate=pair,
         timeout=timedelta(

@@ -9,6 +9,9 @@
     a lastrun file alone                     the file's time: cASO ran before, or the ledger is lost
     nothing                                  the beginning
 
+The file holds the least checkpoint of all regions of a project. So once the ledger knows of one of
+them, another one begins at its own checkpoint, or at the beginning.
+
 APEL keeps the last record of a month. So a window that ends inside a month of which more was
 delivered before is extended to the end of that month, or to what was delivered.
 """
@@ -57,9 +60,16 @@ class ProjectWindows:
     ledger: Ledger
 
     def of(
-        self, selected: Selected, streams: Mapping[str, Sequence[Stream]], *, end: datetime
+        self,
+        selected: Selected,
+        streams: Mapping[str, Sequence[Stream]],
+        beside: Sequence[Stream] = (),
+        *,
+        end: datetime,
     ) -> dict[str, KindWindow]:
         """Return the window of each kind of ``streams`` that has something to extract.
+
+        ``beside`` are the streams of the project's other regions.
 
         Raises:
             LocalFailure: there is no time from which to go on, or one in the future.
@@ -71,9 +81,14 @@ class ProjectWindows:
             for stream in of_kind
         }
         lastrun = self._lastrun(selected, reached)
-        self._take_over(selected, reached, lastrun)
-        least = _least([one.checkpoint for one in reached.values() if one.checkpoint])
+        others = [self.ledger.windows.reached(stream).checkpoint for stream in beside]
+        moments = [one.checkpoint for one in reached.values()] + others
+        least = _least([moment for moment in moments if moment is not None])
         is_set_back = lastrun is not None and least is not None and lastrun < least
+        if any(others) and not is_set_back:
+            # The file holds the least of all regions: it says nothing about this one.
+            lastrun = None
+        self._take_over(selected, reached, lastrun)
         windows: dict[str, KindWindow] = {}
         for kind, of_kind in streams.items():
             known = [reached[stream] for stream in of_kind]

@@ -103,7 +103,7 @@ def report_check(configuration: CasoConfiguration) -> ExitStatus:
         "VO from": f"{', '.join(configuration.vo_properties) or 'the usual properties'},"
         f" then {configuration.mapping.path} ({len(configuration.mapping.entries)} projects)",
         "keystone": f"{access.auth_url} as {access.account} ({access.auth_type})"
-        + (f", region {access.region}" if access.region else ""),
+        + (f", region {' and '.join(regions)}" if (regions := configuration.regions)[0] else ""),
         "records": "; ".join(messenger.describe() for messenger in configuration.messengers),
         "state": str(configuration.spool),
     }

@@ -50,6 +50,11 @@ class Origin:
     project: str
     """The project's id."""
 
+    @property
+    def label(self) -> str:
+        """Return the name of the project's batches, which differs in each region."""
+        return f"{self.project}@{self.region}" if self.region else self.project
+
 
 @dataclass(frozen=True, slots=True)
 class Stream:

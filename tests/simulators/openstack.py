@@ -111,12 +111,15 @@ class Cloud:
     """Types of services that the catalog does not have."""
     regions: tuple[str, ...] = ("R",)
     """The first one has the computed servers; another has those of `more` under ``REGION/one``."""
+    away: frozenset[str] = frozenset()
+    """Regions whose services cannot be reached: nobody listens there."""
     latency: timedelta = timedelta(0)
     """How long each request takes longer."""
     clock_offset: timedelta = timedelta(0)
     """How far the clocks of all services are ahead."""
     offsets: dict[str, timedelta] = field(default_factory=dict)
-    """How far a service's clock is ahead, by the first word of its paths; before `clock_offset`."""
+    """How far a service's clock is ahead, by the first word of its paths, ``compute``, or by that
+    of a region, ``R/compute``; before `clock_offset`."""
     has_dates: bool = True
     """Whether answers have the header Date."""
     fault: Fault = lambda _: None
@@ -362,11 +365,12 @@ class Cloud:
     def _endpoints(self, path: str, project: str) -> Iterator[dict[str, str]]:
         for number, region in enumerate(self.regions):
             prefix = f"/{region}" if number and path != "v3" else ""
+            url = "http://127.0.0.1:1" if region in self.away and path != "v3" else self.url
             yield {
                 "interface": "public",
                 "region": region,
                 "region_id": region,
-                "url": f"{self.url}{prefix}/{path.format(project=project)}",
+                "url": f"{url}{prefix}/{path.format(project=project)}",
             }
 
     def _nova(self, request: Request, path: str, project: str) -> Answer:
@@ -546,8 +550,10 @@ class _Handler(BaseHTTPRequestHandler):
             super().send_header(keyword, value)
 
     def date_time_string(self, timestamp: float | None = None) -> str:
-        service = self.cloud._region(self.path)[1].split("/")[1]
+        region, path = self.cloud._region(self.path)
+        service = path.split("/")[1]
         offset = self.cloud.offsets.get(service, self.cloud.clock_offset)
+        offset = self.cloud.offsets.get(f"{region}/{service}", offset)
         moment = datetime.now(UTC) + offset if timestamp is None else None
         return super().date_time_string(moment.timestamp() if moment else timestamp)
 

@@ -16,8 +16,9 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import requests
 from keystoneauth1 import exceptions, session
 
 from appliance.core import clock, hosts, proxy, retry
@@ -28,9 +29,6 @@ from appliance.core.cloud.login import Access
 from appliance.core.run import log, place
 from appliance.core.run.errors import AccessDenied, Unavailable
 from appliance.core.version import __version__
-
-if TYPE_CHECKING:
-    import requests
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +87,31 @@ class _Pauses:
             time.sleep(left + random.uniform(0, _SPREAD))  # noqa: S311  spreads, protects nothing
 
 
+class _Outages:
+    """Services that could not be reached, for as long as finding that out took.
+
+    Threads and projects that come later fail at once, so a region that is down costs a run the time
+    of one request to it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, Unavailable]] = {}
+
+    def check(self, place: str) -> None:
+        """Raise the error of a service that could not be reached a moment ago."""
+        with self._lock:
+            end, error = self._known.get(place, (0.0, None))
+        if error is not None and time.monotonic() < end:
+            raise error
+
+    def note(self, place: str, error: Unavailable, *, since: float) -> None:
+        """Note that the attempts that began at ``since`` all failed."""
+        now = time.monotonic()
+        with self._lock:
+            self._known[place] = now + (now - since), error
+
+
 class Transport(session.Session):
     """A keystoneauth session that counts, retries and reports; safe for several threads."""
 
@@ -109,6 +132,7 @@ class Transport(session.Session):
         self._access = access
         self._lock = threading.Lock()
         self._pauses = _Pauses()
+        self._outages = _Outages()
         self.warn_once = log.Once(logger)
         """Logs a warning that would repeat with each token."""
         self._retried: set[str] = set()
@@ -131,6 +155,8 @@ class Transport(session.Session):
         """
         if hops.is_secret_bearer(url, method, self._access):
             kwargs["redirect"] = False
+        where, begun = _place(url, kwargs), time.monotonic()
+        self._outages.check(where)
         try:
             response = retry.call(
                 lambda: self._send(url, method, **kwargs),
@@ -148,7 +174,10 @@ class Transport(session.Session):
                 f"{remedy}; the next run continues from here",
             ) from error
         except exceptions.ConnectionError as error:
-            raise _unreachable(error, url, self._access) from error
+            failure = _unreachable(error, url, self._access)
+            if _is_unmade(error):  # otherwise it may be this one request that breaks the service
+                self._outages.note(where, failure, since=begun)
+            raise failure from error
         except exceptions.HttpError as error:  # of the request for a token in place of a dead one
             raise AccessDenied(
                 hosts.of_url(self._access.auth_url),
@@ -225,8 +254,8 @@ class Transport(session.Session):
     ) -> None:
         # Tokens end by Keystone's clock, so the answers of other hosts to a login do not count.
         is_keystone = response.url.startswith(self._access.auth_url)
-        kind = str((options.get("endpoint_filter") or {}).get("service_type", ""))
-        service = _KEYSTONE if is_keystone else _SERVICES.get(kind, "")
+        wanted = options.get("endpoint_filter") or {}
+        service = _KEYSTONE if is_keystone else _SERVICES.get(wanted.get("service_type", ""), "")
         # The answer of a cache is as old as its header Age says.
         if not service or "Date" not in response.headers or "Age" in response.headers:
             return
@@ -236,6 +265,7 @@ class Transport(session.Session):
             response.headers["Date"],
             sent=sent,
             received=clock.now(),
+            region="" if is_keystone else wanted.get("region_name") or "",
         )
         with self._lock:
             # The header is older than its arrival, so the smallest offset is the safe one.
@@ -248,10 +278,11 @@ class Transport(session.Session):
 
 
 def _place(url: str, options: dict[str, Any]) -> str:
-    """Return the destination of a request: a host, or a service of the catalog."""
+    """Return the destination of a request: a host, or a service of the catalog in a region."""
     if "//" in url:
         return hosts.of_url(url)
-    return str((options.get("endpoint_filter") or {}).get("service_type", ""))
+    wanted = options.get("endpoint_filter") or {}
+    return f"{wanted.get('service_type', '')} {wanted.get('region_name') or ''}".strip()
 
 
 def _seconds_to_wait(response: requests.Response) -> float:
@@ -287,6 +318,8 @@ def _cause(error: Exception) -> str:
 
 def _is_unmade(error: Exception) -> bool:
     """Check whether a connection was never made: refused, or a name that does not resolve."""
+    if isinstance(error.__context__, requests.exceptions.ConnectTimeout):
+        return True
     text = str(error)  # of urllib3, quoted by requests and keystoneauth
     return "Failed to establish a new connection" in text or "Failed to resolve" in text
 
