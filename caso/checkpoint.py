@@ -13,6 +13,7 @@ until the administrator gives a time.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -83,6 +84,15 @@ class Checkpoints:
                 "has no time from which to go on",
                 "correct or remove it",
             ) from error
+
+    def latest(self) -> datetime | None:
+        """Return the latest time in any of the files that can be read."""
+        found: list[datetime] = []
+        for path in self.directory.glob("lastrun*"):
+            with contextlib.suppress(OSError, ValueError):
+                if (moment := read(path)) is not None:
+                    found.append(moment)
+        return max(found, default=None)
 
     def later(self, names: Iterable[str], moment: datetime) -> dict[str, str]:
         """Return the contents of the checkpoint files to write, by name.

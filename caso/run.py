@@ -21,12 +21,14 @@ from appliance.core.run import cli, lock, place
 from appliance.core.run.errors import ApplianceError, ExitStatus
 from appliance.core.run.record import RunRecord
 from caso.checkpoint import Checkpoints
+from caso.kinds.months import SECOND
 from caso.kinds.registry import KINDS
 from caso.lanes import Withheld
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import Month, Outstanding, month_text
+from caso.ledger.model import Month, Origin, Outstanding, month_text
 from caso.messengers.messenger import Recovered
 from caso.project import ProjectAccounting, ProjectOutcome, ProjectTally, SharedAnswers
+from caso.rebuild import rebuild
 from caso.selection import Selected, select
 from caso.settings import CasoConfiguration
 
@@ -180,10 +182,46 @@ class AccountingRun:
         recovered = Recovered()
         for messenger in self.messengers:
             recovered.add(messenger.recover())
+        self._rebuild()
         if recovered.messages:
             logger.info("%d messages of an interrupted run moved to the spool", recovered.messages)
             self.record.add("messages_recovered", recovered.messages)
         return recovered
+
+    def _rebuild(self) -> None:
+        """Read earlier deliveries again, if the ledger is lost, or older than lastrun files."""
+        if not (self.ledger.is_lost or self._is_behind()):
+            return
+        # Neither a message nor the journal names the region; the guard does not need it.
+        access, region = self.configuration.access, self.regions[0].region
+        is_read = True
+        for messenger in self.messengers:
+            if not messenger.spools:
+                continue
+            found = rebuild(
+                self.ledger,
+                messenger.name,
+                messenger.spools,
+                journal=self.configuration.sent_journal,
+                origin=lambda project: Origin(access.auth_url, region, project),
+            )
+            if found.sent or found.waiting:
+                logger.warning(
+                    "%s: read again what was delivered: %d records of messages that wait, %d of"
+                    " the journal of sent messages",
+                    *(self.ledger.file.path, found.waiting, found.sent),
+                )
+            for line in found.failures:
+                logger.warning("%s", line)
+            is_read = is_read and not found.failures
+        if is_read:
+            self.ledger.restored()
+
+    def _is_behind(self) -> bool:
+        """Check whether a lastrun file knows of deliveries after those of the ledger."""
+        reached = [one.checkpoint for one in self.ledger.windows.all().values() if one.checkpoint]
+        latest = self.checkpoints.latest()
+        return bool(reached) and latest is not None and latest > max(reached) + SECOND
 
     def _reconcile(self) -> None:
         """Settle the batches that a killed run has left between ledger and messenger."""

@@ -35,6 +35,7 @@ from caso.sources import registry as sources
 from caso.sources.source import BENCHMARK_TYPE, BENCHMARK_VALUE, AcceleratorKeys, Names
 
 _SPOOL = "/var/spool/caso"
+_SENT_JOURNAL = "/var/lib/fedcloud/ssm/sent.sqlite"
 _STATE = "/var/lib/fedcloud/caso"
 # cASO 1 had its files directly in /etc.
 _MAPPINGS = ("/etc/caso/voms.json", "/etc/voms.json")
@@ -69,6 +70,8 @@ class CasoConfiguration:
     """Directory of the checkpoints and the quarantine."""
     lock: Path
     ledger: Path
+    sent_journal: Path
+    """SSM's journal of sent messages, from which a lost ledger is made again."""
     retention: int
     """Months of the ledger that are kept, besides the current one."""
     sources: tuple[str, ...]
@@ -202,6 +205,7 @@ def _configuration(
             is_directory=True,
         ),
         ledger=settings.path("ledger", "path", default=state / "ledger.sqlite"),
+        sent_journal=settings.path("ledger", "sent_journal", default=layout.path(_SENT_JOURNAL)),
         retention=settings.integer("ledger", "months", default=MONTHS, minimum=2, maximum=240),
         sources=_sources(settings),
         messengers=messengers,

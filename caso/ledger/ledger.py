@@ -42,6 +42,18 @@ class Ledger:
         self.sightings = Sightings(self.file)
         self.retention = Retention(self.file, months=retention)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether earlier deliveries have still to be read from what is left of them."""
+        with self.file.reading() as connection:
+            found = connection.execute("SELECT 1 FROM notes WHERE name = 'lost'").fetchone()
+        return found is not None
+
+    def restored(self) -> None:
+        """Note that earlier deliveries were read."""
+        with self.file.transaction() as connection:
+            connection.execute("DELETE FROM notes WHERE name = 'lost'")
+
     def close(self) -> None:
         """Close the file."""
         self.file.close()

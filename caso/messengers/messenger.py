@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from appliance.core.run.errors import ApplianceError
@@ -92,6 +93,10 @@ class OpenMessenger(Protocol):
     @property
     def kinds(self) -> tuple[RecordKind[Any], ...]:
         """Return the kinds that it sends."""
+
+    @property
+    def spools(self) -> Mapping[str, Path]:
+        """Return the spools in which messages wait for a sender, by kind."""
 
     def begin(self, project_id: str, kind: RecordKind[Any], written: Written) -> Outbox:
         """Begin an outbox that calls ``written`` for each message, at the latest when sealed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from appliance.core.config.settings import Settings
@@ -44,6 +45,10 @@ class _OpenNoop:
     kinds: tuple[RecordKind[Any], ...]
     checkpoints: Checkpoints
     name: str = "noop"
+
+    @property
+    def spools(self) -> Mapping[str, Path]:
+        return {}
 
     def begin(self, project_id: str, kind: RecordKind[Any], written: Written) -> _NoOutbox:  # noqa: ARG002
         return _NoOutbox(f"noop {kind.name} {project_id}", self.checkpoints)

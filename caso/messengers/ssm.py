@@ -108,6 +108,7 @@ class OpenSpools:
     def __init__(self, messenger: SSM, checkpoints: Checkpoints) -> None:
         self.name = messenger.name
         self.kinds = messenger.kinds
+        self.spools = messenger.outputs
         self._max_size = messenger.max_size
         self._staging = {
             kind.name: Staging(messenger.outputs[kind.name], checkpoints) for kind in self.kinds

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from appliance.core import clock, files
+from appliance.core import clock, files, usage_messages
 from appliance.core.run import cli, place
 from appliance.core.run.errors import ExitStatus, LocalFailure, UsageError
+from appliance.core.usage_messages import Contents
 from ssm.cmds import spools
 from ssm.cmds.spools import OpenedSpool
-from ssm.sending import contents, sent_list
-from ssm.sending.contents import Contents
+from ssm.sending import sent_list
 from ssm.sending.dead_letters import DeadLetter, DeadLetters
 from ssm.settings import dead_letters_of
 
@@ -63,7 +63,7 @@ def _require_newest(found: OpenedSpool, letter: DeadLetter) -> None:
     """Raise `UsageError` when the message would replace records that were sent after it."""
     with files.open_regular(letter.body) as file:
         text = file.read()
-    newer = _newer(found, letter, contents.read(text))
+    newer = _newer(found, letter, usage_messages.read(text))
     again = place.command("caso", "caso-extract", "--extract-from", "TIME")
     if newer:
         first = newer[0]

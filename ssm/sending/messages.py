@@ -19,14 +19,14 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 
-from appliance.core import clock
+from appliance.core import clock, usage_messages
 from appliance.core.run.errors import LocalFailure
 from appliance.core.run.record import RunRecord
 from appliance.core.senders import LAST_DELIVERED
 from appliance.core.spool import ElementName
 from appliance.core.trust import mime
 from ssm import envelope
-from ssm.sending import contents, split
+from ssm.sending import split
 from ssm.sending.claims import MAX_ELEMENTS, Claims
 from ssm.sending.dead_letters import DeadLetters
 from ssm.sending.packer import Packer
@@ -89,7 +89,7 @@ class Messages:
         self._settled_since = 0.0
         self._digests: dict[ElementName, str] = {}
         """SHA-256 of elements."""
-        self._contents: dict[str, tuple[int, contents.Contents]] = {}
+        self._contents: dict[str, tuple[int, usage_messages.Contents]] = {}
         """Size and records of messages."""
         self._parts: dict[str, _Part] = {}
         self._part_numbers: dict[ElementName, int] = {}
@@ -105,7 +105,7 @@ class Messages:
         if text is None:
             return None
         if self._journal.is_on:
-            self._contents[name] = (len(text), contents.read(text))
+            self._contents[name] = (len(text), usage_messages.read(text))
         try:
             return self._packer.pack(text, message_id=self._suspects.id_on_wire(name))
         except envelope.Unsendable as error:

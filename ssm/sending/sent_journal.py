@@ -32,7 +32,7 @@ from ssm.settings import SenderSettings
 if TYPE_CHECKING:  # start-up is a cost: most runs find an empty spool
     import sqlite3
 
-    from ssm.sending.contents import Contents
+    from appliance.core.usage_messages import Contents
     from ssm.sqlite_file import SQLiteFile
 
 logger = logging.getLogger("ssm.ssm2")

@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import quote
 
 from appliance.core.run.errors import LocalFailure
+from appliance.core.usage_messages import SentRecord
 from ssm import sqlite_file
 from ssm.sending import sent_journal
-from ssm.sending.contents import SentRecord
 
 _PAGE = 1000
 _MESSAGES = """

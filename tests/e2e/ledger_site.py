@@ -6,13 +6,18 @@ record of a server and month counts.
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+from appliance.core import usage_messages
+from appliance.core.spool import Spool
+from ssm.sending.sent_journal import SentJournal, SentMessage
 from tests.demo import counters
 from tests.simulators.openstack import Cloud
 
@@ -31,6 +36,8 @@ class LedgerSite:
     cloud: Cloud
     root: Path
     options: dict[str, str] = field(default_factory=dict)
+    sent: list[str] = field(default_factory=list)
+    """The messages that a sender took, in their order."""
 
     def run(
         self, *arguments: str, expect: int = 0, program: str = "caso-extract"
@@ -64,7 +71,31 @@ class LedgerSite:
     def records(self) -> list[dict[str, str]]:
         spool = self.root / "var/spool/apel/outgoing/openstack"
         paths = sorted(spool.glob("????????/" + "?" * 14))
-        return list(counters.records(path.read_text() for path in paths))
+        return list(counters.records([*self.sent, *(path.read_text() for path in paths)]))
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "var/lib/fedcloud/ssm/sent.sqlite"
+
+    def send(self) -> None:
+        """Take all messages out of the spool as `ssmsend` does, with its journal."""
+        spool = Spool(self.root / "var/spool/apel/outgoing/openstack")
+        settings = SimpleNamespace(
+            journal=SimpleNamespace(path=self.journal, months=24),
+            link=SimpleNamespace(ams=None, destination="/queue/x"),
+            path=spool.path,
+        )
+        journal = SentJournal(cast("Any", settings))
+        for name in spool.names():
+            assert spool.lock(name)
+            text = spool.read(name)
+            digest = hashlib.sha256(text).hexdigest()
+            words = ("localhost:1", "", datetime.now(UTC), usage_messages.read(text))
+            journal.write([SentMessage(name, name, digest, len(text), *words)])
+            spool.remove(name)
+            self.sent.append(text.decode())
+        journal.finish()
+        assert journal.failures() == []
 
     def repository(self) -> Repository:
         found: Repository = {}

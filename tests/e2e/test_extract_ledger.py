@@ -11,8 +11,16 @@ from pathlib import Path
 import pytest
 
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import Origin, Stream, month_of
-from tests.e2e.ledger_site import LAST_MONTH, NOW, THIS_MONTH, LedgerSite, server, shrunk
+from caso.ledger.model import Origin, Stream, month_of, month_text
+from tests.e2e.ledger_site import (
+    LAST_MONTH,
+    NOW,
+    THIS_MONTH,
+    LedgerSite,
+    Repository,
+    server,
+    shrunk,
+)
 from tests.simulators.openstack import Cloud, serving
 
 
@@ -194,6 +202,69 @@ def test_a_ledger_restored_from_a_copy_is_noticed(site: LedgerSite) -> None:
     )
     assert shrunk(before, site.repository()) == {}
     assert "is an older copy" not in site.run().stderr
+
+
+def known(site: LedgerSite) -> Repository:
+    """Return what the ledger has, by server and month."""
+    with Ledger(site.ledger, read_only=True) as ledger:
+        return {
+            (one.row.key, month_text(month)): one.row.amount
+            for month in ledger.deliveries.months()
+            for one in ledger.deliveries.rows(month, "ssm")
+        }
+
+
+@pytest.mark.parametrize("sent", ["all", "none", "some"])
+def test_a_lost_ledger_is_read_again_from_spool_and_journal(site: LedgerSite, sent: str) -> None:
+    """Then the guard holds for months that the next run does not extract."""
+    site.run("--extract-to", (NOW - timedelta(hours=2)).isoformat())
+    if sent != "none":
+        site.send()
+    site.run("--extract-to", (NOW - timedelta(hours=1)).isoformat())
+    if sent == "all":
+        site.send()
+    before = site.repository()
+    site.ledger.unlink()
+    shown = site.run()
+    assert f"{site.ledger}: read again what was delivered: " in shown.stderr
+    assert known(site) == site.repository()
+    assert shrunk(before, site.repository()) == {}
+    assert "read again" not in site.run().stderr
+    # A month that was not extracted since: the cloud now shows less of it.
+    site.cloud.more["one"][0] |= server(0, created=NOW - timedelta(days=45))
+    flags = ("--extract-from", f"{LAST_MONTH:%Y-%m-%d}", "--extract-to", THIS_MONTH.isoformat())
+    shown = site.run(*flags, expect=1)
+    assert f"{LAST_MONTH:%Y-%m}: 1 records not sent" in shown.stderr
+    assert shrunk(before, site.repository()) == {}
+
+
+def test_a_journal_that_cannot_be_read_is_read_later(site: LedgerSite) -> None:
+    site.run()
+    site.send()
+    content = site.journal.read_bytes()
+    site.ledger.unlink()
+    site.journal.write_text("no database " * 500)
+    for _ in range(2):
+        shown = site.run()
+        assert f"{site.journal}: the journal of sent messages cannot be read (file is not" in (
+            shown.stderr
+        )
+        assert (LAST_MONTH.strftime("%Y-%m")) not in {month for _, month in known(site)}
+    site.journal.write_bytes(content)
+    assert "3 of the journal of sent messages" not in site.run().stderr
+    assert known(site) == site.repository()
+    assert "journal" not in site.run().stderr
+
+
+def test_a_ledger_of_an_older_copy_learns_what_was_sent_since(site: LedgerSite) -> None:
+    site.run("--extract-to", (NOW - timedelta(days=40)).isoformat())
+    copy = site.ledger.read_bytes()
+    site.run()
+    site.send()
+    site.ledger.write_bytes(copy)
+    shown = site.run("--extract-to", (NOW - timedelta(days=39)).isoformat())
+    assert "read again what was delivered" in shown.stderr
+    assert shrunk(site.repository(), known(site)) == {}
 
 
 def test_a_site_that_comes_from_caso_goes_on_and_knows_what_is_unknown(site: LedgerSite) -> None:

@@ -56,11 +56,11 @@ TARGETS = {
         ),
     ),
     "journal": Target(
-        ("ssm/sending/contents.py", "ssm/sending/sent_*.py", "ssm/destinations.py"),
+        ("appliance/core/usage_messages.py", "ssm/sending/sent_*.py", "ssm/destinations.py"),
         (
-            "tests/unit/test_ssm_contents.py",
+            "tests/unit/test_usage_messages.py",
             "tests/unit/test_sent_journal_keys.py",
-            "tests/property/test_ssm_contents_properties.py",
+            "tests/property/test_usage_messages_properties.py",
             "tests/unit/test_ssm_destinations.py",
             "tests/unit/test_ssm_sent_journal.py",
         ),

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from appliance.core import usage_messages
 from caso.kinds.accelerator import Accelerator, AcceleratorRecord
 from caso.kinds.cloud import CloudRecord, ServerStatus
 from caso.kinds.ip import IPRecord
 from caso.kinds.registry import KINDS
 from caso.kinds.storage import StorageRecord
-from ssm.sending import contents
 
 UUID, PROJECT, USER = (
     "39694c4c-fe64-4567-a798-4785bb63ccba",
@@ -88,7 +88,7 @@ def test_the_journal_knows_a_record_as_the_ledger_does(kind: str, record: Any) -
     made = KINDS[kind]
     checked = made.check(record, datetime(2026, 11, 2, tzinfo=UTC))
     assert checked.faults == ()
-    found = contents.read(made.compose([made.render(checked.record)]))
+    found = usage_messages.read(made.compose([made.render(checked.record)]))
     assert found.unread == 0
     [kept] = found.records
     assert (kept.kind, kept.key, kept.month) == (kind, record.key, "2026-10")

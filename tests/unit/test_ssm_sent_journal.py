@@ -23,9 +23,9 @@ from appliance.core import clock
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, Unavailable
 from appliance.core.run.layout import Layout
+from appliance.core.usage_messages import Contents, SentRecord
 from ssm.cmds import control
 from ssm.sending import sent_journal, sent_list
-from ssm.sending.contents import Contents, SentRecord
 from ssm.sending.dead_letters import DeadLetters
 from ssm.sending.sender import Sender
 from ssm.sending.sent_journal import SentJournal, SentMessage

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ssm.sending import contents
-from ssm.sending.contents import Contents, SentRecord
+from appliance.core import usage_messages
+from appliance.core.usage_messages import Contents, SentRecord
 
 BIOMED = "78e06bda0914438bb6aec47022dfe641"
 STARTED, ENDED = "39694c4c-fe64-4567-a798-4785bb63ccba", "2baa2a7e-22d7-4273-93ef-e5c65a6e9d5c"
@@ -54,7 +54,7 @@ STAR = """\
 
 
 def read(text: str) -> Contents:
-    return contents.read(text.encode())
+    return usage_messages.read(text.encode())
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_the_month_of_a_server_is_the_one_of_apel(fields: str, month: str) -> No
 )
 def test_a_record_that_cannot_be_read_is_counted_and_the_others_are_kept(fields: str) -> None:
     text = CLOUD.replace("%%\n", f"%%\n{fields}\n%%\n").encode("utf-8", "surrogateescape")
-    assert contents.read(text) == Contents(tuple(NOVEMBER), 1)
+    assert usage_messages.read(text) == Contents(tuple(NOVEMBER), 1)
 
 
 def test_records_of_volumes() -> None:
@@ -227,7 +227,7 @@ def test_records_of_accelerators() -> None:
 )
 def test_a_message_of_another_form_counts_as_unread(text: str) -> None:
     assert read(text) == Contents((), 1)
-    assert contents.read(b"\xff\xfe" + text.encode()).records == ()
+    assert usage_messages.read(b"\xff\xfe" + text.encode()).records == ()
 
 
 def test_the_journal_gets_no_names() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssm.sending import contents, split
+from appliance.core import usage_messages
+from ssm.sending import split
 
 _WORDS = st.sampled_from(
     [
@@ -29,7 +30,7 @@ _SECONDS = st.integers(1, 4_000_000_000)
 
 @given(st.lists(_WORDS | st.binary(max_size=20), max_size=12))
 def test_any_bytes_are_read(words: list[bytes]) -> None:
-    found = contents.read(b"".join(words))
+    found = usage_messages.read(b"".join(words))
     for record in found.records:
         assert record.key
         assert record.key.isprintable()
@@ -45,7 +46,7 @@ def test_the_parts_of_a_cloud_message_have_the_records_of_the_whole(
         for uuid, start, wall in servers
     ]
     text = ("APEL-cloud-message: v0.4\n" + "%%\n".join(records)).encode()
-    whole = contents.read(text)
+    whole = usage_messages.read(text)
     assert [(record.key, record.amount) for record in whole.records] == [
         (uuid, wall) for uuid, _, wall in servers
     ]
@@ -75,16 +76,16 @@ def test_the_parts_of_a_json_message_have_the_records_of_the_whole(
 ) -> None:
     message = {"Type": "APEL Public IP message", "Version": "0.2", "UsageRecords": records}
     text = json.dumps(message).encode()
-    whole = contents.read(text)
+    whole = usage_messages.read(text)
     assert len(whole.records) + whole.unread == len(records)
     assert _of_parts(text, budget) == whole
 
 
-def _of_parts(text: bytes, budget: int) -> contents.Contents:
+def _of_parts(text: bytes, budget: int) -> usage_messages.Contents:
     apart = split.take_apart(text)
     assert apart is not None
-    parts = [contents.read(part) for part in apart.grouped(budget=budget, weight=len)]
-    return contents.Contents(
+    parts = [usage_messages.read(part) for part in apart.grouped(budget=budget, weight=len)]
+    return usage_messages.Contents(
         tuple(record for part in parts for record in part.records),
         sum(part.unread for part in parts),
     )

@@ -1,4 +1,6 @@
-"""What a message reports: kind, id, month and amount of each of its records, for the sent journal.
+"""What a message reports: kind, id, month and amount of each of its records.
+
+The journal of sent messages keeps it, and a lost ledger of caso is made again from it.
 
     kind          key of a record                           month                  amount
     cloud         VMUUID                                    see below              WallDuration
@@ -11,8 +13,7 @@ receives; keys are those of caso's ledger. APEL takes the month of a cloud recor
 its status is ``completed``, else from RecordCreateTime, else from the sum of StartTime,
 SuspendDuration and WallDuration.
 
-The sender transports messages; it does not judge them. A record or a message that cannot be read
-here is counted, and sent like any other.
+Messages are read, not judged: a record or a message that cannot be read here is counted.
 """
 
 from __future__ import annotations

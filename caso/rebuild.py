@@ -1,0 +1,178 @@
+"""A ledger that is lost or too old: what was delivered is read again from what is left of it.
+
+    left of a delivery                           read here
+    messages that wait in a spool                their records, with the VO unknown
+    SSM's journal of sent messages               of each record of a month, the last one that was
+                                                 sent (`docs/formats/sent-journal.md`)
+    the cloud                                    by the next run, for the months of its window
+    nothing, for months before the journal       the `lastrun` file says that they were delivered;
+                                                 `caso gaps` lists them as unknown
+
+An amount of the ledger is raised by this, and never lowered. So it is harmless to read the same
+again, as after a kill.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from appliance.core import files, usage_messages
+from appliance.core.run.errors import ApplianceError, LocalFailure
+from appliance.core.spool import Spool
+from appliance.core.usage_messages import SentRecord
+from caso.ledger.deliveries import Intent
+from caso.ledger.ledger import Ledger
+from caso.ledger.model import LedgerRow, Month, Origin, Stream, moment_of
+
+_APPLICATION, _VERSION = 0x65676973, 1
+"""SQLite's ``application_id`` and the newest known ``user_version`` of SSM's journal."""
+_PAGE = 1000
+_LONGEST_MESSAGE = 2**26
+_WAIT_SECONDS = 30
+_RECORDS = """
+SELECT record.destination, kind, key, month, amount, measured, uuid, project, cpu, sha256
+FROM record JOIN message ON message.number = record.message
+WHERE (record.destination, kind, key, month) > (?, ?, ?, ?) AND record.destination IN (
+    SELECT number FROM destination WHERE spool IN (SELECT value FROM json_each(?)))
+ORDER BY record.destination, kind, key, month LIMIT ?
+"""
+
+
+class _Known(NamedTuple):
+    """A record that was delivered, and the digest of its message."""
+
+    record: SentRecord
+    sha256: bytes
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """The result of reading earlier deliveries."""
+
+    waiting: int = 0
+    """Records of messages that wait."""
+    sent: int = 0
+    """Records of the journal."""
+    failures: list[ApplianceError] = field(default_factory=list)
+    """What could not be read."""
+
+
+def rebuild(
+    ledger: Ledger,
+    destination: str,
+    spools: Mapping[str, Path],
+    *,
+    journal: Path,
+    origin: Callable[[str], Origin],
+) -> Rebuilt:
+    """Read what was delivered to a destination; ``origin`` returns that of a project's id."""
+    result = Rebuilt()
+
+    def learn(found: Iterable[_Known]) -> int:
+        try:
+            return _learn(ledger, destination, found, origin)
+        except LocalFailure as error:
+            if error.subject == str(ledger.file.path):
+                raise
+            result.failures.append(error)
+            return 0
+
+    # The journal first: of a record that both have, the one that waits is the later one.
+    result.sent = learn(_of_journal(journal, spools.values()))
+    result.waiting = learn(_of_spools(spools.values(), result.failures))
+    return result
+
+
+def _learn(
+    ledger: Ledger, destination: str, found: Iterable[_Known], origin: Callable[[str], Origin]
+) -> int:
+    """Count records as delivered, without windows and checkpoints; return how many."""
+    intents: dict[Stream, Intent] = {}
+    count = 0
+    try:
+        for one in found:
+            record = one.record
+            stream = Stream(origin(record.project), record.kind, destination)
+            if stream not in intents:
+                name = f"rebuilt {record.kind} {record.project}"
+                intents[stream] = ledger.deliveries.intent(name, stream)
+            intents[stream].add(one.sha256, [_row(record)])
+            count += 1
+    finally:
+        # What was read before a failure is true all the same.
+        for intent in intents.values():
+            intent.seal(None, checkpoint=None)
+            ledger.deliveries.confirm(intent.name)
+    return count
+
+
+def _row(record: SentRecord) -> LedgerRow:
+    return LedgerRow(
+        record.key,
+        Month(int(record.month.replace("-", ""))),
+        record.amount,
+        moment_of(record.measured),
+        vo="",
+        cpu=record.cpu,
+        progress=record.measured if record.kind == "ip" else None,
+    )
+
+
+def _of_spools(spools: Iterable[Path], failures: list[ApplianceError]) -> Iterator[_Known]:
+    """Yield the records of messages that wait, in the order in which they will be sent."""
+    for path in dict.fromkeys(spools):
+        spool = Spool(path)
+        for name in spool.names():
+            try:
+                text = files.read_regular(path / name, limit=_LONGEST_MESSAGE)
+            except FileNotFoundError:  # a sender has taken it
+                continue
+            except OSError as error:
+                failures.append(files.describe_skipped(path / name, error))
+                continue
+            digest = hashlib.sha256(text).digest()
+            for record in usage_messages.read(text).records:
+                yield _Known(record, digest)
+        failures.extend(spool.skipped.values())
+
+
+def _of_journal(path: Path, spools: Iterable[Path]) -> Iterator[_Known]:
+    """Yield the records that were sent from some spools."""
+    if not path.exists():  # SSM runs elsewhere, or keeps no journal
+        return
+    wanted = _json(spools)
+    try:
+        files.require_regular(path, path.stat())
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=_WAIT_SECONDS)) as connection:
+            _require_journal(connection, path)
+            last: tuple[object, ...] = (-1, "", "", "")
+            while page := connection.execute(_RECORDS, (*last, wanted, _PAGE)).fetchall():
+                for _, *record, sha256 in page:
+                    yield _Known(SentRecord(*record), bytes.fromhex(sha256))
+                last = page[-1][:4]
+    except (sqlite3.Error, OSError, ValueError) as error:
+        raise LocalFailure(
+            path,
+            f"the journal of sent messages cannot be read ({error})",
+            "run ssmsend once, which repairs it after a kill; until then the months that it has"
+            " are unknown",
+        ) from error
+
+
+def _require_journal(connection: sqlite3.Connection, path: Path) -> None:
+    (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if mark != _APPLICATION or version > _VERSION:
+        raise ValueError(f"application_id {mark:#x}, version {version}, not those of {path.name}")
+
+
+def _json(paths: Iterable[Path]) -> str:
+    return json.dumps([str(path) for path in paths])
