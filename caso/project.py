@@ -388,6 +388,7 @@ class _Reading:
         of_month = f"{record.measured:%Y-%m}", found.kind
         self.tally.records[of_month] += 1
         self.tally.amounts[of_month] += record.amount
+        is_estimated |= found.is_estimated
         self._sink.add(found.kind, record, is_estimated=is_estimated)
         return record
 
@@ -399,18 +400,27 @@ class _Reading:
             if not checked.faults:
                 return checked
             key = f"{record.key}-{record.measured:%Y%m}"
-            return Unaccountable(key, "; ".join(checked.faults), kind.render(record))
+            text = kind.render(record)
+            return Unaccountable(key, "; ".join(checked.faults), text, found.kind, record)
         except ArithmeticError as error:
             reason = f"its figures cannot be computed: {error}"
             return Unaccountable(record.key, reason, repr(record))
 
     def _refuse(self, refused: Unaccountable) -> None:
-        key, reason, text = refused
+        key, reason, text, kind, record = refused
         more = ""
         if not self._configuration.is_dry_run:
             try:
-                directory = self._configuration.spool / "quarantine"
-                more = f"; see {quarantine.set_aside(directory, key=key, reason=reason, text=text)}"
+                kept = quarantine.set_aside(
+                    self._configuration.quarantine,
+                    key=key,
+                    reason=reason,
+                    text=text,
+                    kind=kind,
+                    project=self._selected.project.id,
+                    record=record,
+                )
+                more = f"; see {kept}"
             except OSError as error:  # the good records of the project are sent all the same
                 self.tally.is_unkept = True
                 more = f"; not kept: {LocalFailure.from_os(error)}"

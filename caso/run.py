@@ -18,8 +18,9 @@ from itertools import chain
 from appliance.core import clock
 from appliance.core.cloud.session import Cloud
 from appliance.core.run import cli, lock, place
-from appliance.core.run.errors import ApplianceError, ExitStatus
+from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
 from appliance.core.run.record import RunRecord
+from caso import quarantine
 from caso.checkpoint import Checkpoints
 from caso.kinds.months import SECOND
 from caso.kinds.registry import KINDS
@@ -116,16 +117,48 @@ class AccountingRun:
             "projects_left": len(selected) + len(failures),
         }
         outcomes = self._account_all(selected, recovered.stuck)
+        late = self._deliver()
         failures += [error for outcome in outcomes for error in outcome.failures]
         # A login that fails gives the same line for each project.
-        for line in dict.fromkeys(map(str, [*failures, *recovered.foreign])):
+        for line in dict.fromkeys(map(str, [*failures, *recovered.foreign, *late])):
             self._report(line)
         for outcome in outcomes:
             self._report_outcome(outcome)
         for bug in [outcome.bug for outcome in outcomes if outcome.bug]:
             raise bug
-        status = _status(outcomes, failures)
-        return ExitStatus.PARTLY if status is ExitStatus.DONE and recovered.foreign else status
+        status, others = _status(outcomes, failures), [*recovered.foreign, *late]
+        if line := self._held_line(sum(len(outcome.tally.refused) for outcome in outcomes)):
+            self._report(line)
+            others.append(ApplianceError("", line))
+        return ExitStatus.PARTLY if status is ExitStatus.DONE and others else status
+
+    def _deliver(self) -> list[ApplianceError]:
+        """Have messengers send what waits; one that fails holds back no other."""
+        if self.configuration.is_dry_run:
+            return []
+        return [failure for messenger in self.messengers for failure in messenger.deliver()]
+
+    def _held_line(self, reported: int) -> str:
+        """Return what the quarantine holds in a line, unless this run has reported all of it."""
+        if self.configuration.is_dry_run:
+            return ""
+        try:
+            held = quarantine.open_entries(self.configuration.quarantine, self._delivered)
+        except OSError as error:
+            return str(LocalFailure.from_os(error))
+        if len(held) <= reported:
+            return ""
+        command = place.command("caso", "caso", "quarantine", "list")
+        return f"records in the quarantine are not sent: {quarantine.summary(held)}; see {command}"
+
+    def _delivered(self, key: str) -> list[quarantine.Delivered]:
+        rows = self.ledger.deliveries.of(key)
+        return [
+            quarantine.Delivered(
+                month_text(row.month), row.amount if row.progress is None else row.progress, at
+            )
+            for row, at in ((one.row, one.at) for one in rows)
+        ]
 
     def _name_missing_kinds(self) -> None:
         if missing := self.configuration.missing:
@@ -255,7 +288,8 @@ class AccountingRun:
         """Add the figures of a project to the record, at once: SIGTERM writes it as it is."""
         for tally in (outcome.tally for outcome in outcomes):
             for kind in self.regions[0].kinds:
-                self.record.add(KINDS[kind].things, tally.things[kind])
+                name = KINDS[kind].things.replace(" ", "_")
+                self.record.add(name, tally.things[kind])
             self.record.add("records", tally.records.total())
             self.record.add("records_refused", len(tally.refused))
             self.record.add("fields_left_out", tally.dropped.total())
@@ -275,12 +309,12 @@ class AccountingRun:
                 "%s: %s: left out of %d records, one of them of %s; what was used is sent",
                 *(outcome.selected.project, reason, number, outcome.tally.examples[reason]),
             )
-        if not outcome.failures:
+        if not outcome.failures or outcome.tally.records:
             print(_summary(outcome, is_dry_run=self.configuration.is_dry_run))
 
 
 def _status(outcomes: list[ProjectOutcome], failures: list[ApplianceError]) -> ExitStatus:
-    if failures and all(outcome.failures for outcome in outcomes):
+    if failures and all(one.failures and not one.tally.records for one in outcomes):
         return ExitStatus.NOTHING
     is_partial = failures or any(
         outcome.tally.refused or outcome.tally.withheld for outcome in outcomes

@@ -43,7 +43,6 @@ _FILES = ("/etc/caso/caso.conf", "/etc/caso.conf")
 _NO_PROJECTS = "PROJECT-NAMES"  # the placeholder in the shipped file
 _NOTHING = "not in this version, ignored"
 
-_OTHER_MESSENGERS = ("logstash", "greendigit_cim", "caso.messenger.logstash.LogstashMessenger")
 _OTHER_EXTRACTORS = ("prometheus", "ceilometer")
 
 
@@ -96,6 +95,11 @@ class CasoConfiguration:
     is_debug: bool
     paths: tuple[Path, ...]
     warnings: tuple[Problem, ...]
+
+    @property
+    def quarantine(self) -> Path:
+        """Return the directory of records that the repository would refuse."""
+        return self.spool / "quarantine"
 
 
 def default_files(layout: Layout) -> list[Path]:
@@ -329,14 +333,10 @@ def _messengers(settings: Settings, layout: Layout) -> tuple[Messenger, ...]:
     chosen = settings.words("DEFAULT", "messengers", default=("noop",))
     known = [name for name in chosen if name in MESSENGERS]
     for name in chosen:
-        if name in _OTHER_MESSENGERS:
-            settings.warn("DEFAULT", "messengers", f"{name}: {_NOTHING}")
-        elif name not in known:
-            settings.error(
-                "DEFAULT", "messengers", f"{name!r} is not a messenger; write ssm or noop"
-            )
-    if not known:
-        settings.error("DEFAULT", "messengers", "none of these is in this version; write ssm")
+        if name not in known:
+            settings.error("DEFAULT", "messengers", f"{name!r} is not a messenger; write ssm")
+    if not chosen:
+        settings.error("DEFAULT", "messengers", "names no messenger; write ssm")
     # Without a known one, the options of the one to write are checked.
     read = [MESSENGERS[name](settings, layout, name) for name in known or ("ssm",)]
     sending = [messenger for messenger in read if messenger.name != "noop"]

@@ -164,6 +164,7 @@ KIND = RecordKind(
     name="accelerator",
     title="accelerator v0.1",
     things="servers with accelerators",
+    record=AcceleratorRecord,
     describe=describe,
     check=check,
     fields=fields,

@@ -288,6 +288,7 @@ def kind(version: str = "0.4") -> RecordKind[CloudRecord]:
         name="cloud",
         title=f"cloud v{version}",
         things="servers",
+        record=CloudRecord,
         describe=describe,
         check=check,
         fields=partial(fields, version=version),

@@ -140,6 +140,7 @@ KIND = RecordKind(
     name="ip",
     title="public IP v0.2",
     things="users with addresses",
+    record=IPRecord,
     describe=describe,
     check=check,
     fields=fields,

@@ -98,6 +98,8 @@ class RecordKind(Generic[R]):
     """Its name and version, for people."""
     things: str
     """What it counts, in the plural: servers."""
+    record: type[R]
+    """The class of its records."""
     describe: Callable[[int], str]
     """Returns the sum of records' amounts for people, with its unit."""
     check: Callable[[R, datetime], Checked[R]]

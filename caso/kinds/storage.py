@@ -240,6 +240,7 @@ KIND = RecordKind(
     name="storage",
     title="volumes, StAR",
     things="volumes",
+    record=StorageRecord,
     describe=describe,
     check=check,
     fields=fields,

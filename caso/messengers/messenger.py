@@ -107,8 +107,11 @@ class OpenMessenger(Protocol):
     def recover(self) -> Recovered:
         """Finish what earlier runs have committed; a failure stops no other project."""
 
+    def deliver(self) -> Sequence[ApplianceError]:
+        """Send what waits, at the end of a run; return what failed, which the next run sends."""
+
     def pending(self) -> list[str]:
-        """Return the projects for which `recover` would hand something over."""
+        """Return the projects of which something waits."""
 
     def unusable(self) -> Sequence[ApplianceError]:
         """Return a failure for each thing that `recover` would report."""

@@ -59,6 +59,9 @@ class _OpenNoop:
     def recover(self) -> Recovered:
         return Recovered()
 
+    def deliver(self) -> Sequence[ApplianceError]:
+        return ()
+
     def pending(self) -> list[str]:
         return []
 

@@ -134,6 +134,10 @@ class OpenSpools:
             recovered.add(staging.recover())
         return recovered
 
+    def deliver(self) -> Sequence[ApplianceError]:
+        """Do nothing: SSM sends what is in the spool."""
+        return ()
+
     def pending(self) -> list[str]:
         """Return the projects with a committed batch that waits to be handed over."""
         return [project for staging in self._staging.values() for project in staging.pending()]

@@ -97,7 +97,7 @@ class ProjectVolumes:
                 present = described.describe(volume)
             except (LookupError, TypeError, AttributeError, ValueError) as error:
                 reason = f"Cinder's description of the volume is incomplete or wrong: {error!r}"
-                yield Unaccountable(str(volume["id"]), reason, json.dumps(volume))
+                yield Unaccountable(str(volume["id"]), reason, json.dumps(volume), _KIND)
                 # It exists, as it was: otherwise it would count as deleted.
                 seen += [SeenThing(volume["id"], one.facts, one.user) for one in _open(known)]
                 continue

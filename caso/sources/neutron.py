@@ -46,7 +46,7 @@ class NeutronSource:
                 addresses.append(_address(described, owners))
             except (LookupError, TypeError, AttributeError, ValueError) as error:
                 reason = f"Neutron's description of the address is incomplete or wrong: {error!r}"
-                yield Unaccountable(str(described["id"]), reason, json.dumps(described))
+                yield Unaccountable(str(described["id"]), reason, json.dumps(described), _KIND)
         for moment, user_id, version, number in counts(addresses, window):
             owner = user_id or str(scope.project_id)
             yield Usage(

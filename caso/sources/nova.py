@@ -54,7 +54,9 @@ class NovaSource:
                 try:
                     yield from _of_server(server, reach, context, found)
                 except NotUnderstood as error:
-                    yield Unaccountable(str(server.get("id")), str(error), json.dumps(server))
+                    yield Unaccountable(
+                        str(server.get("id")), str(error), json.dumps(server), "cloud"
+                    )
         except BaseException:  # also when the records of this project are no longer wanted
             if found is not None:
                 found.abandon()

@@ -77,11 +77,14 @@ class Usage(NamedTuple):
 
 
 class Unaccountable(NamedTuple):
-    """A thing that cannot be accounted: its id, the reason, and the service's description of it."""
+    """A thing or a record that cannot be accounted, and why."""
 
     key: str
     reason: str
     text: str
+    """The record as it would be sent, or the service's description of the thing."""
+    kind: str = ""
+    record: UsageRecord | None = None
 
 
 class Source(Protocol):
