@@ -15,6 +15,7 @@ Reader = Callable[[Settings, Layout, str], Messenger]
 _MODULES = (
     "noop",
     "ssm",
+    "logstash",
 )
 """Modules of this folder, each with ``NAMES`` and ``read``."""
 

@@ -115,6 +115,10 @@ def _load_caso(layout: Layout) -> None:
         path.write_text(shipped)
         _edited(path, ("auth_type = v3password", f"auth_type = {plugin}"))
         _attempt(lambda: caso.load(arguments, layout))
+    path.write_text(shipped)
+    # Of messengers, only those that are named read their options.
+    _edited(path, ("messengers = ssm", "messengers = noop, ssm, logstash"))
+    _attempt(lambda: caso.load(arguments, layout))
 
 
 def _load_ssm(layout: Layout) -> None:

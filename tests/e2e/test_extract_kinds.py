@@ -12,7 +12,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from caso.kinds.storage import NAMESPACE
+from tests import run_records
 from tests.e2e.test_extract_faults import reported, run, seconds, times
+from tests.simulators import json_lines
 from tests.simulators.openstack import Answer, Cloud, serving
 
 SR = "{" + NAMESPACE + "}"
@@ -119,6 +121,8 @@ def test_each_kind_arrives_in_its_own_spool(cloud: Cloud, tmp_path: Path) -> Non
         ("two", "two", 4): 1,
     }
     assert "3 servers, 5 volumes, 3 users with addresses" in shown.stdout
+    counts = run_records.read(tmp_path, "caso-extract").counts
+    assert (counts["volumes"], counts["users_with_addresses"]) == (6, 4)
     assert MISSING not in shown.stderr
 
 
@@ -172,9 +176,16 @@ def test_a_cloud_without_a_service(lacking: str, cloud: Cloud, tmp_path: Path) -
 def test_a_service_that_refuses_the_account(cloud: Cloud, tmp_path: Path) -> None:
     cloud.fault = times(99, Answer(403, {}), "/volumes/detail")
     with serving(cloud):
-        shown = account(cloud, tmp_path, expect=3)
-    assert all("does not let the account list the volumes" in line for line in reported(shown))
-    assert not list((tmp_path / "var/spool/caso").glob("lastrun.*"))
+        shown = account(cloud, tmp_path, expect=1)
+        assert all("does not let the account list the volumes" in line for line in reported(shown))
+        assert (len(reported(shown)), len(seconds(tmp_path))) == (2, 6)
+        assert addresses(tmp_path)
+        # cASO has one checkpoint for all kinds: the least of them.
+        assert not list((tmp_path / "var/spool/caso").glob("lastrun.*"))
+        cloud.fault = lambda _: None
+        account(cloud, tmp_path)
+    assert len(volumes(tmp_path)) == 6
+    assert len(list((tmp_path / "var/spool/caso").glob("lastrun.*"))) == 2
 
 
 def test_a_dry_run_counts_all_kinds(cloud: Cloud, tmp_path: Path) -> None:
@@ -233,3 +244,58 @@ def test_accelerators_arrive_by_month(cloud: Cloud, tmp_path: Path) -> None:
     )
     lines = [line for line in shown.stderr.splitlines() if "flavor p: has pci_passthrough" in line]
     assert len(lines) == 1
+
+
+def with_logstash(cloud: Cloud, root: Path, port: int, *, expect: int) -> str:
+    """Run with a second messenger; return what was reported."""
+    more = root / "more.conf"
+    more.write_text(f"[DEFAULT]\nmessengers = ssm,logstash\n[logstash]\nport = {port}\n")
+    shown = run(cloud, root, "--config-file", str(more), expect=expect, projects="one,two")
+    return "\n".join(reported(shown))
+
+
+def test_a_dead_messenger_holds_back_only_itself_b12(cloud: Cloud, tmp_path: Path) -> None:
+    state = tmp_path / "var/spool/caso"
+    with serving(cloud):
+        with json_lines.serving() as service:
+            port = service.port
+        for _ in range(2):
+            line = with_logstash(cloud, tmp_path, port, expect=1)
+            assert f"localhost:{port}: cannot take records: connection refused" in line
+            assert f"the records wait in {state}/waiting/logstash" in line
+            assert len(seconds(tmp_path)) == 6
+            assert len(list(state.glob("lastrun.*"))) == 2
+        sent = seconds(tmp_path)
+        with json_lines.serving() as service:
+            assert not with_logstash(cloud, tmp_path, service.port, expect=0)
+            taken = {one["VMUUID"]: one["WallDuration"] for one in service.documents}
+        after = seconds(tmp_path)
+    # One line for each server and month of the outage, and those of the last run.
+    assert taken.keys() == sent.keys()
+    assert all(sent[key] <= taken[key] <= after[key] for key in sent)
+    assert not list((state / "waiting/logstash").iterdir())
+
+
+def test_held_records_keep_the_exit_status_at_1_f_a2(cloud: Cloud, tmp_path: Path) -> None:
+    good = cloud.server("one", 1)
+    odd = {**good, "id": cloud.uuid("one", 77), "flavor": {**good["flavor"], "vcpus": -2}}
+    cloud.more = {"one": [odd]}
+    quarantine = tmp_path / "var/spool/caso/quarantine"
+    with serving(cloud):
+        earlier = (cloud.now - timedelta(hours=2)).isoformat()
+        shown = run(cloud, tmp_path, "--extract-to", earlier, expect=1, projects="one,two")
+        assert len(list(quarantine.iterdir())) == 2, "two months"
+        assert len(reported(shown)) == 2
+        # It is not in any listing any more, and nothing else is wrong: the hours are held.
+        cloud.more = {}
+        cloud.now -= timedelta(hours=1)
+        shown = run(cloud, tmp_path, expect=1, projects="one,two")
+        (line,) = reported(shown)
+        assert "records in the quarantine are not sent: 2 of servers (" in line
+        assert "caso quarantine list" in line
+        # It is understood now, and its hours are sent.
+        cloud.more = {"one": [{**odd, "flavor": good["flavor"]}]}
+        since = (cloud.now - timedelta(days=45)).isoformat()
+        shown = run(cloud, tmp_path, "--extract-from", since, projects="one,two")
+        assert not reported(shown)
+    assert not list(quarantine.iterdir())
