@@ -16,6 +16,7 @@ _MODULES = (
     "noop",
     "ssm",
     "logstash",
+    "greendigit_cim",
 )
 """Modules of this folder, each with ``NAMES`` and ``read``."""
 

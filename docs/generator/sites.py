@@ -117,7 +117,7 @@ def _load_caso(layout: Layout) -> None:
         _attempt(lambda: caso.load(arguments, layout))
     path.write_text(shipped)
     # Of messengers, only those that are named read their options.
-    _edited(path, ("messengers = ssm", "messengers = noop, ssm, logstash"))
+    _edited(path, ("messengers = ssm", "messengers = noop, ssm, logstash, greendigit_cim"))
     _attempt(lambda: caso.load(arguments, layout))
 
 
