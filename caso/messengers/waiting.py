@@ -40,7 +40,7 @@ from caso.messengers.messenger import Recovered, Written
 
 _UNCOMMITTED = ".new"
 _DAMAGED = ".damaged"
-_NAME = re.compile(r"[^/.]+\.[a-z]+(?:\.new|\.damaged)?")
+_NAME = re.compile(r"[^/.][^/]*\.[a-z]+(?:\.new|\.damaged)?")
 _LONGEST_LINE = 2**20
 _PAGE = 500
 """Records that are held until they are written."""
@@ -128,7 +128,7 @@ class OpenService:
 
     def pending(self) -> list[str]:
         """Return the projects of which records wait."""
-        return list(dict.fromkeys(path.name.partition(".")[0] for path in self._paths()))
+        return list(dict.fromkeys(path.stem for path in self._paths()))
 
     def unusable(self) -> Sequence[ApplianceError]:
         """Return a failure for each file that is damaged, or cannot be one of records."""

@@ -161,3 +161,13 @@ def test_a_damaged_file_is_set_aside_and_named(tmp_path: Path, *, is_sent_again:
             assert "records that waited are damaged" in str(failure)
             assert "p1.storage.damaged" in str(failure)
     assert waiting(tmp_path) == ["p1.storage.damaged"]
+
+
+def test_a_project_in_a_region_whose_name_has_a_dot(tmp_path: Path) -> None:
+    with serving() as service:
+        messenger = logstash(service).open(Checkpoints(tmp_path))
+        put(messenger, "storage", [VOLUME], project="p1@eu.west")
+        assert messenger.pending() == ["p1@eu.west"]
+        assert messenger.deliver() == []
+        assert len(service.documents) == 1
+    assert waiting(tmp_path) == []
