@@ -418,6 +418,7 @@ class _Reading:
                     text=text,
                     kind=kind,
                     project=self._selected.project.id,
+                    region=self._accounting.origin(self._selected).region,
                     record=record,
                 )
                 more = f"; see {kept}"

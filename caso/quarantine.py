@@ -46,6 +46,7 @@ class RefusedRecord:
     """As 2026-11."""
     project: str = ""
     """Its id."""
+    region: str = ""
     amount: int | None = None
     """In the unit of the kind."""
     progress: int | None = None
@@ -81,12 +82,13 @@ def set_aside(
     text: str,
     kind: str = "",
     project: str = "",
+    region: str = "",
     record: UsageRecord | None = None,
 ) -> Path:
     """Write a record with the reason and return the file. The next run replaces it."""
     # The key holds an id of the cloud, which must not lead out of the directory.
     path = directory / f"{re.sub(r'[^0-9A-Za-z._-]', '_', key)[:200]}{_SUFFIX}"
-    about: dict[str, object] = {"kind": kind, "key": key, "project": project}
+    about: dict[str, object] = {"kind": kind, "key": key, "project": project, "region": region}
     if record is not None:
         about |= {
             "key": record.key,
@@ -143,7 +145,7 @@ def _parsed(path: Path, at: datetime, content: str) -> RefusedRecord:
         at,
         reason,
         text,
-        *(word("kind"), word("key"), word("month"), word("project")),
+        *(word("kind"), word("key"), word("month"), word("project"), word("region")),
         *(number("amount"), number("progress"), about.get("record")),
     )
 

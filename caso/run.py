@@ -117,7 +117,7 @@ class AccountingRun:
             "projects_left": len(selected) + len(failures),
         }
         outcomes = self._account_all(selected, recovered.stuck)
-        late = self._deliver()
+        late = self.deliver()
         failures += [error for outcome in outcomes for error in outcome.failures]
         # A login that fails gives the same line for each project.
         for line in dict.fromkeys(map(str, [*failures, *recovered.foreign, *late])):
@@ -132,7 +132,7 @@ class AccountingRun:
             others.append(ApplianceError("", line))
         return ExitStatus.PARTLY if status is ExitStatus.DONE and others else status
 
-    def _deliver(self) -> list[ApplianceError]:
+    def deliver(self) -> list[ApplianceError]:
         """Have messengers send what waits; one that fails holds back no other."""
         if self.configuration.is_dry_run:
             return []

@@ -94,7 +94,10 @@ JOBS = {
             "caso",
             timedelta(hours=6),
             verbs=frozenset(
-                {"checkpoints", "gaps", "ledger", "mapping-migrate", "projects", "republish"}
+                {
+                    *("checkpoints", "gaps", "ledger", "mapping-migrate", "projects"),
+                    *("quarantine", "republish"),
+                }
             ),
             verb_program="caso",
         ),

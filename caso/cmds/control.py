@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from appliance.core.run import cli
 from caso.cmds import mapping_migrate, projects, startup
-from caso.commands import checkpoints, gaps, ledger, republish
+from caso.commands import checkpoints, gaps, ledger, quarantine, republish
 
 PROGRAM = cli.Program(
     "caso",
@@ -15,6 +15,7 @@ PROGRAM = cli.Program(
         checkpoints.VERB,
         gaps.VERB,
         ledger.VERB,
+        quarantine.VERB,
         republish.VERB,
         # cASO has them as programs, `caso-projects` and `caso-mapping-migrate`.
         cli.Program("projects", projects.SENTENCE, startup.add_arguments, projects.show),
