@@ -299,6 +299,7 @@ class ProjectAccounting:
             names=self.configuration.names,
             user_name=lambda user_id: self.shared.users.get(user_id, scope),
             image=lambda image_id: self.shared.images.get(image_id, scope) or image_id,
+            suspended_since=self.configuration.suspended_since,
             servers=self.shared.memory.servers(self.region, selected.project.id),
             warn=self.shared.warn_once,
             kinds=kinds,

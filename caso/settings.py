@@ -79,6 +79,8 @@ class CasoConfiguration:
     missing: tuple[str, ...]
     """Kinds of record that cASO sends by default, and that this site neither sends nor excludes."""
     period: Period
+    suspended_since: datetime | None
+    """The moment from which suspended time is no wall time; None for never."""
     since: datetime | None
     """Start of the first window of a project without a checkpoint; None for the beginning."""
     regions: tuple[str, ...]
@@ -215,6 +217,7 @@ def _configuration(
         messengers=messengers,
         missing=record_types.missing(settings, sent),
         period=_period(settings),
+        suspended_since=_moment(settings, "suspended_since"),
         since=since,
         regions=regions,
         parallel=settings.integer("DEFAULT", "parallel_projects", default=4, minimum=1, maximum=64),

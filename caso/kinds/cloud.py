@@ -76,6 +76,8 @@ class CloudRecord:
     """GB."""
     name: str = ""
     user_name: str | None = None
+    suspended: timedelta | None = None
+    """Time without use since ``start``, which ``wall`` does not have; None if not asked for."""
     public_ips: int | None = 0
     image: str | None = None
     benchmark: Benchmark | None = None
@@ -107,7 +109,7 @@ class CloudRecord:
         return (
             self.end
             if self.end is not None and self.status is ServerStatus.COMPLETED
-            else self.start + self.wall
+            else self.start + (self.suspended or timedelta(0)) + self.wall
         )
 
 
@@ -148,6 +150,7 @@ def fields(record: CloudRecord, *, version: str = "0.4") -> Mapping[str, object]
         "Status": str(record.status),
         "StartTime": _epoch(record.start),
         "EndTime": _epoch(record.end) if record.end else 0,
+        "SuspendDuration": None if record.suspended is None else record.suspended // SECOND,
         "WallDuration": record.amount,
         "CpuDuration": record.cpu // SECOND,
         "CpuCount": limits.count(record.cpu_count),
@@ -234,7 +237,8 @@ def describe(wall: int) -> str:
 
 def _raised(record: CloudRecord, wall: int) -> CloudRecord:
     reached = timedelta(seconds=wall)
-    end = None if record.end is None else record.start + reached
+    elapsed = reached + (record.suspended or timedelta(0))
+    end = None if record.end is None else record.start + elapsed
     return replace(record, wall=reached, end=end)
 
 

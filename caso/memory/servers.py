@@ -21,6 +21,9 @@ from caso.memory.store import MemoryFile
 Server = dict[str, Any]
 Used = dict[str, Any]
 
+SUSPENDED = "suspended"
+"""The key of a server's description under which its suspended time stands, if a site asks for it.
+Nova has no such key."""
 _FLUSHED = 500
 """Servers that are held until they are written."""
 _FORGOTTEN = timedelta(days=90)
@@ -46,7 +49,10 @@ _STATES = {
 
 @dataclass(frozen=True, slots=True)
 class KnownServer:
-    """A server that an earlier run has seen. ``ended`` is set if it was deleted by then."""
+    """A server that an earlier run has seen. ``ended`` is set if it was deleted by then.
+
+    ``suspended`` is what `caso.sources.suspension` has added to its description, as JSON.
+    """
 
     flavor: Mapping[str, Any]
     created: str
@@ -56,6 +62,7 @@ class KnownServer:
     addresses: int
     """Floating IP addresses."""
     ended: str | None
+    suspended: str | None = None
 
     def fits(self, row: Used) -> bool:
         """Check whether what is remembered still holds for a row of usage."""
@@ -77,7 +84,9 @@ class KnownServer:
         ``addresses`` is the number of its floating IP addresses, None if that is not known.
         """
         count = self.addresses if addresses is None else addresses
+        suspended = {SUSPENDED: json.loads(self.suspended)} if self.suspended else {}
         return {
+            **suspended,
             "id": row["instance_id"],
             "name": row["name"],
             "status": _STATES[row["state"]],
@@ -124,7 +133,7 @@ class ServerMemory:
         with self._file.transaction() as connection:
             if connection is not None:
                 rows = connection.execute(
-                    "SELECT id, flavor, created, launched, user, image, addresses, ended"
+                    "SELECT id, flavor, created, launched, user, image, addresses, ended, suspended"
                     " FROM servers WHERE project = ? AND id IN (SELECT value FROM json_each(?))",
                     (self._project, json.dumps(ids)),
                 ).fetchall()
@@ -186,12 +195,12 @@ class ServerMemory:
         with self._file.transaction() as connection:
             if connection is not None:
                 connection.executemany(
-                    "INSERT OR REPLACE INTO servers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO servers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     [
                         (
                             *(self._project, number, one.created, one.launched, one.user),
                             *(one.image, self._number(connection, one.flavor)),
-                            *(one.addresses, one.ended),
+                            *(one.addresses, one.ended, one.suspended),
                         )
                         for number, one in new.items()
                     ],
@@ -246,8 +255,8 @@ def _facts(server: Server) -> KnownServer | None:
             return None
         if ended is not None:
             clock.parse(ended)
-        return KnownServer(
-            kept, server["created"], launched, server["user_id"], image, addresses, ended
-        )
+        suspended = json.dumps(server[SUSPENDED]) if SUSPENDED in server else None
+        facts = (server["created"], launched, server["user_id"], image)
+        return KnownServer(kept, *facts, addresses, ended, suspended)
     except (LookupError, TypeError, AttributeError, ValueError):
         return None

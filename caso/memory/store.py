@@ -20,7 +20,7 @@ from appliance.core import files
 logger = logging.getLogger(__name__)
 
 _APPLICATION_ID = 0x4341534D
-_VERSION = 1
+_VERSION = 2
 _MODE = 0o640
 _WITHOUT = "this run asks the cloud for everything"
 _WAIT = 5.0
@@ -41,7 +41,7 @@ CREATE TABLE flavors (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE servers (
     project INTEGER NOT NULL, id TEXT NOT NULL, created TEXT NOT NULL, launched TEXT NOT NULL,
     user TEXT NOT NULL, image TEXT NOT NULL, flavor INTEGER NOT NULL, addresses INTEGER NOT NULL,
-    ended TEXT,
+    ended TEXT, suspended TEXT,
     PRIMARY KEY (project, id)
 ) WITHOUT ROWID;
 """

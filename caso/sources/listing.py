@@ -29,6 +29,7 @@ from appliance.core.cloud.compute import Server, Servers, Used
 from appliance.core.run.errors import Unavailable
 from caso.kinds.months import BEGINNING, ExtractionWindow
 from caso.memory.servers import ServerMemory
+from caso.sources.suspension import Suspensions
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,9 @@ _CHECK_NOVA = "look into Nova's logs; the next run continues from here"
 class LivedServers:
     """The servers of a project that lived in a window, each once, described as Nova does.
 
+    With ``suspensions``, each description has the time in which its server was suspended, and the
+    servers that changed are always asked for, first.
+
     ``window`` begins by `OVERLAP` before the time that is accounted. ``addresses`` returns the
     number of floating IP addresses of each server that has any, None if it is not known.
 
@@ -71,6 +75,7 @@ class LivedServers:
         memory: ServerMemory,
         *,
         addresses: Callable[[], Mapping[str, int] | None],
+        suspensions: Suspensions | None = None,
     ) -> None:
         self._nova = nova
         self._project_id = project_id
@@ -78,6 +83,7 @@ class LivedServers:
         self._until = window.end
         self._memory = memory
         self._addresses = addresses
+        self._suspensions = suspensions
         self._seen: set[str] = set()
         self._left: dict[str, Used] = {}
         """Rows of usage of servers that nothing has described yet."""
@@ -88,9 +94,12 @@ class LivedServers:
             for server in self._nova.changed(self._since):
                 yield self._noted(server)
         else:
-            yield from self._remembered()
-            if self._left:
+            if self._suspensions is not None:  # usage does not show what came and went
                 yield from self._changed()
+            yield from self._remembered()
+            if self._left and self._suspensions is None:
+                yield from self._changed()
+            if self._left:
                 yield from self._others()
             yield from self._missing()
         self._memory.finish()
@@ -116,9 +125,11 @@ class LivedServers:
             found = known.get(number)
             if found is not None and found.fits(row):
                 count = None if addresses is None else addresses.get(number, 0)
-                yield found.server(row, self._project_id, count)
-            else:
-                self._left[number] = row
+                server = found.server(row, self._project_id, count)
+                if self._suspensions is None or self._suspensions.holds(server):
+                    yield server
+                    continue
+            self._left[number] = row
 
     def _changed(self) -> Iterator[Server]:
         for server in self._nova.changed(self._since):
@@ -184,5 +195,7 @@ class LivedServers:
 
     def _noted(self, server: Server) -> Server:
         self._seen.add(server["id"])
+        if self._suspensions is not None:
+            self._suspensions.add(server)
         self._memory.learn(server, since=self._until - OVERLAP)
         return server

@@ -23,6 +23,7 @@ from caso.sources import accelerators
 from caso.sources.listing import OVERLAP, LivedServers
 from caso.sources.server import NotUnderstood, life_of, public_ips, reading, records
 from caso.sources.source import ProjectContext, Unaccountable, Usage
+from caso.sources.suspension import Suspensions
 
 
 class NovaSource:
@@ -38,12 +39,14 @@ class NovaSource:
         # 1970 stays 1970: Nova's filter takes no earlier time.
         start = window.start - OVERLAP if window.start > BEGINNING else BEGINNING
         reach = replace(window, start=start)
+        since = context.suspended_since
         servers = LivedServers(
             Servers(scope),
             str(scope.project_id),
             reach,
             context.servers,
             addresses=_AddressCounts(scope, context.warn),
+            suspensions=None if since is None else Suspensions(Servers(scope), since),
         )
         found = None
         if accelerators.KIND in context.kinds:

@@ -12,6 +12,8 @@
     disk         cores.
     image        the URL of an endorsed image, otherwise the image's id; none for a server booted
                  from a volume.
+    wall         from ``created`` on; with ``suspended_since``, without the time since then in which
+                 the server was suspended, paused, shelved or stopped: `caso.sources.suspension`.
     public IPs   the number of addresses of type ``floating``.
     names        cleaned by `caso.kinds.text.fit`.
 
@@ -36,6 +38,7 @@ from appliance.core import clock
 from caso.kinds.cloud import Benchmark, CloudRecord, ServerStatus
 from caso.kinds.months import Cut, ExtractionWindow, cuts
 from caso.kinds.text import fit
+from caso.sources import suspension
 from caso.sources.source import ProjectContext
 
 Server = dict[str, Any]
@@ -203,6 +206,7 @@ def _record(
         if cut.has_ended
         else _STATUS.get(str(server["status"]).upper(), ServerStatus.UNKNOWN)
     )
+    suspended = suspension.of(server, cut.until)
     return CloudRecord(
         vm_uuid=server["id"],
         site=context.names.site,
@@ -215,7 +219,8 @@ def _record(
         status=status,
         start=born,
         end=cut.until if cut.has_ended else None,
-        wall=cut.until - born,
+        wall=cut.until - born - (suspended or timedelta(0)),
+        suspended=suspended,
         cpu_count=cores,
         memory=optional.memory,
         disk=optional.disk,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from caso.kinds.kind import UsageRecord
@@ -59,6 +60,8 @@ class ProjectContext:
     """Takes a line for the log."""
     kinds: frozenset[str] = frozenset({"cloud"})
     """The kinds of record that have a destination."""
+    suspended_since: datetime | None = None
+    """The moment from which suspended time is no wall time; None for never, as in cASO."""
     servers: ServerMemory = field(default_factory=nothing)
     """What earlier runs have seen of the project's servers."""
     history: History = field(default_factory=NoHistory)
