@@ -2,7 +2,7 @@
 
 A message is an element of the spool, or a part of one that is too large to travel whole. Parts are
 cut between records and get ids of their own: ``NAME``, ``NAME.1``, ``NAME.2``. An element leaves
-the spool after the last of its parts.
+the spool when each of its parts has been acknowledged or set aside.
 
     way out       when                                        element
     flush         the broker has acknowledged it, and the     removed
@@ -51,7 +51,6 @@ class _Part:
 
     element: ElementName
     text: bytes
-    is_last: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +175,7 @@ class Messages:
 
     def _part(self, name: str) -> _Part:
         """Return a part; a message that is not split is the only part of its element."""
-        return self._parts.get(name) or _Part(ElementName(name), b"", is_last=True)
+        return self._parts.get(name) or _Part(ElementName(name), b"")
 
     def _text(self, name: str) -> bytes:
         """Return the text of a message; raise `OSError` when its element cannot be read."""
@@ -210,8 +209,7 @@ class Messages:
         logger.info("Message %s is too large: it goes in %d parts", name, len(texts))
         self._record.add("messages_split")
         for part, text in zip(names, texts, strict=True):
-            is_last = whole.is_last and part == names[-1]
-            self._parts[part] = _Part(whole.element, text, is_last=is_last)
+            self._parts[part] = _Part(whole.element, text)
         self._window.replace(name, names)
         # An earlier run may have suspected one of these parts: they are cut the same way each time.
         for part in filter(self._suspects.__contains__, names):
@@ -240,14 +238,15 @@ class Messages:
         )
 
     def _remove(self, name: str) -> None:
-        """Remove a message that is safe elsewhere, and its element after the last part."""
-        part = self._part(name)
+        """Remove a message that is safe elsewhere, and its element when no part of it is left."""
+        element = self._part(name).element
         self._parts.pop(name, None)
         self._contents.pop(name, None)
-        if part.is_last:
-            self._claims.settle(part.element)
-            self._part_numbers.pop(part.element, None)
-            self._digests.pop(part.element, None)
+        # The last part may be set aside while an earlier one still waits for its receipt.
+        if not any(other.element == element for other in self._parts.values()):
+            self._claims.settle(element)
+            self._part_numbers.pop(element, None)
+            self._digests.pop(element, None)
         self.on_wire.pop(self._suspects.id_on_wire(name), None)
         self._suspects.removed(name)
 

@@ -86,6 +86,29 @@ def test_one_record_that_is_too_large_is_set_aside_alone(tmp_path: Path, trust: 
     assert failed.count() == 1
 
 
+def test_an_element_stays_while_any_of_its_parts_has_no_receipt(
+    tmp_path: Path, trust: Trust
+) -> None:
+    """F-S5: the last part was set aside, and the element left with a part still in flight."""
+    spool = QueueSimple(str(tmp_path / "spool"))
+    records = [record(0), record(1, size=MIB)]
+    name = spool.add("APEL-cloud-message: v0.4\n" + "%%\n".join(records))
+    faults = [Fault(Kind.HANG, times=99)]
+    with AMS(trust.host("broker"), trust.grid.certificate, faults) as service:
+        sender, _ = sender_to(service, tmp_path, trust, 0, max_wire=True, seconds=2)
+        assert sender.run() is ExitStatus.PARTLY
+        assert service.ids("x") == []
+    assert spool.count() == 1
+    with AMS(trust.host("broker"), trust.grid.certificate) as service:
+        sender, _ = sender_to(service, tmp_path, trust, 0, max_wire=True)
+        assert sender.run() is ExitStatus.PARTLY
+        assert service.ids("x") == [name]
+        assert [text_records(part) for part in opened(service)] == [[records[0].strip()]]
+    assert spool.count() == 0
+    failed = Queue(str(tmp_path / "failed/spool"), schema={"body": "string", "empaid": "string"})
+    assert failed.count() == 1
+
+
 @pytest.mark.parametrize("on", [1, 2])
 def test_parts_come_out_the_same_in_the_next_run(tmp_path: Path, trust: Trust, on: int) -> None:
     """B12: parts that arrived before a failure arrive again with the same id and text."""
