@@ -135,6 +135,7 @@ def test_each_kind_arrives_at_its_destination(
         service.create(STORAGE, STORAGE)
         with FaultBroker(trust.host("broker"), trust.grid.certificate) as broker:
             install(site, trust, broker, service)
+            port = broker.port
             clouds = [fill(site, "openstack", CLOUD) for _ in range(2)]
             log = start_by_cron(site)
             assert broker.ids() == clouds, log
@@ -154,7 +155,7 @@ def test_each_kind_arrives_at_its_destination(
         cloud, volume = fill(site, "openstack", CLOUD), fill(site, "openstack-storage", VOLUME)
         log = start_by_cron(site)
         assert service.ids(STORAGE) == [*volumes, volume], log
-        assert f"localhost:{broker.port}: cannot be reached" in log
+        assert f"localhost:{port}: cannot be reached" in log
         jobs = site.root / "var/lib/fedcloud/runs/jobs/job-ssmsend.json"
         assert json.loads(jobs.read_text())["counts"] == {"job_exit_status": 1}
         assert shown(site) == [("/queue/cloud", 1), (STORAGE, 0)]
