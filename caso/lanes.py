@@ -95,6 +95,7 @@ class Lane:
         self.is_committed = False
         self._ledger = ledger
         self._may_decrease = may_decrease
+        self._messenger: OpenMessenger | None = None
         self._outbox: Outbox | None = None
         self._intent: Intent | None = None
         self._page: list[UsageRecord] = []
@@ -103,7 +104,7 @@ class Lane:
     def open(self, messenger: OpenMessenger, *, reason: str | None) -> None:
         """Begin the outbox; a batch with a reason may lower amounts."""
         outbox = messenger.begin(self.stream.origin.label, self.kind, self._written)
-        self._outbox = outbox
+        self._messenger, self._outbox = messenger, outbox
         self._intent = self._ledger.deliveries.intent(outbox.name, self.stream, reason=reason)
 
     @property
@@ -147,9 +148,11 @@ class Lane:
         if self._outbox is None or self._intent is None or self.is_committed:
             return
         self._outbox.discard()
-        # If this fails, the next start withdraws it.
-        with contextlib.suppress(ApplianceError):
-            self._ledger.deliveries.withdraw(self._intent.name)
+        # If any of this fails, the next start settles the batch. A commit that failed after its
+        # effect, when the disk refused to make it durable, leaves one that the next start confirms.
+        with contextlib.suppress(ApplianceError, OSError):
+            if self._messenger is None or self._messenger.is_held(self._outbox.name) is not True:
+                self._ledger.deliveries.withdraw(self._intent.name)
 
     def _guarded(self, page: Sequence[UsageRecord]) -> Iterator[UsageRecord]:
         asked = [(record.key, month_of(record.measured), record.progress) for record in page]

@@ -209,12 +209,11 @@ class ProjectWindows:
         # Small differences are clocks that were corrected; then the window is empty.
         if start is None or start <= clock.now() + OVERLAP:
             return
-        path = self.ledger.file.path
-        if lastrun is not None and start == lastrun:
-            path = self.checkpoints.path(selected.aliases[0])
+        # A time in this file that is earlier than the ledger's is followed.
+        holder = "has the time" if start == lastrun else "is missing, and the ledger has the time"
         raise LocalFailure(
-            path,
-            f"has the time {start.isoformat()}, which is in the future",
+            self.checkpoints.path(selected.aliases[0]),
+            f"{holder} {start.isoformat()}, which is in the future",
             "check this host's clock, or correct the time",
         )
 

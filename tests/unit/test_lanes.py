@@ -1,0 +1,248 @@
+"""Lanes: the guard, and messengers that fail at each step without holding back the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.core.run.errors import LocalFailure
+from caso.kinds import cloud, ip
+from caso.kinds.cloud import CloudRecord, ServerStatus
+from caso.kinds.kind import RecordKind, UsageRecord
+from caso.lanes import Advance, Lanes, Withheld
+from caso.ledger.ledger import Ledger
+from caso.ledger.model import Month, Origin, Span, Stream
+from caso.messengers.messenger import Recovered, Written
+from tests.wire.records import ADDRESSES
+from tests.wire.test_cloud import SPARE
+
+ORIGIN = Origin("https://keystone.example.org/v3", "", "p1")
+START = datetime(2026, 11, 2, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+END = datetime(2026, 11, 22, tzinfo=UTC)
+ADVANCE = {kind: Advance(Span(START, END), END + timedelta(seconds=1)) for kind in ("cloud", "ip")}
+STEPS = ("begin", "add", "seal", "commit", "finish")
+
+
+def server(key: str = "a", *, hours: float = 10, ended: bool = False) -> CloudRecord:
+    wall = timedelta(hours=hours)
+    return replace(
+        SPARE,
+        vm_uuid=key,
+        start=START,
+        wall=wall,
+        end=START + wall if ended else None,
+        status=ServerStatus.COMPLETED if ended else ServerStatus.STARTED,
+    )
+
+
+@dataclass
+class MemoryMessenger:
+    """Keeps what it accepts; fails at one step."""
+
+    name: str = "memory"
+    fails_at: str = ""
+    kinds: tuple[RecordKind[Any], ...] = (cloud.kind(), ip.KIND)
+    accepted: list[UsageRecord] = field(default_factory=list)
+    checkpoints: dict[str, str] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
+    spools: Mapping[str, Path] = field(default_factory=dict)
+
+    def begin(self, label: str, kind: RecordKind[Any], written: Written) -> MemoryOutbox:
+        self.step("begin")
+        return MemoryOutbox(self, f"{self.name} {kind.name} {label}", written)
+
+    def step(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.fails_at:
+            raise LocalFailure(self.name, f"fails at {name}")
+
+    def is_held(self, name: str) -> bool | None:
+        return name in self.held
+
+    def recover(self) -> Recovered:
+        return Recovered()
+
+    def pending(self) -> list[str]:
+        return []
+
+    def unusable(self) -> list[Any]:
+        return []
+
+    def deliver(self) -> list[Any]:
+        return []
+
+
+@dataclass
+class MemoryOutbox:
+    messenger: MemoryMessenger
+    name: str
+    written: Written
+    records: list[UsageRecord] = field(default_factory=list)
+    reached: Mapping[str, str] = field(default_factory=dict)
+    messages: int = 0
+
+    def add(self, record: UsageRecord) -> None:
+        self.messenger.step("add")
+        self.records.append(record)
+
+    def seal(self, checkpoints: Mapping[str, str]) -> None:
+        self.messenger.step("seal")
+        self.reached = checkpoints
+        self.written(b"digest", self.records)
+        self.messages = 1
+
+    def commit(self) -> None:
+        self.messenger.step("commit")
+        self.messenger.accepted += self.records
+
+    def finish(self) -> None:
+        self.messenger.step("finish")
+        self.messenger.checkpoints.update(self.reached)
+
+    def discard(self) -> None:
+        self.messenger.calls.append("discard")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "ledger.sqlite") as opened:
+        yield opened
+
+
+def run(
+    ledger: Ledger,
+    *messengers: MemoryMessenger,
+    records: list[UsageRecord],
+    reason: str | None = None,
+) -> Lanes:
+    lanes = Lanes.open(ledger, ORIGIN, messengers, ["cloud", "ip"], reason=reason)
+    for record in records:
+        lanes.add("cloud" if isinstance(record, CloudRecord) else "ip", record)
+    lanes.commit(ADVANCE, lambda: {"lastrun.p1": "reached"})
+    return lanes
+
+
+def amounts(ledger: Ledger, key: str = "a") -> dict[str, int]:
+    return {one.stream.destination: one.row.amount // 3600 for one in ledger.deliveries.of(key)}
+
+
+def test_records_arrive_and_count(ledger: Ledger) -> None:
+    messenger = MemoryMessenger()
+    lanes = run(ledger, messenger, records=[server(), ADDRESSES])
+    assert (lanes.failures, lanes.withheld()) == ([], [])
+    assert messenger.accepted == [server(), ADDRESSES]
+    assert messenger.checkpoints == {"lastrun.p1": "reached"}
+    assert amounts(ledger) == {"memory": 10}
+    for kind in ("cloud", "ip"):
+        reached = ledger.windows.reached(Stream(ORIGIN, kind, "memory"))
+        assert reached.checkpoint == END + timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_messenger_that_fails_holds_back_itself(
+    ledger: Ledger, step: str, *, is_first: bool
+) -> None:
+    good, bad = MemoryMessenger("good"), MemoryMessenger("bad", fails_at=step)
+    both = (bad, good) if is_first else (good, bad)
+    lanes = run(ledger, *both, records=[server()])
+    assert {str(error) for error in lanes.failures} == {f"bad: fails at {step}"}
+    assert good.accepted == [server()]
+    assert ledger.windows.reached(Stream(ORIGIN, "cloud", "good")).checkpoint is not None
+    # Only a batch that was committed counts; cASO's file stays behind what any of them lacks.
+    is_committed = step == "finish"
+    assert amounts(ledger) == ({"good": 10, "bad": 10} if is_committed else {"good": 10})
+    reached = ledger.windows.reached(Stream(ORIGIN, "cloud", "bad"))
+    assert (reached.checkpoint is not None) is is_committed
+    if not is_committed:
+        assert good.checkpoints == {}
+        assert bad.accepted == []
+    assert ledger.deliveries.outstanding() == []
+
+
+def test_a_commit_that_failed_after_its_effect_is_left_to_the_next_start(ledger: Ledger) -> None:
+    """A directory that could not be fsynced: the batch is there, and its records will be sent."""
+
+    messenger = MemoryMessenger("held", fails_at="commit", held={"held cloud p1"})
+    run(ledger, messenger, records=[server(), ADDRESSES])
+    assert [batch.stream.kind for batch in ledger.deliveries.outstanding()] == ["cloud"]
+    ledger.deliveries.reconcile(lambda batch: messenger.is_held(batch.name))
+    assert amounts(ledger) == {"held": 10}
+
+
+def test_what_would_shrink_is_withheld(ledger: Ledger) -> None:
+    messenger = MemoryMessenger()
+    run(ledger, messenger, records=[server("a"), server("b")])
+    lanes = run(ledger, messenger, records=[server("a", hours=9), server("b", hours=11)])
+    assert lanes.withheld() == [Withheld("cloud", "a", Month(202611), 3600)]
+    assert messenger.accepted[2:] == [server("b", hours=11)]
+    assert (amounts(ledger, "a"), amounts(ledger, "b")) == ({"memory": 10}, {"memory": 11})
+
+
+def test_a_reason_lets_it_pass(ledger: Ledger) -> None:
+    messenger = MemoryMessenger()
+    run(ledger, messenger, records=[server()])
+    lanes = run(ledger, messenger, records=[server(hours=9)], reason="wrong")
+    assert lanes.withheld() == []
+    assert amounts(ledger) == {"memory": 9}
+
+
+@pytest.mark.parametrize(("hours", "is_sent"), [(10 - 1 / 60, True), (10 - 1.1 / 60, False)])
+def test_an_end_shortly_before_what_was_delivered_is_raised(
+    ledger: Ledger, hours: float, *, is_sent: bool
+) -> None:
+    """Clocks of services differ by seconds; the server must not stay `started`."""
+    messenger = MemoryMessenger()
+    run(ledger, messenger, records=[server()])
+    lanes = run(ledger, messenger, records=[server(hours=hours, ended=True)])
+    assert messenger.accepted[1:] == ([server(ended=True)] if is_sent else [])
+    assert len(lanes.withheld()) == (not is_sent)
+    [row] = ledger.deliveries.of("a")
+    assert row.row.has_ended is is_sent
+
+
+def test_a_little_less_of_a_living_server_is_passed_over(ledger: Ledger) -> None:
+    messenger = MemoryMessenger()
+    run(ledger, messenger, records=[server()])
+    lanes = run(ledger, messenger, records=[server(hours=10 - 1 / 60)])
+    assert (messenger.accepted[1:], lanes.withheld()) == ([], [])
+
+
+def test_fewer_addresses_are_sent_and_an_older_count_is_withheld(ledger: Ledger) -> None:
+    messenger = MemoryMessenger()
+    run(ledger, messenger, records=[ADDRESSES])
+    later = replace(ADDRESSES, count=2, measured=ADDRESSES.measured + HOUR)
+    run(ledger, messenger, records=[later])
+    older = replace(ADDRESSES, count=9, measured=ADDRESSES.measured - HOUR)
+    lanes = run(ledger, messenger, records=[older])
+    assert messenger.accepted == [ADDRESSES, later]
+    assert lanes.withheld() == [Withheld("ip", ADDRESSES.key, Month(202611), None)]
+
+
+def test_a_dry_run_sends_nothing_and_names_what_would_be_withheld(ledger: Ledger) -> None:
+    messenger = MemoryMessenger()
+    run(ledger, messenger, records=[server()])
+    lanes = Lanes.open(ledger, ORIGIN, [messenger], ["cloud"], is_dry_run=True)
+    lanes.add("cloud", server(hours=1))
+    lanes.flush()
+    assert [one.key for one in lanes.withheld()] == ["a"]
+    assert messenger.calls.count("begin") == 2
+
+
+def test_records_that_are_not_complete_are_dropped(ledger: Ledger) -> None:
+    messenger = MemoryMessenger()
+    lanes = Lanes.open(ledger, ORIGIN, [messenger], ["cloud", "ip"])
+    lanes.add("cloud", server())
+    lanes.add("ip", ADDRESSES)
+    lanes.drop(["cloud"], LocalFailure("nova", "does not answer"))
+    lanes.commit(ADVANCE, lambda: {"lastrun.p1": "reached"})
+    assert messenger.accepted == [ADDRESSES]
+    assert messenger.checkpoints == {}
+    assert [str(error) for error in lanes.failures] == ["nova: does not answer"]
