@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance.core.run import cli, lock
+from appliance.core.run import cli, lock, output
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
-from cloudkeeper.frontend.commands import output, startup
+from cloudkeeper.frontend.commands import startup
 from cloudkeeper.frontend.settings import FrontendSettings
 
 if TYPE_CHECKING:  # start-up is a cost

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from appliance.core import clock
-from appliance.core.run import cli
+from appliance.core.run import cli, output
 from appliance.core.run.errors import ExitStatus
-from cloudkeeper.frontend.commands import output, startup
+from cloudkeeper.frontend.commands import startup
 from cloudkeeper.model import SBOM_KEY, ImageList, Offer
 
 if TYPE_CHECKING:  # start-up is a cost

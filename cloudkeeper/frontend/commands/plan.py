@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from appliance.core import clock
-from appliance.core.run import cli, lock
+from appliance.core.run import cli, lock, output
 from appliance.core.run.errors import ExitStatus
-from cloudkeeper.frontend.commands import output, startup
+from cloudkeeper.frontend.commands import startup
 from cloudkeeper.frontend.settings import FrontendSettings
 from cloudkeeper.model import (
     HOLDER_KEY,

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from appliance.core import clock
-from appliance.core.run import cli, lock, log, record
+from appliance.core.run import cli, lock, log, output, record
 from appliance.core.run.errors import ApplianceError, ExitStatus
 from cloudkeeper.frontend import accepted_log
-from cloudkeeper.frontend.commands import output, startup
+from cloudkeeper.frontend.commands import startup
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.remedies import command
 from cloudkeeper.frontend.selection import ALL, Selection

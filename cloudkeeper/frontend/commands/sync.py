@@ -7,10 +7,10 @@ import signal
 import sys
 
 from appliance.core import clock
-from appliance.core.run import cli, lock
+from appliance.core.run import cli, lock, output
 from appliance.core.run.errors import ExitStatus
 from appliance.core.run.record import RunRecord, recorded
-from cloudkeeper.frontend.commands import output, plan, startup
+from cloudkeeper.frontend.commands import plan, startup
 from cloudkeeper.frontend.settings import FrontendSettings
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from appliance.core.run import output
 from appliance.core.run.record import RunRecord
-from cloudkeeper.frontend.commands import output, plan
+from cloudkeeper.frontend.commands import plan
 from cloudkeeper.frontend.sync_report import SyncReport
 from cloudkeeper.model import Create, Hide, Remove, Update, UpdateMetadata
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from appliance.core import clock
-from appliance.core.run import cli, lock
+from appliance.core.run import cli, lock, output
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
 from appliance.core.trust.errors import Malformed
 from cloudkeeper.frontend import addresses
 from cloudkeeper.frontend.addresses import SCHEMES, Address
-from cloudkeeper.frontend.commands import output, startup, trust_shown
+from cloudkeeper.frontend.commands import startup, trust_shown
 from cloudkeeper.frontend.commands.verify import endorser_of
 from cloudkeeper.frontend.memory import AcceptedList, Memory
 from cloudkeeper.frontend.refused import RefusedImages

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from cloudkeeper.frontend.commands import output
+from appliance.core.run import output
 from cloudkeeper.frontend.memory import AcceptedList, Memory
 from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.registry.tags import TagHistory

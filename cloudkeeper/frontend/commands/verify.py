@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.core import clock, files
-from appliance.core.run import cli
+from appliance.core.run import cli, output
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure, UsageError
 from cloudkeeper.frontend.addresses import SCHEMES
-from cloudkeeper.frontend.commands import output
 from cloudkeeper.model import Endorser
 
 if TYPE_CHECKING:  # start-up is a cost
