@@ -184,7 +184,8 @@ class LivedServers:
         """
         others = self._memory.others(self._seen)
         living = [number for number, end in others.items() if end is None]
-        found = [server for number in living[:_FEW] if (server := self._nova.one(number))]
+        asked = filter(None, map(self._nova.one, living[:_FEW]))
+        found = [server for server in asked if self._is_due(server)]
         if len(found) > _FEW // 2:
             words = "exists, but Nova's usage lacks it, and others"
             raise Unavailable(f"server {found[0]['id']}", words, _CHECK_NOVA)
@@ -192,6 +193,14 @@ class LivedServers:
         self._memory.forget(number for number in others if number not in kept)
         for server in found:
             yield self._noted(server)
+
+    def _is_due(self, server: Server) -> bool:
+        """Check whether usage must show a server: it was launched before the end of the usage.
+
+        A window that ends in the past sees younger servers among the changed ones.
+        """
+        launched = server.get("OS-SRV-USG:launched_at")
+        return bool(launched) and clock.parse(str(launched)) < self._until + _AHEAD
 
     def _noted(self, server: Server) -> Server:
         self._seen.add(server["id"])

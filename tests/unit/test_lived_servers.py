@@ -451,3 +451,25 @@ def test_what_cannot_be_remembered_stops_nothing(
     kept = again.servers("", "one").others(set())
     assert {service.server("one", 20)["id"], service.server("one", 22)["id"]} <= kept.keys()
     again.close()
+
+
+def test_servers_that_are_younger_than_the_window_are_no_contradiction(
+    service: openstack.Cloud, site: Site
+) -> None:
+    """A run with ``--extract-to`` in the past sees them among the changed ones, and remembers."""
+    young = service.now - 4 * HOUR
+    launched = young.replace(tzinfo=None).isoformat(timespec="microseconds")
+    for number in range(50, 75):
+        odd(
+            service,
+            number,
+            created=z(young),
+            updated=z(young),
+            **{"OS-SRV-USG:launched_at": launched},
+        )
+    long_ago = service.now - timedelta(days=5)
+    site.run(long_ago - HOUR, long_ago)
+    found = site.run(long_ago, long_ago + HOUR)
+    assert walls(found) == living_truth(service, long_ago, long_ago + HOUR)
+    found = site.run(long_ago + HOUR, service.now)
+    assert walls(found) == living_truth(service, long_ago + HOUR, service.now)
