@@ -95,8 +95,8 @@ JOBS = {
             timedelta(hours=6),
             verbs=frozenset(
                 {
-                    *("checkpoints", "gaps", "ledger", "mapping-migrate", "projects"),
-                    *("quarantine", "republish"),
+                    *("check", "checkpoints", "compare", "gaps", "ledger", "mapping-migrate"),
+                    *("projects", "quarantine", "republish", "shadow"),
                 }
             ),
             verb_program="caso",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from appliance.core.run import cli
 from caso.cmds import mapping_migrate, projects, startup
-from caso.commands import checkpoints, gaps, ledger, quarantine, republish
+from caso.commands import check, checkpoints, compare, gaps, ledger, quarantine, republish, shadow
 
 PROGRAM = cli.Program(
     "caso",
@@ -12,11 +12,14 @@ PROGRAM = cli.Program(
     lambda _parser: None,
     cli.dispatch,
     verbs=(
+        check.VERB,
         checkpoints.VERB,
         gaps.VERB,
         ledger.VERB,
         quarantine.VERB,
         republish.VERB,
+        shadow.VERB,
+        compare.VERB,
         # cASO has them as programs, `caso-projects` and `caso-mapping-migrate`.
         cli.Program("projects", projects.SENTENCE, startup.add_arguments, projects.show),
         cli.Program(

@@ -77,14 +77,18 @@ def _add_ignored(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(*cli.flags(f"no{name}"), action="store_true", help=argparse.SUPPRESS)
 
 
-def configure(arguments: argparse.Namespace) -> CasoConfiguration:
-    """Read the configuration, set up the log as it says, and log its warnings."""
+def configure(arguments: argparse.Namespace, *, keeps_log: bool = True) -> CasoConfiguration:
+    """Read the configuration, set up the log as it says, and log its warnings.
+
+    Without ``keeps_log`` the log goes to standard error: a verb that only looks leaves the site's
+    log file as it is.
+    """
     configuration = settings.load(arguments, cli.layout(arguments))
     is_debug = configuration.is_debug and not arguments.nodebug
     cli.configure_log(
         arguments,
         level=logging.DEBUG if is_debug else logging.INFO,
-        file=configuration.log_file,
+        file=configuration.log_file if keeps_log else None,
         as_json=arguments.use_json,
         warnings=configuration.warnings,
         logger=logger,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -154,3 +155,21 @@ def lines(shown: subprocess.CompletedProcess[str]) -> list[str]:
         for line in shown.stderr.splitlines()
         if " - INFO - " not in line and " - WARNING - " not in line
     ]
+
+
+@contextlib.contextmanager
+def extra_project(
+    testbed: Testbed, *, tags: list[str], role: bool, **attributes: str
+) -> Iterator[str]:
+    """Make a project for one test."""
+    admin, seed = testbed.admin(), testbed.seed()
+    body = {"project": {"name": "extra", "domain_id": "default", "tags": tags, **attributes}}
+    project = admin.post("identity", "/projects", body)["project"]["id"]
+    try:
+        if role:
+            reader = admin.get("identity", "/roles?name=reader")["roles"][0]["id"]
+            account = seed.accounts["accounting"].id
+            admin.put("identity", f"/projects/{project}/users/{account}/roles/{reader}")
+        yield project
+    finally:
+        admin.call("DELETE", "identity", f"/projects/{project}")

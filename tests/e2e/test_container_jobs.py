@@ -37,6 +37,10 @@ def site(engine: DockerDaemon, testbed: Testbed, tmp_path: Path) -> Iterator[Con
             site.down()
 
 
+def spooled(site: ContainerSite) -> list[Path]:
+    return list((site.root / "var/spool/apel/outgoing/openstack").rglob("*"))
+
+
 def test_usage_of_a_real_cloud_arrives_over_a_real_broker(
     site: ContainerSite, testbed: Testbed, tmp_path: Path
 ) -> None:
@@ -45,10 +49,9 @@ def test_usage_of_a_real_cloud_arrives_over_a_real_broker(
     """
     container_cloud.account_for(site, testbed)
     said = site.job("caso", "caso-extract")
-    spool = site.root / "var/spool/apel/outgoing/openstack"
-    elements = [path for path in spool.rglob("*") if path.is_file()]
+    elements = [path for path in spooled(site) if path.is_file()]
     assert elements, said
-    assert {path.stat().st_uid for path in spool.rglob("*")} == {ACCOUNT}
+    assert {path.stat().st_uid for path in spooled(site)} == {ACCOUNT}
     wanted = sorted(path.read_text() for path in elements)
 
     broker = testbed.broker
@@ -82,9 +85,24 @@ def test_usage_of_a_real_cloud_arrives_over_a_real_broker(
     grid = "/etc/grid-security"
     mounts = (f"{sender.certificate}:{grid}/hostcert.pem:ro", f"{key}:{grid}/hostkey.pem:ro")
     said = site.job("ssm", "ssmsend", mounts=mounts)
-    assert not [path for path in spool.rglob("*") if path.is_file()], said
+    assert not [path for path in spooled(site) if path.is_file()], said
     assert peer.run("ssmreceive", "--count", str(len(wanted))).returncode == 0
     assert sorted(element["body"] for element in peer.elements()) == wanted
+
+
+def test_a_site_that_runs_caso_is_looked_at_from_the_container(
+    site: ContainerSite, testbed: Testbed
+) -> None:
+    """The spool is another mount than the shadow, so messages are kept as copies."""
+    container_cloud.account_for(site, testbed)
+    assert " 0 faults" in site.job("caso", "caso", "check")
+    site.job("caso", "caso", "shadow")
+    site.job("caso", "caso-extract")
+    count = len([path for path in spooled(site) if path.is_file()])
+    assert f"kept in {site.root}/var/lib/fedcloud/caso/shadow/cASO, {count} of them as copies" in (
+        site.job("caso", "caso", "shadow", "--only-keep")
+    )
+    assert "servers and months are equal or explained" in site.job("caso", "caso", "compare")
 
 
 def test_information_of_a_real_cloud_becomes_a_file(site: ContainerSite, testbed: Testbed) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import time
@@ -15,7 +14,7 @@ import pytest
 
 from caso.ledger.ledger import Ledger
 from tests.demo import counters
-from tests.e2e.caso_site import PEER, PROGRAMS, CasoSite, lines
+from tests.e2e.caso_site import PEER, PROGRAMS, CasoSite, extra_project, lines
 from tests.testbed import Testbed
 
 # the first test of CI's row starts and seeds the cloud
@@ -216,24 +215,6 @@ def test_a_project_that_cannot_be_accounted_does_not_stop_the_others(site: CasoS
         "failures"
     ]
     assert [f"caso-extract: {line}" for line in failures] == reported
-
-
-@contextlib.contextmanager
-def extra_project(
-    testbed: Testbed, *, tags: list[str], role: bool, **attributes: str
-) -> Iterator[str]:
-    """Make a project for one test."""
-    admin, seed = testbed.admin(), testbed.seed()
-    body = {"project": {"name": "extra", "domain_id": "default", "tags": tags, **attributes}}
-    project = admin.post("identity", "/projects", body)["project"]["id"]
-    try:
-        if role:
-            reader = admin.get("identity", "/roles?name=reader")["roles"][0]["id"]
-            account = seed.accounts["accounting"].id
-            admin.put("identity", f"/projects/{project}/users/{account}/roles/{reader}")
-        yield project
-    finally:
-        admin.call("DELETE", "identity", f"/projects/{project}")
 
 
 def test_a_tagged_project_without_a_role_is_reported(site: CasoSite) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.caso_site import CasoSite, lines
-from tests.e2e.test_extract import extra_project
+from tests.e2e.caso_site import CasoSite, extra_project, lines
 from tests.testbed import Testbed, secrets
 
 pytestmark = pytest.mark.cloud
