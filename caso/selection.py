@@ -34,19 +34,7 @@ def select(
 
     """
     known = identity.projects(cloud, tag=configuration.tag)
-    aliases: dict[str, list[str]] = {}
-    failures: list[ApplianceError] = []
-    for wanted in dict.fromkeys(configuration.projects):
-        try:
-            project = _find(cloud, known, wanted)
-        except ApplianceError as error:
-            failures.append(error)
-        else:
-            aliases.setdefault(project.id, []).append(wanted)
-    # A project that is both listed and tagged keeps its listed names, which cASO's files have.
-    for project in known:
-        if configuration.tag and configuration.tag in project.tags:
-            aliases.setdefault(project.id, []).append(project.id)
+    aliases, failures = _aliases(cloud, configuration, known)
     if not aliases and not failures:
         raise Unavailable(
             cloud.host,
@@ -66,7 +54,48 @@ def select(
     return selected, failures
 
 
-def _find(cloud: Cloud, known: Sequence[Project], wanted: str) -> Project:
+def _aliases(
+    cloud: Cloud, configuration: CasoConfiguration, known: Sequence[Project]
+) -> tuple[dict[str, list[str]], list[ApplianceError]]:
+    """Return the names of the selected projects by id, and the failures of listed ones."""
+    aliases: dict[str, list[str]] = {}
+    failures: list[ApplianceError] = []
+    for wanted in dict.fromkeys(configuration.projects):
+        try:
+            project = find(cloud, known, wanted)
+            _refuse_local(configuration, project, wanted)
+        except ApplianceError as error:
+            failures.append(error)
+        else:
+            aliases.setdefault(project.id, []).append(wanted)
+    # A project that is both listed and tagged keeps its listed names, which cASO's files have.
+    for project in known:
+        is_tagged = bool(configuration.tag) and configuration.tag in project.tags
+        if is_tagged and not _is_local(configuration, project):
+            aliases.setdefault(project.id, []).append(project.id)
+    return aliases, failures
+
+
+def _is_local(configuration: CasoConfiguration, project: Project) -> bool:
+    return not {project.id, project.name}.isdisjoint(configuration.local_projects)
+
+
+def _refuse_local(configuration: CasoConfiguration, project: Project, wanted: str) -> None:
+    if _is_local(configuration, project):
+        raise AccessDenied(
+            f"project {wanted}",
+            f"is {project}, which is in local_projects, too",
+            "remove one of them: a local project is never sent",
+        )
+
+
+def find(cloud: Cloud, known: Sequence[Project], wanted: str) -> Project:
+    """Return the project that a name or id of the configuration means.
+
+    Raises:
+        AccessDenied: the account sees no such project, or several.
+
+    """
     # Names are unique within a domain only. Of several projects, one in which the account has a
     # role is meant.
     found = by_name_or_id([project for project in known if project.has_role], wanted)

@@ -61,6 +61,8 @@ class CasoConfiguration:
     access: Access
     names: Names
     projects: tuple[str, ...]
+    local_projects: tuple[str, ...]
+    """Projects of the site's own, which are reported and never sent."""
     tag: str
     vo_properties: tuple[str, ...]
     """Empty for the usual properties."""
@@ -192,13 +194,15 @@ def _configuration(
     )
     mapping, wrong = _mapping(settings, layout)
     regions = _regions(settings)
+    projects = _projects(settings)
     messengers = _messengers(settings, layout)
     sent = {kind.name for messenger in messengers for kind in messenger.kinds}
     state = layout.path(_STATE) if spool == layout.path(_SPOOL) else spool
     return CasoConfiguration(
         access=_access(settings, read, regions[0]),
         names=names,
-        projects=_projects(settings),
+        projects=projects,
+        local_projects=_local_projects(settings, projects),
         tag=settings.text("DEFAULT", "caso_tag", default="caso"),
         vo_properties=settings.words("DEFAULT", "vo_property"),
         mapping=mapping,
@@ -312,6 +316,15 @@ def _projects(settings: Settings) -> tuple[str, ...]:
         settings.error(
             "DEFAULT", "projects", f"is still the placeholder {_NO_PROJECTS!r}; {remedy}"
         )
+    return found
+
+
+def _local_projects(settings: Settings, projects: Sequence[str]) -> tuple[str, ...]:
+    found = settings.words("DEFAULT", "local_projects")
+    for name in found:
+        if name in projects:
+            words = f"{name!r} is in projects, too; a local project is never sent: remove one"
+            settings.error("DEFAULT", "local_projects", words)
     return found
 
 

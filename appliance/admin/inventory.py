@@ -95,8 +95,16 @@ JOBS = {
             timedelta(hours=6),
             verbs=frozenset(
                 {
-                    *("check", "checkpoints", "compare", "gaps", "ledger", "mapping-migrate"),
-                    *("projects", "quarantine", "republish", "shadow"),
+                    *(
+                        "check",
+                        "checkpoints",
+                        "compare",
+                        "gaps",
+                        "ledger",
+                        "mapping-migrate",
+                        "projects",
+                    ),
+                    *("quarantine", "reconcile", "report", "republish", "shadow"),
                 }
             ),
             verb_program="caso",

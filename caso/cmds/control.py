@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from appliance.core.run import cli
 from caso.cmds import mapping_migrate, projects, startup
-from caso.commands import check, checkpoints, compare, gaps, ledger, quarantine, republish, shadow
+from caso.commands import (
+    check,
+    checkpoints,
+    compare,
+    gaps,
+    ledger,
+    quarantine,
+    reconcile,
+    report,
+    republish,
+    shadow,
+)
 
 PROGRAM = cli.Program(
     "caso",
@@ -18,6 +29,8 @@ PROGRAM = cli.Program(
         ledger.VERB,
         quarantine.VERB,
         republish.VERB,
+        report.VERB,
+        reconcile.VERB,
         shadow.VERB,
         compare.VERB,
         # cASO has them as programs, `caso-projects` and `caso-mapping-migrate`.
