@@ -62,6 +62,11 @@ class Statistics:
     applying: float = 0
 
 
+def name(host: str) -> str:
+    """Return the name of the entry."""
+    return child(SUFFIX, "Hostname", host)
+
+
 def entry(host: str, statistics: Statistics) -> Entry:
     """Return the entry; the schema wants times in whole seconds."""
     figures = dict.fromkeys(_FIGURES, 0) | {
@@ -81,7 +86,7 @@ def entry(host: str, statistics: Statistics) -> Entry:
     }
     attributes = {name: (str(figure),) for name, figure in figures.items()}
     return Entry(
-        child(SUFFIX, "Hostname", host),
+        name(host),
         {"objectClass": ("UpdateStats",), "Hostname": (host,), **attributes},
     )
 

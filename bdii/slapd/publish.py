@@ -124,6 +124,8 @@ class Publisher:
         self._is_unsure = False
         # Answers in a row that the database cannot be written.
         self._unwritable = 0
+        # The name under which the figures are published.
+        self._host = ""
         # The version of the tree below o=infosys; empty: none; None: unknown.
         self._version: str | None = None
         self._compared = time.monotonic()
@@ -204,6 +206,10 @@ class Publisher:
                 with contextlib.suppress(Refused):  # the entry of another host name is there
                     directory.add(infosys.BASE_ENTRY)
                 directory.add(entry)
+            if self._host not in ("", host):  # it was changed by a reload
+                with contextlib.suppress(Refused):
+                    directory.delete(infosys.name(self._host))
+            self._host = host
             if not self._version and not self._is_unsure:
                 version = uuid.uuid4().hex
                 directory.modify(infosys.SUFFIX, {infosys.VERSION: (version,)})

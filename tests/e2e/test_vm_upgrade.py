@@ -130,6 +130,7 @@ def test_an_upgrade_refuses_clients_for_five_seconds_at_most(
         )
     assert f"Installed {NEWER}." in said
     assert versions(machine) == {"cloudbdii": NEWER, "sitebdii": NEWER}
+    assert machine.run("systemctl", "is-active", "bdii").stdout == "active\n"
     refused = f"{met['silent']:.1f} s without an answer, {len(met['refused'])} polls refused"
     print(f"{refused} of {met['answered']}; {len(met['sizes'])} whole trees")
     assert met["silent"] <= 5, f"{refused}\n{machine.journal('bdii')}"

@@ -208,6 +208,8 @@ def test_each_tree_has_its_version_and_one_that_changes_has_none(server: Slapd) 
     applied(publisher, wanted)
     publisher.publish_statistics("another-name", Statistics())
     assert version(server) == first, "nothing has changed"
+    figures = search(server.settings.port, "o=infosys").keys() - {"o=infosys"}
+    assert figures == {"Hostname=another-name,o=infosys"}, "the earlier name has gone"
     applied(publisher, tree.complete(tree.of([group("a")])[0])[0])
     assert version(server) == "", "until the cycle ends, readers may have seen either tree"
     publisher.publish_statistics("localhost", Statistics())
