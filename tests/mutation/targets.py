@@ -75,10 +75,12 @@ TARGETS = {
         ),
     ),
     "plans": Target(
-        ("bdii/plan.py", "cloudkeeper/frontend/plan.py"),
+        ("bdii/plan.py", "bdii/sources/last_good.py", "cloudkeeper/frontend/plan.py"),
         (
             "tests/property/test_bdii_plan_properties.py",
             "tests/unit/test_bdii_plan.py",
+            "tests/unit/test_bdii_last_good.py",
+            "tests/unit/test_bdii_sources.py",
             "tests/unit/test_image_plan.py",
         ),
     ),

@@ -2,9 +2,14 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
 
 from appliance.core import ldif
 from bdii import tree
+from bdii.entry import StoredEntry, traits
+from bdii.service.state import StateDirectory
 from bdii.sources import last_good
 from bdii.sources.last_good import Absence, Expiry, LastGood, StaleAge, advance, publishable
 
@@ -374,3 +379,157 @@ def test_an_entry_of_a_source_that_answers_precedes_a_stale_one() -> None:
     merged, stale, problems = last_good.merge(sources, LONG)
     assert "Stale=TRUE" in info(merged, "1")
     assert (stale, problems) == (4, [])
+
+
+# --------------------------------------------------------------------------------------------------
+# single decisions
+
+
+def made_at(*times: str) -> dict[str, tuple[str, ...]]:
+    return {"GLUE2EntityCreationTime": times}
+
+
+@pytest.mark.parametrize(
+    ("times", "is_kept"),
+    [
+        (["2025-11-24T12:00:00Z"], True),
+        (["2025-11-24T11:59:59Z"], False),
+        (["2026-11-24T12:02:00Z"], True),
+        (["2026-11-24T12:02:01Z"], False),
+        (["2026-11-24T11:00:00Z", "2001-01-01T00:00:00Z"], False),
+    ],
+)
+def test_creation_times_of_the_last_year_are_kept(times: list[str], is_kept: bool) -> None:
+    """And of the next two minutes: clocks of two hosts differ."""
+    old = made(SERVICE_ENTRY, image("1", **made_at(*times)))
+    last = after(old, made(SERVICE_ENTRY, image("1")))
+    (kept,) = (entry for dn, entry in last.tree.items() if dn.startswith("glue2app"))
+    assert (kept in old.values()) == is_kept
+
+
+def test_a_source_has_ended_no_line_until_it_does() -> None:
+    assert not LastGood({}, NOW).is_terminated
+
+
+def test_an_entry_that_was_absent_and_whose_vo_fails_now_stays_absent() -> None:
+    old = made(SERVICE_ENTRY, image("b", "b"))
+    one = after(old, made(SERVICE_ENTRY))
+    failing = advance(one, made(SERVICE_ENTRY), failed={"b"}, now=NOW, elapsed=HOUR)
+    assert failing.absent == one.absent
+    assert names(failing.tree) == {"s", "b"}
+    back = advance(failing, old, now=NOW, elapsed=HOUR)
+    assert not back.absent
+
+
+def test_one_doubtful_entry_is_marked_beside_one_that_is_proven_to_be_missing() -> None:
+    proven, doubtful = Absence(EARLIER, 1), Absence(EARLIER, 0, doubtful=HOUR)
+    absent = {dn: doubtful if "=8," in dn else proven for dn in WHOLE if dn not in PART}
+    absent |= {dn: proven for dn in WHOLE if "=7," in dn}
+    shown = publishable(LastGood(WHOLE, NOW, absent=absent), LONG)
+    assert "Stale=TRUE" in info(shown, "8")
+    assert info(shown, "7") == set()
+
+
+def test_an_entry_without_one_above_it_is_reported_with_its_source() -> None:
+    orphan = made((f"GLUE2ServiceID=o,{SERVICE}", {"objectClass": ("GLUE2Service",)}))
+    sources = {"a": LastGood(made(image("1")), NOW), "b": LastGood(orphan, NOW)}
+    _, _, problems = last_good.merge(sources, LONG)
+    words = "left out, because no source has the entry above it"
+    assert set(problems) == {
+        f"a: GLUE2ApplicationEnvironmentID=1,{SERVICE}: {words}",
+        f"b: GLUE2ServiceID=o,{SERVICE}: {words}",
+    }
+
+
+def test_the_source_of_an_entry_is_the_one_whose_answer_has_it() -> None:
+    (dn,) = made(image("1"))
+    without = LastGood(made(image("1")), NOW, absent={dn: Absence(EARLIER, 1)})
+    sources = {"a": LastGood({}, NOW), "b": without, "c": LastGood(made(image("1")), NOW)}
+    assert last_good.source_of(sources, dn) == "c"
+    del sources["c"]
+    assert last_good.source_of(sources, dn) == "b"
+    del sources["b"]
+    assert last_good.source_of(sources, dn) == ""
+
+
+def test_an_entry_of_two_failing_vos_is_as_old_as_the_younger() -> None:
+    old = made(SERVICE_ENTRY, image("both", "a", "b"))
+    failed = {"a": StaleAge(EARLIER, 2 * DAY), "b": StaleAge(NOW, HOUR)}
+    shown = publishable(LastGood(old, NOW, failed), LONG)
+    assert "CollectedAt=2026-11-24T12:00:00Z" in info(shown, "both")
+
+
+def test_a_hold_is_reported_while_it_holds_something() -> None:
+    def waiting(hold: timedelta, waited: timedelta) -> tuple[int, bool]:
+        one = made(image("1"))
+        last = LastGood(one, NOW, absent=dict.fromkeys(one, Absence(EARLIER, 2, waited)))
+        _, found = last_good.release({"x": last}, size=1, delay=HOUR, hold=hold, expiry=LONG)
+        return found.count, found.is_held
+
+    assert waiting(DAY, HOUR) == (1, True)
+    assert waiting(DAY, DAY) == (0, False)
+    assert waiting(HOUR, timedelta()) == (1, False), "no longer than each removal waits"
+
+
+def test_of_two_entries_that_wait_one_may_go_and_the_other_is_held() -> None:
+    """The hold is over for one of them; the other one is missing since a later answer."""
+    two = made(image("1"), image("2"))
+    first, second = two
+    absent = {first: Absence(EARLIER, 2, DAY), second: Absence(EARLIER, 2, HOUR)}
+    kept, found = last_good.release(
+        {"x": LastGood(two, NOW, absent=absent)}, size=2, delay=HOUR, hold=DAY, expiry=LONG
+    )
+    assert kept["x"].tree.keys() == {second}
+    assert (found.count, found.is_held) == (1, True)
+
+
+def test_what_names_only_failed_vos_stays_as_it_is() -> None:
+    old = made(SERVICE_ENTRY, image("b", "b"))
+    last = after(old, made(SERVICE_ENTRY), "b")
+    assert all(last.tree[dn] is entry for dn, entry in old.items() if "=b," in dn)
+    time = made_at("2026-11-24T11:00:00Z")
+    new = made(SERVICE_ENTRY, image("b", "b", AppName=("newer",), **time))
+    last = after(old, new, "b")
+    assert all(last.tree[dn] is entry for dn, entry in new.items() if "=b," in dn)
+
+
+def test_a_shared_entry_that_a_vo_has_left_keeps_its_other_words_and_what_it_needs() -> None:
+    def shared(*words: str) -> Made:
+        dn, attributes = image("both")
+        return dn, {**attributes, "GLUE2EntityOtherInfo": words}
+
+    group: Made = ("GLUE2GroupID=g,o=glue", {"objectClass": ("GLUE2Group",)})
+    below = "GLUE2ServiceID=below,GLUE2GroupID=g,o=glue"
+    keys = {"GLUE2ServiceResourceForeignKey": ("far",)}
+    needed: Made = (below, {"objectClass": ("GLUE2Service",), **keys})
+    far: Made = (f"GLUE2ResourceID=far,{SERVICE}", {"objectClass": ("GLUE2Resource",)})
+    dn, attributes = shared("VO=a", "VO=b", "image_version=1")
+    both = dn, {**attributes, "GLUE2ApplicationEnvironmentManagerForeignKey": ("below",)}
+    last = after(made(SERVICE_ENTRY, group, both, needed, far), made(group), "b")
+    assert info(last.tree, "both") == {"VO=b", "image_version=1"}
+    assert not last.absent, "the entry above it, the one that it names, and what that one names"
+
+
+def test_a_stored_entry_is_marked_when_somebody_reads_it(tmp_path: Path) -> None:
+    """Most entries are on disk; a mark must not bring them all into memory."""
+    state = StateDirectory(tmp_path)
+    tree_ = made(SERVICE_ENTRY, image("1", "a", **made_at("2026-11-24T09:00:00Z")))
+    state.save({"x": LastGood(tree_, EARLIER)})
+    (plain,) = (entry for dn, entry in tree_.items() if dn.startswith("glue2app"))
+    assert isinstance(plain, StoredEntry)
+    marked = [
+        next(
+            entry
+            for dn, entry in publishable(LastGood(tree_, at, silence=HOUR), LONG).items()
+            if dn.startswith("glue2app")
+        )
+        for at in (EARLIER, NOW, NOW)
+    ]
+    assert set(marked[0].get("GLUE2EntityOtherInfo")) == {
+        *("VO=a", "Stale=TRUE", "CollectedAt=2026-11-24T10:00:00Z")
+    }
+    assert marked[0].dn == plain.dn
+    assert traits(marked[0]) == traits(plain)
+    assert not tree.is_same(marked[0], plain)
+    assert not tree.is_same(marked[0], marked[1])
+    assert tree.is_same(marked[1], marked[2])
