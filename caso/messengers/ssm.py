@@ -64,7 +64,10 @@ def _outputs(settings: Settings, layout: Layout, sent: Collection[str]) -> Mappi
     outputs: dict[str, Path] = {}
     usual = settings.path("ssm", "output_path", default=layout.path(_OUTPUT), is_directory=True)
     # A site may run cASO once for each kind, each time with the spool of that kind as output_path.
-    is_single = len(sent) == 1 and settings.where("ssm", "output_path")
+    # A flag for one run does not make the spool of servers that of volumes.
+    extractor = settings.where("DEFAULT", "extractor")
+    is_of_file = extractor is None or extractor.line > 0
+    is_single = is_of_file and len(sent) == 1 and settings.where("ssm", "output_path")
     for kind in record_types.KNOWN:
         default = layout.path(f"{_OUTPUT}-{kind}")
         path = usual

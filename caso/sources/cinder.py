@@ -15,7 +15,7 @@ it is seen in the other. Only the second listing that misses a volume ends it; b
 project has had its turn.
 
 Without a history, a run accounts the present month only, because what a volume was in earlier
-months is not known. ``--since`` goes further back, with the present sizes.
+months is not known. ``--extract-from`` goes further back, with the present sizes.
 """
 
 from __future__ import annotations

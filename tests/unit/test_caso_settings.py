@@ -226,6 +226,15 @@ def test_the_kinds_that_are_sent_and_where(
     assert read.missing == (() if options else tuple(others))
 
 
+def test_a_flag_for_one_run_leaves_each_kind_its_spool(tmp_path: Path) -> None:
+    out = tmp_path / "var/spool/apel/outgoing"
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\nextractor = nova,cinder\n{LOGIN}"
+    read = load(tmp_path, f"{text}[ssm]\noutput_path = {out}/servers", "--extractor", "cinder")
+    (messenger,) = read.messengers
+    assert isinstance(messenger, SSM)
+    assert messenger.outputs == {"storage": out / "openstack-storage"}
+
+
 @pytest.mark.parametrize(
     ("options", "sections", "reported"),
     [

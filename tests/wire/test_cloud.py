@@ -1,6 +1,8 @@
 """Cloud messages byte for byte. `tests/interop/test_kinds_peer.py` compares cASO's own text."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 from caso.kinds import cloud
@@ -59,3 +61,12 @@ def test_v02() -> None:
         [cloud.render(FULL, version="0.2"), cloud.render(SPARE, version="0.2")], version="0.2"
     )
     assert message == (GOLDEN / "v0.2.txt").read_bytes()
+
+
+def test_cores_may_have_decimals() -> None:
+    """APEL's column is a DECIMAL(10,3) since 2.4.0."""
+    record = replace(SPARE, cpu_count=Decimal("1.5"), wall=timedelta(seconds=3))
+    lines = cloud.render(record).splitlines()
+    assert "CpuCount: 1.5" in lines
+    assert "CpuDuration: 4" in lines
+    assert "CpuCount: 2" in cloud.render(replace(SPARE, cpu_count=Decimal("2.000"))).splitlines()
