@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from ipaddress import ip_address
 from typing import Any
 
@@ -90,6 +91,14 @@ def _address(described: FloatingIP, owners: _Owners) -> PublicAddress:
     server_id = details.get("device_id") if is_of_server else None
     return PublicAddress(
         version=ip_address(described["floating_ip_address"]).version,
-        created=clock.parse(described["created_at"]),
+        created=_created(described.get("created_at")),
         user_id=(owners.of(str(server_id)) or None) if server_id else None,
     )
+
+
+def _created(text: object) -> datetime:
+    """Return when an address was allocated; one that does not say so counts in all months."""
+    try:
+        return clock.parse(text) if isinstance(text, str) else BEGINNING
+    except ValueError:
+        return BEGINNING

@@ -196,6 +196,21 @@ def test_a_dry_run_counts_all_kinds(cloud: Cloud, tmp_path: Path) -> None:
     assert not texts(tmp_path, "storage") + texts(tmp_path, "ip")
 
 
+def test_an_odd_address_costs_itself_alone(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.addresses[0] |= {"created_at": None}  # F-A2: it counts all the same
+    cloud.addresses[1] |= {"port_details": {"device_owner": "compute:nova", "device_id": "gone"}}
+    cloud.addresses[2] |= {"floating_ip_address": "x"}
+    with serving(cloud):
+        shown = account(cloud, tmp_path, expect=1)
+    (line,) = reported(shown)
+    assert "record 3: not sent: Neutron's description of the address is incomplete" in line
+    assert addresses(tmp_path) == {
+        ("one", "user1", 4): 1,
+        ("one", "one", 4): 2,  # one whose server Nova no longer has
+        ("two", "two", 4): 1,
+    }
+
+
 def test_accelerators_arrive_by_month(cloud: Cloud, tmp_path: Path) -> None:
     specs = {
         "Accelerator:Type": "GPU",
