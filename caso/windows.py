@@ -95,7 +95,7 @@ class ProjectWindows:
             checkpoint = (
                 lastrun if is_set_back else _least([one.checkpoint or lastrun for one in known])
             )
-            found = self._window(selected, known, checkpoint, lastrun, end)
+            found = self._window(selected, kind, known, checkpoint, lastrun, end)
             if found is not None:
                 windows[kind] = found
         return windows
@@ -103,6 +103,7 @@ class ProjectWindows:
     def _window(
         self,
         selected: Selected,
+        kind: str,
         reached: Sequence[Reached],
         checkpoint: datetime | None,
         lastrun: datetime | None,
@@ -113,10 +114,11 @@ class ProjectWindows:
         self._refuse_future(selected, start, lastrun)
         if start is None:
             start = self.configuration.since or BEGINNING
-            logger.info(
-                "%s: first extraction: servers that existed on %s or later, each from its creation",
-                *(selected.project, start.isoformat()),
-            )
+            what = f"{kind} records"
+            if kind == "cloud":
+                moment = start.isoformat()
+                what = f"servers that existed on {moment} or later, each from its creation"
+            logger.info("%s: first extraction: %s", selected.project, what)
             window = ExtractionWindow(start, end, is_first=True)
             return KindWindow(window) if start < end else None
         window = ExtractionWindow(self._kept(selected, start, reached), end)
