@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import sqlite3
 import uuid
 from collections.abc import Callable
-from typing import Final
 
 from caso.ledger.model import Origin, Stream
 
-_UUID_LENGTH: Final = 36
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
+@functools.lru_cache(maxsize=4096)
 def pack(key: str) -> bytes | str:
-    """Return a key as it is stored: 16 bytes for an id in the usual form of a UUID."""
-    if len(key) == _UUID_LENGTH:
-        try:
-            packed = bytes.fromhex(key.replace("-", ""))
-        except ValueError:
-            return key
-        if len(packed) == 16 and unpack(packed) == key:  # noqa: PLR2004  bytes of a UUID
-            return packed
-    return key
+    """Return a key as it is stored: 16 bytes for an id in the usual form of a UUID.
+
+    The records of a thing come together, and each is packed for the guard and for its row.
+    """
+    return bytes.fromhex(key.replace("-", "")) if _UUID.fullmatch(key) else key
 
 
 def unpack(stored: bytes | str) -> str:
