@@ -98,6 +98,12 @@ def _forget(arguments: argparse.Namespace) -> ExitStatus:
             print(f"{ledger.retention.count(arguments.user)} rows have this user")
             return ExitStatus.DONE
         rows = ledger.retention.forget(arguments.user)
+    from caso.memory.store import MemoryFile  # noqa: PLC0415  loads SQLite
+
+    # It has the user's name, and the id beside servers.
+    memory = MemoryFile(configuration.state / "memory.sqlite")
+    memory.forget(arguments.user)
+    memory.close()
     print(f"{rows} rows no longer have this user; their hours stay")
     return ExitStatus.DONE
 

@@ -93,6 +93,18 @@ class MemoryFile:
         found = connection.execute("SELECT id FROM clouds WHERE keystone = ?", (keystone,))
         return int((found.fetchone() or (0,))[0])
 
+    def forget(self, user: str) -> None:
+        """Remove a user's name, and the servers that were described with the user's id.
+
+        The next run asks the cloud for these servers again.
+        """
+        with self.transaction() as connection:
+            if connection is not None:
+                # What is removed is overwritten, so that it does not stay in the file.
+                connection.execute("PRAGMA secure_delete = ON").fetchall()
+                connection.execute("DELETE FROM names WHERE key = ?", (user,))
+                connection.execute("DELETE FROM servers WHERE user = ?", (user,))
+
     def _open(self) -> sqlite3.Connection | None:
         if self.read_only:
             if not self.path.is_file():

@@ -193,13 +193,16 @@ def test_a_user_is_forgotten_and_old_months_are_purged(site: LedgerSite) -> None
     site.run()
     user = site.cloud.more["one"][0]["user_id"]
     assert user.encode() in site.ledger.read_bytes()
+    assert user.encode() in site.ledger.with_name("memory.sqlite").read_bytes()
     [line] = site.verb("ledger", "forget", user, "--dry-run")
     rows = int(line.split()[0])
     assert rows > 0
     assert site.verb("ledger", "forget", user) == [
         f"{rows} rows no longer have this user; their hours stay"
     ]
-    assert user.encode() not in site.ledger.read_bytes()
+    memory = site.ledger.with_name("memory.sqlite")
+    for path in (site.ledger, memory):
+        assert f"{user}".encode() not in path.read_bytes()
     [line] = site.verb("ledger", "purge", "--dry-run")
     assert line.startswith("months before ")
     [line] = site.verb("ledger", "purge")
