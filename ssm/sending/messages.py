@@ -55,8 +55,9 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Receipt:
-    """Where and when a message was acknowledged."""
+    """Where and when a message was acknowledged, and under which id."""
 
+    message_id: str
     broker: str
     argo_id: str
     at: datetime
@@ -123,7 +124,8 @@ class Messages:
 
     def confirm(self, name: str, argo_id: str, *, broker: str) -> None:
         """Take in a receipt: the next `flush` removes the elements that may now leave the spool."""
-        self._receipts[name] = _Receipt(broker, argo_id, at=clock.now())
+        message_id = self._suspects.id_on_wire(name)
+        self._receipts[name] = _Receipt(message_id, broker, argo_id, at=clock.now())
         self._record.counts[LAST_DELIVERED] = self._receipts[name].at.timestamp()
         self._settle(self._window.receipt(name))
 
@@ -142,11 +144,11 @@ class Messages:
         if self._journal.is_on:
             self._journal.write([self._delivery(name) for name in settled])
         for name in settled:
-            message_id, receipt = self._suspects.id_on_wire(name), self._receipts.pop(name)
-            logger.info("Broker received message: %s", message_id)
+            receipt = self._receipts.pop(name)
+            logger.info("Broker received message: %s", receipt.message_id)
             self._remove(name)
             argo_id = f", Argo ID: {receipt.argo_id}" if receipt.argo_id else ""
-            logger.info("Sent %s%s", message_id, argo_id)
+            logger.info("Sent %s%s", receipt.message_id, argo_id)
 
     def dead_letter(self, name: str, reason: str) -> None:
         """Move a message that can never be sent to the dead letters; if that fails, leave it."""
@@ -170,6 +172,7 @@ class Messages:
         self._record.fail(f"{name}: {reason}; it is now in {path}")
         self.flush()  # while parts of the same element are known
         following = self._window.give_up(name)
+        self._forget(name)
         self._remove(name)
         self._settle(following)
 
@@ -218,6 +221,8 @@ class Messages:
     def _settle(self, names: list[str]) -> None:
         if names and not self._settled:
             self._settled_since = time.monotonic()
+        for name in names:
+            self._forget(name)
         self._settled += names
         self.sent += len(names)
         self._record.add("messages_sent", len(names))
@@ -226,7 +231,7 @@ class Messages:
         receipt, element = self._receipts[name], self._part(name).element
         size, found = self._contents[name]
         return SentMessage(
-            id=self._suspects.id_on_wire(name),
+            id=receipt.message_id,
             element=element,
             sha256=self._digests[element],
             size=size,
@@ -247,6 +252,13 @@ class Messages:
             self._claims.settle(element)
             self._part_numbers.pop(element, None)
             self._digests.pop(element, None)
+
+    def _forget(self, name: str) -> None:
+        """Drop what was known of a message that is not sent again.
+
+        At once, and not at the next flush: a suspect that arrives meanwhile must not find it among
+        the messages that overtook.
+        """
         self.on_wire.pop(self._suspects.id_on_wire(name), None)
         self._suspects.removed(name)
 
@@ -256,10 +268,14 @@ class Messages:
         self.flush()  # while the parts of the element are known
         self._claims.refuse(element, reason)
         siblings = [key for key, other in self._parts.items() if other.element == element]
-        for sibling in siblings or [name]:
+        gone = siblings or [name]
+        for sibling in gone:
             self._parts.pop(sibling, None)
+            self._contents.pop(sibling, None)
             if sibling in self._window:
-                self._settle(self._window.give_up(sibling))
+                # The element stays, so no part of it is settled: the next run sends all of them.
+                following = self._window.give_up(sibling)
+                self._settle([other for other in following if other not in gone])
 
 
 def _words(error: OSError) -> str:

@@ -180,6 +180,21 @@ def test_a_message_without_receipt_is_not_in_the_journal(tmp_path: Path, trust: 
     assert [*(name for (name,) in kept), *left] == names
 
 
+def test_a_message_that_overtook_a_bad_one_has_the_id_that_it_was_sent_with(
+    tmp_path: Path, trust: Trust
+) -> None:
+    """A later receipt took it for one that must be sent again, under another id."""
+    texts = [message(cloud(0, 1)), message(cloud(1, 1)), "POISON", *[message(cloud(2, 1))] * 2]
+    names = enqueue(tmp_path, *texts)
+    poison = (b"POISON", Fault(Kind.CLOSE_AFTER_SEND))
+    with FaultBroker(trust.host("broker"), trust.grid.certificate, poison=poison) as broker:
+        sender, _ = sender_to(broker, tmp_path, trust, 0)
+        assert sender.run() is ExitStatus.PARTLY
+    good = [*names[:2], *names[3:]]
+    assert [name for (name,) in rows(tmp_path, "SELECT id FROM message")] == good
+    assert not (tmp_path / ".spool.ssm.suspects").exists()
+
+
 # ---------------------------------------------------------------- a journal that cannot be written
 
 
