@@ -48,6 +48,7 @@ def text(name: str, value: str, *, longest: int = LONGEST) -> str:
     return ""
 
 
+@functools.lru_cache(_KEPT)
 def required(name: str, value: str) -> str:
     """Return what is wrong with a text that the repository refuses to miss."""
     return f"{name} is missing" if value.strip().lower() in MISSING else text(name, value)
