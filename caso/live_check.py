@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -68,8 +69,13 @@ def results(configuration: CasoConfiguration) -> Iterator[Result]:
     yield _system(cloud)
     selected: list[Selected] = []
     yield from _selection(cloud, configuration, selected)
+    known = _known_to_the_ledger(configuration)
     for one in selected:
-        yield from _project(cloud, configuration, one)
+        subject, moment = str(one.project), known.get(one.project.id)
+        yield Result("vo", "good", subject, f"VO {one.vo}")
+        call = functools.partial(_checkpoint, configuration, one, moment)
+        yield _tried("checkpoint", subject, call)
+        yield from _rights(cloud, configuration, one)
     yield from _clocks(cloud, configuration.max_skew)
 
 
@@ -188,10 +194,8 @@ def _selection(
         yield Result("projects", "good", cloud.host, f"{len(found)} projects are accounted{tag}")
 
 
-def _project(cloud: Cloud, configuration: CasoConfiguration, one: Selected) -> Iterator[Result]:
+def _rights(cloud: Cloud, configuration: CasoConfiguration, one: Selected) -> Iterator[Result]:
     subject = str(one.project)
-    yield Result("vo", "good", subject, f"VO {one.vo}")
-    yield _tried("checkpoint", subject, lambda: _checkpoint(configuration, one))
     for region in configuration.regions:
         named = f"{subject}, region {region}" if len(configuration.regions) > 1 else subject
         try:
@@ -215,9 +219,28 @@ def _needed(configuration: CasoConfiguration) -> Iterator[Source]:
             yield source
 
 
-def _checkpoint(configuration: CasoConfiguration, one: Selected) -> str:
+def _known_to_the_ledger(configuration: CasoConfiguration) -> dict[str, datetime]:
+    """Return the least checkpoint of each project; a broken ledger has a line of its own."""
+    known: dict[str, datetime] = {}
+    with (
+        contextlib.suppress(ApplianceError),
+        Ledger(configuration.ledger, read_only=True) as ledger,
+    ):
+        for stream, reached in ledger.windows.all().items():
+            if reached.checkpoint is not None:
+                project = stream.origin.project
+                known[project] = min(reached.checkpoint, known.get(project, reached.checkpoint))
+    return known
+
+
+def _checkpoint(configuration: CasoConfiguration, one: Selected, known: datetime | None) -> str:
     names = (*one.aliases, *one.former)
-    found = Checkpoints(configuration.spool).find(names)
+    try:
+        found = Checkpoints(configuration.spool).find(names)
+    except LocalFailure:
+        if known is None:
+            raise
+        return f"accounted up to {known.isoformat(timespec='seconds')}, as the ledger says"
     if found.moment is None:
         return "never accounted: the first run takes all servers of the past, or those of --since"
     if found.moment > clock.now():
