@@ -492,6 +492,29 @@ def test_a_reload_replaces_the_containers_and_keeps_what_came_up(
     assert last_status(unit_status) == "runs with the configuration in /etc, which passed its check"
 
 
+def test_a_reload_replaces_the_site_s_bdii_once_the_resource_s_answers(site: Site) -> None:
+    """F-I4: on a busy host, two that start at once kept clients waiting for twice as long."""
+    with (site.root / "etc/fedcloud/appliance.env").open("a") as settings:
+        settings.write("FEDCLOUD_BDII_LISTEN=127.0.0.1:2170\n")
+    site.come_up("bdii")
+    site.engine.ends["fedcloud_cloudbdii_1"] = 1
+    calls, seen = site.place / "calls", list[str]()
+
+    def answer() -> None:
+        while not calls.exists():
+            time.sleep(0.05)
+        time.sleep(1)
+        seen.extend(calls.read_text().splitlines())
+        site.engine.ends["fedcloud_cloudbdii_1"] = 0
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    assert site.step("reload", "bdii") == 0
+    thread.join()
+    assert [line.split()[-1] for line in seen] == ["cloudbdii"]
+    assert [line.split()[-1] for line in site.calls()] == ["cloudbdii", "sitebdii"]
+
+
 def test_a_reload_that_does_not_come_up_gives_the_copy_back(
     site: Site, unit_status: socket.socket, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -259,13 +259,17 @@ def replace(host: Host, layout: Layout, unit: str, services: Sequence[str]) -> N
 
 
 def _recreate(host: Host, layout: Layout, decision: Decision, services: Sequence[str]) -> None:
-    # One after the other: the unit's docker-compose ends if it watches no container any more.
+    # One after the other: the unit's docker-compose ends if it watches no container any more. The
+    # site's BDII is the last, when the others answer: so it starts fast, and finds its source.
     for service in services:
         words = ("up", "-d", "--no-deps", "--no-build", "--force-recreate", service)
         if _compose(host, *_overrides(decision.unit, layout), *words):
             raise Unavailable(
                 service, "its new container cannot be started", f"see appliance logs {service}"
             )
+        if service != services[-1]:
+            watch = ServiceWatch(host.socket, service, None)
+            wait.wait_for(service, watch=watch, timeout=_ANSWER)
     _wait(host, decision.unit, timeout=_ANSWER)
 
 
