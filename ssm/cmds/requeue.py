@@ -63,22 +63,25 @@ def _require_newest(found: OpenedSpool, letter: DeadLetter) -> None:
     """Raise `UsageError` when the message would replace records that were sent after it."""
     with files.open_regular(letter.body) as file:
         text = file.read()
-    newer = _newer(found, letter, usage_messages.read(text))
-    again = place.command("caso", "caso-extract", "--extract-from", "TIME")
+    read = usage_messages.read(text)
+    newer = _newer(found, letter, read)
+    months = {record.month for record in read.records}
+    month = months.pop() if len(months) == 1 else "MONTH"
+    command = place.command("caso", "caso", "republish", "--month", month)
     if newer:
         first = newer[0]
         one = f"{first['key']} of {first['month']}, sent at {first['at']}"
         raise UsageError(
             letter.message_id,
             f"would replace {len(newer)} newer records, such as {one}",
-            f"extract that period again with {again}, or, to lower what was sent, repeat the"
+            f"send the month again with {command}, or, to lower what was sent, repeat the"
             " command with --force",
         )
     if text.startswith(_CLOUD):
         raise UsageError(
             letter.message_id,
             "holds cloud records, which would replace newer ones that were sent meanwhile",
-            f"extract that period again with {again}, or, if nothing was sent meanwhile,"
+            f"send the month again with {command}, or, if nothing was sent meanwhile,"
             " repeat the command with --force",
         )
 

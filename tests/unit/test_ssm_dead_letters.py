@@ -115,7 +115,7 @@ def test_an_older_message_of_cloud_records_needs_force(
     assert ssmctl(tmp_path, "requeue", ID) == 2
     assert capsys.readouterr().err == (
         f"ssmctl: {ID}: holds cloud records, which would replace newer ones that were sent"
-        " meanwhile; extract that period again with caso-extract --extract-from TIME, or, if"
+        " meanwhile; send the month again with caso republish --month MONTH, or, if"
         " nothing was sent meanwhile, repeat the command with --force\n"
     )
     assert (bodies(tmp_path), spooled(tmp_path)) == ([CLOUD.decode()], [])

@@ -568,7 +568,7 @@ def test_a_dead_letter_replaces_no_newer_record(
     assert requeue(f"{ids[1]}.2") == 2
     assert (
         f"ssmctl: {ids[1]}.2: would replace 1 newer records, such as q//IPv4 of 2026-10, sent at"
-        " 2026-11-30T12:00:00Z; extract that period again with "
+        " 2026-11-30T12:00:00Z; send the month again with caso republish --month 2026-10, or, to "
     ) in capsys.readouterr().err
     assert requeue(f"{ids[1]}.2", "--force") == 0
     # A file of a plain directory has no such name: what was delivered after it was made counts.
