@@ -39,9 +39,9 @@ _WAIT_SECONDS = 30
 _RECORDS = """
 SELECT record.destination, kind, key, month, amount, measured, uuid, project, cpu, sha256
 FROM record JOIN message ON message.number = record.message
-WHERE (record.destination, kind, key, month) > (?, ?, ?, ?) AND record.destination IN (
+WHERE (record.destination, kind, month, key) > (?, ?, ?, ?) AND record.destination IN (
     SELECT number FROM destination WHERE spool IN (SELECT value FROM json_each(?)))
-ORDER BY record.destination, kind, key, month LIMIT ?
+ORDER BY record.destination, kind, month, key LIMIT ?
 """
 
 
@@ -157,7 +157,8 @@ def _of_journal(path: Path, spools: Iterable[Path]) -> Iterator[_Known]:
             while page := connection.execute(_RECORDS, (*last, wanted, _PAGE)).fetchall():
                 for _, *record, sha256 in page:
                     yield _Known(SentRecord(*record), bytes.fromhex(sha256))
-                last = page[-1][:4]
+                destination, kind, key, month = page[-1][:4]
+                last = (destination, kind, month, key)
     except (sqlite3.Error, OSError, ValueError) as error:
         raise LocalFailure(
             path,

@@ -57,7 +57,7 @@ CREATE TABLE IF NOT EXISTS record (
     destination INTEGER NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, month TEXT NOT NULL,
     amount INTEGER NOT NULL, measured INTEGER NOT NULL, uuid TEXT NOT NULL, project TEXT NOT NULL,
     cpu INTEGER, message INTEGER NOT NULL,
-    PRIMARY KEY (destination, kind, key, month)
+    PRIMARY KEY (destination, kind, month, key)
 ) WITHOUT ROWID;
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};

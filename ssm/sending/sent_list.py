@@ -31,10 +31,10 @@ SELECT kind, key, month, amount, measured, uuid, project, cpu, destination.name 
        spool, at, id, sha256, record.destination AS number
 FROM record JOIN message ON message.number = record.message
             JOIN destination ON destination.number = record.destination
-WHERE (record.destination, kind, key, month) > (:number, :kind, :key, :month)
+WHERE (record.destination, kind, month, key) > (:number, :kind, :month, :key)
   AND (:only_month = '' OR month = :only_month)
   AND (:only_uuid = '' OR uuid = :only_uuid OR key = :only_uuid) AND at >= :since
-ORDER BY record.destination, kind, key, month LIMIT :page
+ORDER BY record.destination, kind, month, key LIMIT :page
 """
 _NEWER = """
 SELECT kind, key, month, amount, id, at
@@ -43,7 +43,7 @@ FROM record JOIN message ON message.number = record.message
 WHERE spool = :spool AND kind = :kind AND key = :key AND month = :month
   AND CASE :element WHEN '' THEN at > :since ELSE element > :element END
 """
-_FIRST = {"number": 0, "kind": "", "key": "", "month": ""}
+_FIRST = {"number": 0, "kind": "", "month": "", "key": ""}
 
 
 @contextlib.contextmanager
