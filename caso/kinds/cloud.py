@@ -302,3 +302,6 @@ def kind(version: str = "0.4") -> RecordKind[CloudRecord]:
         cpu=lambda record: record.cpu // SECOND,
         life=_LIFE,
     )
+
+
+KIND = kind()

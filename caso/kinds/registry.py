@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from caso.kinds import accelerator, cloud, ip, storage
 from caso.kinds.kind import RecordKind
 
-KINDS: Mapping[str, RecordKind[Any]] = {
-    kind.name: kind for kind in (cloud.kind(), storage.KIND, ip.KIND, accelerator.KIND)
-}
+_MODULES = (
+    "cloud",
+    "storage",
+    "ip",
+    "accelerator",
+)
+"""Modules of this folder, each with its ``KIND``."""
+
+
+def _kinds() -> Mapping[str, RecordKind[Any]]:
+    kinds = [importlib.import_module(f"caso.kinds.{name}").KIND for name in _MODULES]
+    return {kind.name: kind for kind in kinds}
+
+
+KINDS = _kinds()
 
 SERVICES: Mapping[str, tuple[str, ...]] = {
     "nova": ("cloud", "accelerator"),

@@ -263,8 +263,10 @@ class WaitingOutbox:
         self._checkpoints.write(self._reached)
 
     def discard(self) -> None:
-        """Drop records that are not committed."""
-        self._new.unlink(missing_ok=True)
+        """Leave the records for the next run to delete.
+
+        Without the file, a kill before the ledger withdraws them would look like a commit.
+        """
 
     def _flush(self) -> None:
         page, self._page = self._page, []
