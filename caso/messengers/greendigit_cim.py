@@ -28,6 +28,7 @@ from caso import quarantine
 from caso.checkpoint import Checkpoints
 from caso.kinds.kind import RecordKind
 from caso.messengers import record_types
+from caso.messengers.messenger import Messenger
 from caso.messengers.waiting import OpenService, RecordsRefused, WaitingRecord
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _BLAME = (400, 413, 422)
 """Statuses that may be the fault of a record."""
 
 
-def read(settings: Settings, _layout: Layout, _name: str) -> GreenDigit:
+def read(settings: Settings, _layout: Layout, _name: str) -> Messenger:
     """Read the section [greendigit_cim]."""
     url = settings.text(_SECTION, "base_url", default=_BASE_URL).rstrip("/")
     if fault := hosts.url_fault(url):

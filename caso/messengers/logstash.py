@@ -24,6 +24,7 @@ from appliance.core.run.layout import Layout
 from caso.checkpoint import Checkpoints
 from caso.kinds.kind import RecordKind
 from caso.messengers import record_types
+from caso.messengers.messenger import Messenger
 from caso.messengers.waiting import OpenService, WaitingRecord
 
 # Before 1.4.2, messengers were configured by the names of their classes.
@@ -35,7 +36,7 @@ _LINES = 100
 _REMEDY = "check [logstash] host and port, and the service's logs"
 
 
-def read(settings: Settings, _layout: Layout, name: str) -> Logstash:
+def read(settings: Settings, _layout: Layout, name: str) -> Messenger:
     """Read the section [logstash]."""
     if name != NAMES[0]:
         settings.deprecate("DEFAULT", "messengers", f"{name}: write {NAMES[0]}")

@@ -13,13 +13,13 @@ from appliance.core.run.layout import Layout
 from caso.checkpoint import Checkpoints
 from caso.kinds.kind import RecordKind, UsageRecord
 from caso.messengers import record_types
-from caso.messengers.messenger import Recovered, Written
+from caso.messengers.messenger import Messenger, Recovered, Written
 
 # Before 1.4.2, messengers were configured by the names of their classes.
 NAMES = ("noop", "caso.messenger.noop.NoopMessenger")
 
 
-def read(settings: Settings, _layout: Layout, _name: str) -> Noop:
+def read(settings: Settings, _layout: Layout, _name: str) -> Messenger:
     """Return the messenger, with the kinds of which records are counted and discarded."""
     return Noop(record_types.kinds(settings, "noop"))
 

@@ -19,7 +19,7 @@ from caso.kinds.kind import RecordKind, UsageRecord
 from caso.kinds.registry import KINDS
 from caso.messengers import record_types
 from caso.messengers.batch import Batch, Staging
-from caso.messengers.messenger import Recovered, Written
+from caso.messengers.messenger import Messenger, Recovered, Written
 
 NAMES: Mapping[str, str] = {
     "ssm": "0.4",
@@ -36,7 +36,7 @@ NAMES: Mapping[str, str] = {
 _OUTPUT = "/var/spool/apel/outgoing/openstack"
 
 
-def read(settings: Settings, layout: Layout, name: str) -> SSM:
+def read(settings: Settings, layout: Layout, name: str) -> Messenger:
     """Read the section [ssm]."""
     version = NAMES[name]
     if name != "ssm" and version == NAMES["ssm"]:

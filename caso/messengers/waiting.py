@@ -106,6 +106,7 @@ class OpenService:
     def __init__(self, service: RecordService, checkpoints: Checkpoints) -> None:
         self.name = service.name
         self.kinds = service.kinds
+        self.spools: Mapping[str, Path] = {}
         self._service = service
         self._checkpoints = checkpoints
         self._directory = checkpoints.directory / "waiting" / service.name

@@ -32,7 +32,7 @@ from caso.kinds.months import BEGINNING, ExtractionWindow, first_moment
 from caso.kinds.storage import StorageRecord
 from caso.sources import volume as described
 from caso.sources.history import KnownState, LostThing, SeenThing, ThingListing
-from caso.sources.source import ProjectContext, Unaccountable, Usage
+from caso.sources.source import ProjectContext, Source, Unaccountable, Usage
 
 _KIND = "storage"
 _PAGE = 500
@@ -46,7 +46,7 @@ class CinderSource:
     """The volumes of a project."""
 
     name = "cinder"
-    kinds = (_KIND,)
+    kinds: tuple[str, ...] = (_KIND,)
 
     def records(
         self, scope: Scope, window: ExtractionWindow, context: ProjectContext
@@ -59,7 +59,7 @@ class CinderSource:
         yield from project.records(volumes(scope))
 
 
-SOURCE = CinderSource()
+SOURCE: Source = CinderSource()
 
 
 class ProjectVolumes:

@@ -20,7 +20,7 @@ from appliance.core.cloud.session import Scope
 from caso.kinds.ip import IPRecord, PublicAddress, counts
 from caso.kinds.months import BEGINNING, ExtractionWindow, first_moment
 from caso.kinds.text import fit
-from caso.sources.source import ProjectContext, Unaccountable, Usage
+from caso.sources.source import ProjectContext, Source, Unaccountable, Usage
 
 _KIND = "ip"
 
@@ -29,7 +29,7 @@ class NeutronSource:
     """The public addresses of a project."""
 
     name = "neutron"
-    kinds = (_KIND,)
+    kinds: tuple[str, ...] = (_KIND,)
 
     def records(
         self, scope: Scope, window: ExtractionWindow, context: ProjectContext
@@ -66,7 +66,7 @@ class NeutronSource:
             )
 
 
-SOURCE = NeutronSource()
+SOURCE: Source = NeutronSource()
 
 
 class _Owners:

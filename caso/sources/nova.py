@@ -22,7 +22,7 @@ from caso.kinds.text import fit
 from caso.sources import accelerators
 from caso.sources.listing import OVERLAP, LivedServers
 from caso.sources.server import NotUnderstood, life_of, public_ips, reading, records
-from caso.sources.source import ProjectContext, Unaccountable, Usage
+from caso.sources.source import ProjectContext, Source, Unaccountable, Usage
 from caso.sources.suspension import Suspensions
 
 
@@ -30,7 +30,7 @@ class NovaSource:
     """The servers of a project."""
 
     name = "nova"
-    kinds = ("cloud", accelerators.KIND)
+    kinds: tuple[str, ...] = ("cloud", accelerators.KIND)
 
     def records(
         self, scope: Scope, window: ExtractionWindow, context: ProjectContext
@@ -117,7 +117,7 @@ class _AddressCounts:
         return Counter(map(str, found)) if len(found) == len(used) else None
 
 
-SOURCE = NovaSource()
+SOURCE: Source = NovaSource()
 
 
 def _note_owner(server: Server, context: ProjectContext) -> None:
