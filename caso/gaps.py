@@ -38,7 +38,7 @@ def fill(
                 continue
             for kind, streams in region.streams(one).items():
                 for span, reached in _missing(accounting, streams, unknown=unknown):
-                    ends = [reached.end] if reached.end is not None else []
+                    ends = [min(reached.end, clock.now())] if reached.end is not None else []
                     window = ExtractionWindow(span.start, extended(span.end, ends))
                     windows = {kind: KindWindow(window, moves=False)}
                     yield region.account_again(one, windows)

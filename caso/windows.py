@@ -182,7 +182,9 @@ class ProjectWindows:
         lastrun: datetime | None,
     ) -> ExtractionWindow:
         ends = [one.end for one in reached if one.end is not None]
-        end = extended(window.end, [*ends, lastrun - SECOND] if lastrun else ends)
+        # Nothing can be known of the time after now, even if a clock that was ahead delivered it.
+        furthest = [*ends, lastrun - SECOND] if lastrun else ends
+        end = extended(window.end, [min(one, clock.now()) for one in furthest])
         if end > window.end:
             logger.warning(
                 "%s: extracted up to %s, not %s: more of this month was delivered before, and a"

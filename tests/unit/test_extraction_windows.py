@@ -173,6 +173,13 @@ def test_a_window_inside_a_delivered_month_is_extended(
     assert project.window(start=day(10, 1), to=to)[:2] == (day(10, 1), end)
 
 
+def test_no_window_is_extended_beyond_the_present(project: Project) -> None:
+    """A clock was ahead: a server that lives now may end before the time that was delivered."""
+    project.delivered(CLOUD, day(9, 1), day(11, 28))
+    assert project.window(start=day(10, 1), to=day(11, 3))[1] == NOW
+    assert project.window(start=day(10, 1), to=NOW)[1] == NOW
+
+
 def test_the_end_of_a_window() -> None:
     assert extended(day(10, 31), []) == day(10, 31)
     assert extended(day(12, 5), [datetime(2027, 3, 1, tzinfo=UTC)]) == day(12, 31, 23) + timedelta(
