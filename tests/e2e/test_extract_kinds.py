@@ -100,7 +100,12 @@ def account(
     return run(cloud, root, *arguments, expect=expect, **options)
 
 
-def test_each_kind_arrives_in_its_own_spool(cloud: Cloud, tmp_path: Path) -> None:
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Madrid", "America/New_York"])
+def test_each_kind_arrives_in_its_own_spool(
+    zone: str, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B7, B17: times are UTC, whatever the host's zone."""
+    monkeypatch.setenv("TZ", zone)
     with serving(cloud):
         shown = account(cloud, tmp_path)
     assert len(seconds(tmp_path)) == 6
@@ -112,7 +117,8 @@ def test_each_kind_arrives_in_its_own_spool(cloud: Cloud, tmp_path: Path) -> Non
         for one in listed
     }
     assert {key: (start, size) for key, (start, _, size) in kept.items()} == wanted
-    assert len({end for _, end, _ in kept.values()}) == 1
+    (end,) = {end for _, end, _ in kept.values()}
+    assert abs(end - datetime.now(UTC)) < timedelta(minutes=2)
     # B10, B11: both versions, each project its own; by the user of the server where there is one.
     assert addresses(tmp_path) == {
         ("one", "user1", 4): 2,

@@ -1,17 +1,20 @@
 """Finding F-A2: what users and administrators write never costs the hours of a server.
 
-10 000 servers, each with some fields that are hostile, missing or of the wrong kind. What they used
-is known from how they were made, not from the code under test.
+10 000 servers and 2 000 volumes, each with some fields that are hostile, missing or of the wrong
+kind. What they used is known from how they were made, not from the code under test.
 """
 
 import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from xml.etree import ElementTree as ET
 
+from caso.kinds import storage
 from caso.kinds.cloud import check, render
 from caso.kinds.months import ExtractionWindow
+from caso.sources.cinder import ProjectVolumes
 from caso.sources.server import records
-from caso.sources.source import Names, ProjectContext
+from caso.sources.source import Names, ProjectContext, Usage
 
 SERVERS = 10_000
 END = datetime(2026, 11, 22, 9, tzinfo=UTC)
@@ -97,3 +100,48 @@ def test_no_hour_is_withheld() -> None:
             assert render(found.record).splitlines() == lines
     assert sent == used
     assert dropped  # there were fields to leave out
+
+
+def hostile_volume(choice: random.Random, index: int) -> tuple[dict[str, Any], timedelta]:
+    """Return a volume as Cinder would describe it, and how long it has been there this month."""
+    age = timedelta(seconds=choice.randrange(1, 20 * 24 * 3600))
+    volume: dict[str, Any] = {
+        "id": f"{index:08x}-0000-4000-8000-000000000000",
+        "size": choice.choice((1, 20, 65536)),
+        "created_at": f"{END - age:%Y-%m-%dT%H:%M:%S.5}",
+        "updated_at": text(choice),
+        "name": text(choice),
+        "status": text(choice),
+        "user_id": text(choice),
+        "attachments": [{"server_id": text(choice), "attached_at": text(choice)}],
+    }
+    optional = ("updated_at", "name", "status", "user_id", "attachments")
+    for name in choice.sample(optional, choice.randrange(len(optional))):
+        if choice.random() < 0.3:
+            del volume[name]
+        else:
+            volume[name] = choice.choice(WRONG)
+    return volume, age
+
+
+def test_no_hour_of_a_volume_is_withheld() -> None:
+    choice = random.Random(20261130)
+    context = ProjectContext(
+        vo="vo.x",
+        names=Names("SITE", "CLOUD"),
+        user_name=lambda _: text(choice),
+        image=lambda image: image,
+        warn=lambda _: None,
+    )
+    made = [hostile_volume(choice, index) for index in range(2000)]
+    sent = timedelta(0)
+    for usage in ProjectVolumes(WINDOW, context, "p").records(volume for volume, _ in made):
+        assert isinstance(usage, Usage)
+        record = usage.record
+        assert isinstance(record, storage.StorageRecord)
+        found = storage.check(record, END)
+        assert not found.faults
+        sent += found.record.end - found.record.start
+        (element,) = ET.fromstring(storage.compose([storage.render(found.record)]))  # noqa: S314
+        assert element.findtext(f".//{{{storage.NAMESPACE}}}Group") == "vo.x"
+    assert sent == sum((age for _, age in made), timedelta(0))
