@@ -5,6 +5,7 @@ The journal of sent messages keeps it, and a lost ledger of caso is made again f
     kind          key of a record                           month                  amount
     cloud         VMUUID                                    see below              WallDuration
     storage       volume, or volume/segment of sr:recordId  of EndTime             End - StartTime
+                  (volume/ if that is a volume's id alone)
     ip            LocalGroup/LocalUser/IPv4                 of MeasurementTime     IPCount
     accelerator   AssociatedRecord/Type/Model/Count         MeasurementYear, Month ActiveDuration
 
@@ -171,8 +172,9 @@ def _of_storage(record: Mapping[str, str]) -> SentRecord:
     volume = ""
     if found := _UUID.match(key):
         volume, segment = found[0], key[found.end() :].removeprefix("-")
-        is_first = segment in ("", month.replace("-", ""))
-        key = volume if is_first else f"{volume}/{segment}"
+        # The volume's id alone is that of cASO's records. They replace only each other, so their
+        # key has an empty segment, which no record of ours has.
+        key = volume if segment == month.replace("-", "") else f"{volume}/{segment}"
     project = record.get("LocalGroup", "").strip()
     return SentRecord("storage", key, month, end - begin, end, volume, project)
 

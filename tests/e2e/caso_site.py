@@ -94,8 +94,8 @@ class CasoSite:
         """Return the command line of one of our programs."""
         return [
             str(PROGRAMS / program),
+            *arguments,  # first, because one may be a verb
             *("--root", str(self.root), "--config-file", str(self.configuration)),
-            *arguments,
         ]
 
     def run(
