@@ -32,8 +32,9 @@ PAGES: Mapping[str, Page] = {
         "For administrators who change how usage is extracted and sent.",
         {
             "caso.conf": "`/etc/caso/caso.conf`, in the form of oslo.config: `option = value`. Read"
-            " by `caso-extract` and the other programs of accounting. `OS_SECTION__OPTION` in the"
-            " environment wins over the file, a flag over both.",
+            " by `caso-extract` and the other programs of accounting. Files `*.conf` in"
+            " `/etc/caso/caso.conf.d` win over it, in the order of their names;"
+            " `OS_SECTION__OPTION` in the environment wins over the files, a flag over all.",
             "sender.cfg": "`/etc/apel/sender.cfg`, and each `*.cfg` in `/etc/apel/sender.d` for"
             " [another destination](../how-to/two-destinations.md): `option: value`. Read by"
             " `ssmsend`.",

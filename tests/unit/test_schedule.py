@@ -458,6 +458,21 @@ def test_what_caso_conf_says_of_all_runs_counts(
     ]
 
 
+def test_what_a_later_file_says_wins(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files of caso.conf.d are read in the order of their names, and only those named *.conf."""
+    (root / "etc/caso/caso.conf").write_text("[DEFAULT]\nextract_from = 2026-01-01\n")
+    more = root / "etc/caso/caso.conf.d"
+    more.mkdir()
+    (more / "b.conf").write_text("extract_from = 2026-03-01\n")
+    (more / "a.conf").write_text("[DEFAULT]\nextract_from = 2026-02-01\n")
+    (more / "c.conf").write_text("[ssm]\nextract_from = 2026-04-01\n")
+    (more / "password").write_text("[DEFAULT]\nextract_from = 2026-05-01\n")
+    schedule(root, "--show")
+    assert reaches(capsys.readouterr().out) == [
+        f"  every run: from 2026-03-01 (extract_from in {more}/b.conf:1)"
+    ]
+
+
 @pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "", "2999-01-01"])
 def test_what_is_no_date_of_the_past_is_refused(
     root: Path, text: str, capsys: pytest.CaptureFixture[str]

@@ -116,16 +116,26 @@ def _reached(path: Path) -> str:
 
 
 def _option(layout: Layout, name: str) -> tuple[str, str]:
-    """Return an option of [DEFAULT] in caso.conf, and ``PATH:LINE``; both empty if it is not set.
+    """Return an option of [DEFAULT], and ``PATH:LINE``; both empty if it is not set.
 
-    oslo.config is not installed on the host, so plain ``name = value`` lines are matched here. The
-    program itself reports errors in the file.
+    Files of ``caso.conf.d`` are read after ``caso.conf``, as `caso-extract` does. oslo.config is
+    not installed on the host, so plain ``name = value`` lines are matched here. The program itself
+    reports errors in the files.
     """
-    path, section, found = layout.path(_CONFIGURATION), "DEFAULT", ("", "")
+    path = layout.path(_CONFIGURATION)
+    found = "", ""
+    for file in (path, *sorted(path.with_name(f"{path.name}.d").glob("*.conf"))):
+        found = _option_of(file, name) or found
+    return found
+
+
+def _option_of(path: Path, name: str) -> tuple[str, str] | None:
+    """Return an option of [DEFAULT] in one file, and its line; None if it is not there."""
+    section, found = "DEFAULT", None
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
-        return found
+        return None
     for number, line in enumerate(lines, start=1):
         if match := re.match(r"\[(.*)\]", line.strip()):
             section = match[1]
