@@ -100,8 +100,6 @@ class MemoryFile:
         """
         with self.transaction() as connection:
             if connection is not None:
-                # What is removed is overwritten, so that it does not stay in the file.
-                connection.execute("PRAGMA secure_delete = ON").fetchall()
                 connection.execute("DELETE FROM names WHERE key = ?", (user,))
                 connection.execute("DELETE FROM servers WHERE user = ?", (user,))
 
@@ -142,7 +140,10 @@ class MemoryFile:
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         address = f"{self.path.absolute().as_uri()}?mode={mode}"
-        return sqlite3.connect(address, uri=True, timeout=_WAIT, check_same_thread=False)
+        connection = sqlite3.connect(address, uri=True, timeout=_WAIT, check_same_thread=False)
+        # What is removed is overwritten: names end with their age.
+        connection.execute("PRAGMA secure_delete = ON").fetchall()
+        return connection
 
     def _give_up(self, error: Exception) -> None:
         self.close()
