@@ -320,3 +320,37 @@ def test_held_records_keep_the_exit_status_at_1_f_a2(cloud: Cloud, tmp_path: Pat
         shown = run(cloud, tmp_path, "--extract-from", since, projects="one,two")
         assert not reported(shown)
     assert not list(quarantine.iterdir())
+
+
+def test_a_window_in_a_delivered_month_takes_nothing_back_f_a1(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    """The last record of a volume and of a count of addresses reaches as far as before."""
+
+    def measured() -> dict[tuple[str, str, int], int]:
+        """Return the moment of the last count of each user, version and month."""
+        found = {}
+        for text in texts(tmp_path, "ip"):
+            for record in json.loads(text)["UsageRecords"]:
+                moment = record["MeasurementTime"]
+                month = f"{datetime.fromtimestamp(moment, UTC):%Y-%m}"
+                found[record["LocalUser"], month, record["IPVersion"]] = moment
+        return found
+
+    now = datetime.now(UTC)
+    begin = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    earlier = begin + (now - begin) / 2
+    with serving(cloud):
+        account(cloud, tmp_path, "--since", (begin - timedelta(days=20)).isoformat())
+        before, counted = volumes(tmp_path), measured()
+        assert counted
+        sent = len(texts(tmp_path, "storage")), len(texts(tmp_path, "ip"))
+        account(
+            cloud,
+            tmp_path,
+            *("--extract-from", begin.isoformat(), "--extract-to", earlier.isoformat()),
+        )
+    assert len(texts(tmp_path, "storage")) > sent[0]  # the month was sent again, whole
+    assert len(texts(tmp_path, "ip")) > sent[1]
+    assert volumes(tmp_path) == before
+    assert measured() == counted
