@@ -49,7 +49,7 @@ def segments(ledger: Ledger, key: str = "v1") -> list[tuple[object, object, obje
 
 
 def test_a_volume_that_was_resized_and_transferred(ledger: Ledger) -> None:
-    """R14: Cinder shows neither its former size nor its former project."""
+    """F-R14: Cinder shows neither its former size nor its former project."""
     look(ledger, 0, Sight("v1", "u1", SIZE))
     look(ledger, 1, Sight("v1", "u1", SIZE))
     look(ledger, 2, Sight("v1", "u1", {"size": 20}))
