@@ -229,19 +229,43 @@ def fetch_wheels(cache: Path) -> Path:
 
 
 def fetch_host_wheels(cache: Path, lock: Path) -> Path:
-    """Return the directory with the wheels of a lock for each of `PYTHONS`."""
+    """Return the directory with the wheels of a lock for each of `PYTHONS`.
+
+    Each download reads the index pages of its packages again. So wheels for every Python come from
+    the wheelhouse of the images, which pip has verified, and those of the stable ABI from the first
+    download.
+    """
     wanted = lock.read_text()
 
     def make(directory: Path) -> None:
         directory.mkdir()
+        required = contents.read_lock(lock)
+        for wheel in fetch_wheels(cache).glob("*-py*3-none-any.whl"):
+            if _package(wheel) in required:
+                shutil.copy(wheel, directory)
+        requirements = directory / "requirements.txt"
         platforms = [word for name in _PLATFORMS for word in ("--platform", name)]
         for python in PYTHONS:
-            version = ("--implementation", "cp", "--python-version", python)
-            _quietly([*_DOWNLOAD, *platforms, *version, "--dest", directory, "--requirement", lock])
+            there = {_package(wheel) for wheel in directory.glob("*.whl") if _fits_later(wheel)}
+            rest = [text for name, text in required.items() if name not in there]
+            requirements.write_text("".join(rest))
+            words = [*platforms, "--implementation", "cp", "--python-version", python]
+            words += ["--dest", str(directory), "--requirement", str(requirements)]
+            _quietly([*_DOWNLOAD, *words])
 
     return kept(
         cache / "host-wheels", [wanted.encode(), " ".join((*PYTHONS, *_PLATFORMS)).encode()], make
     )
+
+
+def _package(wheel: Path) -> str:
+    """Return the name that locks have for the package of a wheel."""
+    return re.sub("[-_.]+", "-", wheel.name.partition("-")[0]).lower()
+
+
+def _fits_later(wheel: Path) -> bool:
+    """Check whether a wheel for one of `PYTHONS` is one for those after it."""
+    return wheel.name.split("-")[-2] in {"abi3", "none"}
 
 
 def build_wheel(cache: Path, wheels: Path) -> Path:
