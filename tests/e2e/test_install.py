@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core.version import __version__
+from tests.e2e.host_root import Programs
 from tests.testbed import bundle as bundles
 
 TOP = Path(__file__).parents[2]
@@ -73,6 +74,23 @@ def template(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(template: Path, root: Path) -> None:
     """Let the older version be installed below ``root``."""
     subprocess.run(["cp", "-a", f"{template}/.", root], check=True)
+
+
+@pytest.fixture(scope="module")
+def programs(made: Path, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    """Return the programs of both versions, as installations have made them."""
+    programs = Programs(tmp_path_factory.mktemp("programs"))
+    root = bare(tmp_path_factory.mktemp("newer") / "root")
+    assert install(newer(made), root).returncode == 0
+    for place in (template, root):
+        programs.keep(place)
+    return programs
+
+
+@pytest.fixture
+def ready(programs: Programs, root: Path) -> None:
+    """Let the installer find the programs below ``root``, for tests of everything else."""
+    programs.put(root)
 
 
 def older(made: Path) -> Path:
@@ -217,7 +235,7 @@ def test_an_upgrade_keeps_what_the_administrator_changed(made: Path, root: Path)
     assert again.stdout == f"Nothing to change: {NEWER} is installed.\n"
 
 
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("installed", "ready")
 @pytest.mark.parametrize("is_changed", [pytest.param(False, marks=pytest.mark.matrix), True])
 def test_the_version_of_an_earlier_release_is_taken_over(
     made: Path, root: Path, is_changed: bool
@@ -246,6 +264,7 @@ def test_the_version_of_an_earlier_release_is_taken_over(
     assert install(newer(made), root).stdout == f"Nothing to change: {NEWER} is installed.\n"
 
 
+@pytest.mark.usefixtures("ready")
 def test_a_service_that_was_masked_before(made: Path, root: Path) -> None:
     masked = root / "etc/systemd/system/cloudkeeper-os.service"
     masked.parent.mkdir(parents=True)
@@ -259,7 +278,7 @@ def test_a_service_that_was_masked_before(made: Path, root: Path) -> None:
     }
 
 
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("installed", "ready")
 def test_a_service_that_was_enabled_without_the_engine_comes_up_with_it(
     made: Path, root: Path
 ) -> None:
@@ -282,7 +301,7 @@ def test_a_service_that_was_enabled_without_the_engine_comes_up_with_it(
     assert enabled(root) == {"multi-user.target": ["bdii.service"]}
 
 
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("installed", "ready")
 def test_a_unit_that_was_changed_or_disabled_is_kept_and_a_masked_one_stays_masked(
     made: Path, root: Path
 ) -> None:
@@ -301,6 +320,7 @@ def test_a_unit_that_was_changed_or_disabled_is_kept_and_a_masked_one_stays_mask
     assert masked.readlink() == Path("/dev/null")
 
 
+@pytest.mark.usefixtures("ready")
 def test_what_a_release_of_2017_left_is_taken_over(made: Path, root: Path) -> None:
     """R19, R31: its spools are root's, its programs and units make way, its configuration stays;
     links are not followed.
@@ -348,6 +368,7 @@ def test_what_a_release_of_2017_left_is_taken_over(made: Path, root: Path) -> No
     assert access(caso) == (0, 1999, 0o640)
 
 
+@pytest.mark.usefixtures("ready")
 def test_what_a_release_since_2018_left_counts(made: Path, root: Path) -> None:
     """R05, R36: mappings and the backend's configuration stay, and no second one is installed."""
     names = ("caso/voms.json", "cloudkeeper-os/mapping.json", "cloudkeeper-os/cloudkeeper-os.conf")
@@ -397,6 +418,7 @@ def test_whoever_calls_it_however(made: Path, root: Path) -> None:
     assert b"jos\xe9" in (root / "etc/passwd").read_bytes()
 
 
+@pytest.mark.usefixtures("ready")
 def test_images_on_a_volume_that_a_link_leads_to(made: Path, root: Path) -> None:
     """R10."""
     volume = root / "srv/images"
@@ -409,6 +431,7 @@ def test_images_on_a_volume_that_a_link_leads_to(made: Path, root: Path) -> None
     assert install(older(made), root).stdout.startswith("Nothing to change")
 
 
+@pytest.mark.usefixtures("ready")
 def test_jobs_in_root_s_own_table_are_reported(made: Path, root: Path) -> None:
     """D08: releases of 2019 to 2022 had such lines, which would start jobs twice."""
     crontab = root / "var/spool/cron/crontabs/root"
@@ -449,7 +472,7 @@ def test_what_does_not_start_the_jobs_is_reported(made: Path, root: Path) -> Non
     ]
 
 
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("installed", "ready")
 def test_images_are_off_until_asked_and_an_upgrade_keeps_them_on(made: Path, root: Path) -> None:
     """A file that nobody edited stays unedited, whichever way the flow is switched."""
     file = root / "etc/fedcloud/appliance.yaml"
@@ -480,6 +503,7 @@ def activate(root: Path) -> None:
         (root / "etc/fedcloud/cron.d" / name).rename(root / "etc/cron.d" / name)
 
 
+@pytest.mark.usefixtures("ready")
 def test_an_upgrade_keeps_what_runs(made: Path, root: Path) -> None:
     """F-H14: idle tables stay idle, active ones active, and the start date of accounting stays."""
     install(newer(made), root)
@@ -501,6 +525,7 @@ def test_an_upgrade_keeps_what_runs(made: Path, root: Path) -> None:
     assert install(older(made), root).stdout.startswith("Nothing to change")
 
 
+@pytest.mark.usefixtures("ready")
 def test_an_upgrade_keeps_a_table_that_not_every_host_has(made: Path, root: Path) -> None:
     """R12: the active table keeps the site's minutes, and no second, idle one comes beside it."""
     install(newer(made), root)
@@ -519,6 +544,7 @@ def test_an_upgrade_keeps_a_table_that_not_every_host_has(made: Path, root: Path
     assert install(older(made), root).stdout.startswith("Nothing to change")
 
 
+@pytest.mark.usefixtures("ready")
 def test_a_table_of_an_earlier_release_goes_on_to_count(made: Path, root: Path) -> None:
     """F-H14: what ran before the first installation runs after it, and no other job with it."""
     table = root / "etc/cron.d/caso"
@@ -541,7 +567,7 @@ def test_what_cannot_be_made_whole_is_not_left_half(own: Path, root: Path) -> No
     assert not (root / "usr/local/bin/appliance").is_symlink()
 
 
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("installed", "ready")
 def test_with_timers_the_tables_stay_aside(made: Path, root: Path) -> None:
     """R12: an upgrade does not bring cron's tables back."""
     activate(root)
@@ -662,6 +688,7 @@ def test_a_link_is_refused(own: Path, root: Path) -> None:
     assert "contains links" in refused(own, root)
 
 
+@pytest.mark.usefixtures("ready")
 def test_another_s_signature_is_refused(own: Path, root: Path) -> None:
     _, public = bundles.make_key(own.parent, "other")
     assert f"its signature does not match {public}; nothing was changed" in refused(
@@ -755,6 +782,7 @@ def test_the_key_of_the_first_installation_is_asked_for_ever_after(
     )
 
 
+@pytest.mark.usefixtures("ready")
 def test_two_installers_at_once(made: Path, root: Path) -> None:
     """The second says so, and changes nothing."""
     directory = os.open(root, os.O_RDONLY)
@@ -768,6 +796,7 @@ def test_two_installers_at_once(made: Path, root: Path) -> None:
     assert install(older(made), root).returncode == 0
 
 
+@pytest.mark.usefixtures("ready")
 def test_an_rsa_signature_by_openssl_dgst_is_taken(own: Path, root: Path) -> None:
     private, public = own.parent / "rsa.pem", own.parent / "rsa.pub"
     subprocess.run(["openssl", "genrsa", "-out", private, "2048"], check=True, capture_output=True)
@@ -836,6 +865,7 @@ def test_a_broken_record_is_reported(own: Path, root: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("ready")
 def test_a_tar_is_as_good_as_a_directory(own: Path, root: Path) -> None:
     archive = own.parent / "bundle.tar"
     subprocess.run(["tar", "-C", own.parent, "-cf", archive, own.name], check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core.version import __version__
-from tests.e2e.host_root import DOWN, Host
+from tests.e2e.host_root import DOWN, Host, Programs
 from tests.testbed import bundle as bundles
 
 NEWER = "99.0"
@@ -43,6 +43,12 @@ def template(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Host:
     shown = host.install(first(made))
     assert shown.returncode == 0, shown.stderr
     assert host.called() == [RELOAD, RESTART]
+    programs = Programs(tmp_path_factory.mktemp("programs"))
+    for bundle in (newer(made), made / "anew"):
+        other = host.copy(tmp_path_factory.mktemp("other") / "root")
+        assert other.install(bundle).returncode == 0
+        programs.keep(other.root)
+    programs.put(root)  # the host has been to all of these versions
     return host
 
 
