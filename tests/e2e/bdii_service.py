@@ -10,10 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.testbed.patience import until
 
 PROGRAM = Path(sys.executable).with_name("bdii-update")
 
@@ -210,13 +211,13 @@ class Bdii:
 
     def wait_for(self, is_true: Callable[[], bool], *, seconds: float = 30, what: str = "") -> None:
         """Wait until a condition is true; a failed search counts as false."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+
+        def look() -> bool:
             with contextlib.suppress(subprocess.CalledProcessError, OSError, KeyError, ValueError):
-                if is_true():
-                    return
-            time.sleep(0.05)
-        raise AssertionError(f"not within {seconds} s: {what}\n{self.log}")
+                return is_true()
+            return False
+
+        assert until(look, seconds=seconds), f"not within {seconds} s: {what}\n{self.log}"
 
     def wait_for_images(self, count: int) -> None:
         self.wait_for(lambda: len(images(self.entries())) == count, what=f"{count} images")

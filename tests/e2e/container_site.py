@@ -15,6 +15,7 @@ from typing import Any
 
 from deploy import contents, images
 from deploy.dockerd import DockerDaemon
+from tests.testbed.patience import until
 from tests.testbed.pki import Authority
 
 TOP = Path(__file__).resolve().parents[2]
@@ -191,9 +192,7 @@ class ContainerSite:
 def wait(condition: Callable[[], bool], *, seconds: float, what: Callable[[], str]) -> float:
     """Wait until something holds; returns how long that took, in seconds."""
     begin = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begin < seconds, what()
-        time.sleep(0.05)
+    assert until(condition, seconds=seconds), what()
     return time.monotonic() - begin
 
 

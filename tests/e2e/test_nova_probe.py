@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.e2e.images_cloud import ACCOUNT, PASSWORD, Cloud
 from tests.e2e.images_frontend import Done, make_disks, run
 from tests.testbed import Seed, Testbed
 from tests.testbed.api import GLANCE, NEUTRON, NOVA, Api, ApiError, password_auth
+from tests.testbed.patience import until
 from tests.testbed.pki import Authority
 
 # ruff: noqa: F811  the fixtures are those of the registry
@@ -82,13 +82,13 @@ class Probe:
             "metadata": {"argo-mon-host": _HOST},
         }
         server = str(self.door.post(NOVA, "/servers", {"server": wanted})["server"]["id"])
-        assert until(lambda: self._status(server) != "BUILD")
+        assert until(lambda: self._status(server) != "BUILD", seconds=_SECONDS)
         assert self._status(server) == "ACTIVE"
         return server
 
     def delete(self, server: str) -> None:
         self.door.call("DELETE", NOVA, f"/servers/{server}")
-        assert until(lambda: self._status(server) == "gone")
+        assert until(lambda: self._status(server) == "gone", seconds=_SECONDS)
 
     def _status(self, server: str) -> str:
         try:
@@ -107,13 +107,6 @@ def reference(image: dict[str, Any]) -> str | None:
         return None
     found = attributes.get("eu.egi.cloud.image_ref")
     return found if isinstance(found, str) else None
-
-
-def until(is_reached: Any) -> bool:
-    deadline = time.monotonic() + _SECONDS
-    while not (reached := is_reached()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return bool(reached)
 
 
 @dataclass

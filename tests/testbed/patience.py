@@ -10,8 +10,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+_REST, _LONGEST_REST = 0.05, 1.0
+"""Seconds between two looks."""
 CEILING = 1800.0
 """Seconds after which the wait ends in spite of progress: a process may be busy for ever."""
+
+
+def until(is_true: Callable[[], bool], *, seconds: float) -> bool:
+    """Wait until something is true, for at most some seconds; return whether it is.
+
+    A look may start programs. The rest after it is twice as long as the look, so that looking takes
+    no more than a third of a core from the work that it waits for.
+    """
+    begin = look = time.monotonic()
+    while not is_true():
+        now = time.monotonic()
+        if now - begin > seconds:
+            return False
+        time.sleep(min(max(_REST, 2 * (now - look)), _LONGEST_REST))
+        look = time.monotonic()
+    return True
 
 
 class Patience:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from deploy import images
 from deploy.dockerd import DOCKER, DaemonError, DockerDaemon
-from tests.testbed.patience import Patience
+from tests.testbed.patience import Patience, until
 
 HOST = "appliance.example.org"
 ADDRESS = "192.0.2.10"
@@ -191,9 +191,7 @@ class Machine:
     ) -> float:
         """Wait until something holds; returns how long that took, in seconds."""
         begin = time.monotonic()
-        while not condition():
-            assert time.monotonic() - begin < seconds, what()
-            time.sleep(0.05)
+        assert until(condition, seconds=seconds), what()
         return time.monotonic() - begin
 
     def destroy(self) -> None:

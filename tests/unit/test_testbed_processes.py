@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ import pytest
 
 from appliance.core.run.errors import Unavailable
 from tests.testbed import patience, processes
-from tests.testbed.patience import Patience
+from tests.testbed.patience import Patience, until
 from tests.testbed.processes import Records
 
 DEAF = (
@@ -163,3 +164,23 @@ def test_progress_is_whatever_changes(monkeypatch: pytest.MonkeyPatch) -> None:
         looks += 1
         now += 3
     assert looks == 5
+
+
+def test_the_rest_between_two_looks_is_twice_as_long_as_a_look() -> None:
+    looks: list[tuple[float, float]] = []
+
+    def look() -> bool:
+        begin = time.monotonic()
+        time.sleep(0.05)
+        looks.append((begin, time.monotonic()))
+        return len(looks) == 4
+
+    assert until(look, seconds=600)
+    for (begin, end), (following, _) in pairwise(looks):
+        assert following - end >= min(2 * (end - begin), 1)
+
+
+def test_a_wait_ends_without_what_it_waits_for() -> None:
+    looks = count()
+    assert not until(lambda: next(looks) < 0, seconds=0)
+    assert next(looks) == 1
