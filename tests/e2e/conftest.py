@@ -10,7 +10,9 @@ import pytest
 
 from deploy import images
 from deploy.dockerd import DockerDaemon
+from tests import warm
 from tests.e2e.images_cloud import Cloud
+from tests.e2e.ledger_site import Programs
 from tests.e2e.vm_site import Appliance, booted
 from tests.testbed import Testbed
 from tests.testbed.vm import Machine
@@ -45,3 +47,13 @@ def machine(engine: DockerDaemon) -> Iterator[Machine]:
 def appliance(machine: Machine, testbed: Testbed) -> Appliance:
     """Return the installed appliance, configured for the test bed, with nothing started."""
     return Appliance.install(machine, testbed)
+
+
+@pytest.fixture(scope="session")
+def caso_programs() -> Iterator[Programs]:
+    """Yield the programs of accounting, which start without their imports."""
+    with (
+        warm.program("caso.cmds.extract:main") as extract,
+        warm.program("caso.cmds.control:main") as control,
+    ):
+        yield {"caso-extract": extract, "caso": control}

@@ -1,14 +1,15 @@
 """A site of the simulated cloud with a ledger, and the repository that takes all of its messages.
 
 The repository is played by its own rule: of all messages, in the order of their names, the last
-record of a server and month counts.
+record of a server and month counts. Programs start without their imports (`tests.warm`), because
+a test of the ledger starts several; the tests on the real cloud start the installed ones.
 """
 
 from __future__ import annotations
 
 import hashlib
 import subprocess
-import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,8 +21,10 @@ from appliance.core.spool import Spool
 from ssm.sending.sent_journal import SentJournal, SentMessage
 from tests.demo import counters
 from tests.simulators.openstack import Cloud
+from tests.warm import Started
 
-PROGRAMS = Path(sys.prefix) / "bin"
+Programs = Mapping[str, Callable[..., Started]]
+"""Functions that start a program, by its name."""
 NOW = datetime.now(UTC).replace(microsecond=0)
 THIS_MONTH = NOW.replace(day=1, hour=0, minute=0, second=0)
 LAST_MONTH = (THIS_MONTH - timedelta(days=1)).replace(day=1)
@@ -35,6 +38,7 @@ class LedgerSite:
 
     cloud: Cloud
     root: Path
+    programs: Programs
     options: dict[str, str] = field(default_factory=dict)
     sent: list[str] = field(default_factory=list)
     """The messages that a sender took, in their order."""
@@ -51,8 +55,9 @@ class LedgerSite:
             "username = u\nuser_domain_name = Default\npassword = p-a-s-s\n"
         )
         flags = ("--root", str(self.root), "--config-file", str(configuration))
-        command = [str(PROGRAMS / program), *arguments, *flags]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        process = self.programs[program](*arguments, *flags)
+        out, err = process.communicate(timeout=120)
+        shown = subprocess.CompletedProcess(process.args, process.wait(), out, err)
         assert shown.returncode == expect, shown.stdout + shown.stderr
         assert "Traceback" not in shown.stderr
         return shown

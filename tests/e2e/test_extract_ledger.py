@@ -17,6 +17,7 @@ from tests.e2e.ledger_site import (
     NOW,
     THIS_MONTH,
     LedgerSite,
+    Programs,
     Repository,
     server,
     shrunk,
@@ -25,11 +26,11 @@ from tests.simulators.openstack import Cloud, serving
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[LedgerSite]:
+def site(tmp_path: Path, caso_programs: Programs) -> Iterator[LedgerSite]:
     cloud = Cloud(projects=("one",), servers=0, deleted=0)
     cloud.more["one"] = [server(number, created=NOW - timedelta(days=50)) for number in range(3)]
     with serving(cloud) as served:
-        yield LedgerSite(served, tmp_path)
+        yield LedgerSite(served, tmp_path, caso_programs)
 
 
 def test_a_window_in_the_middle_of_a_delivered_month_takes_nothing_back(site: LedgerSite) -> None:
