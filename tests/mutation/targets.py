@@ -65,6 +65,19 @@ TARGETS = {
             "tests/unit/test_ssm_sent_journal.py",
         ),
     ),
+    "ledger": Target(
+        ("caso/ledger/*.py", "caso/lanes.py", "caso/windows.py"),
+        (
+            "tests/unit/test_ledger.py",
+            "tests/unit/test_ledger_windows.py",
+            "tests/unit/test_ledger_sightings.py",
+            "tests/unit/test_ledger_retention.py",
+            "tests/unit/test_ledger_file.py",
+            "tests/unit/test_lanes.py",
+            "tests/unit/test_extraction_windows.py",
+            "tests/property/test_ledger_properties.py",
+        ),
+    ),
     "records": Target(
         ("caso/kinds/months.py", "caso/kinds/cloud.py"),
         (
