@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 
 from appliance.core import clock
 from appliance.core.cloud.hops import LoginFailure
@@ -328,11 +328,16 @@ class _Reading:
         self._latest: dict[str, str] = {}
         self._owners: dict[str, str] = {}
 
+    @cached_property
+    def _scope(self) -> Scope:
+        """Return the scope of the project, which keeps what several sources ask for."""
+        return self._accounting.cloud.project(self._selected.project.id)
+
     def read(self, source: Source, window: ExtractionWindow, kinds: frozenset[str]) -> None:
         """Read the records of some kinds; a source that fails costs these alone."""
         looks = self._looks(kinds)
         try:
-            scope = self._accounting.cloud.project(self._selected.project.id)
+            scope = self._scope
             # A source may leave something behind for the kinds of another one.
             others = self._accounting.kinds - set(source.kinds)
             context = self._accounting.context(self._selected, scope, kinds | others, self._owners)

@@ -69,6 +69,7 @@ def address(number: int, project: str, ip: str, device: str = "") -> dict[str, A
         "id": f"{number}",
         "project_id": project,
         "floating_ip_address": ip,
+        "port_id": f"port of {device}" if device else None,
         "created_at": "2026-01-01T00:00:00Z",
         "port_details": {"device_id": device, "device_owner": "compute:nova"} if device else None,
     }
@@ -98,6 +99,18 @@ def account(
     """Run with all sources."""
     options = {"projects": "one,two", "extractor": "nova,cinder,neutron"}
     return run(cloud, root, *arguments, expect=expect, **options)
+
+
+def test_f_a10_all_sources_ask_a_project_four_times_an_hour(cloud: Cloud, tmp_path: Path) -> None:
+    """A token, usage, volumes, and the addresses that two sources need."""
+    cloud.max_limit = 1000
+    with serving(cloud):
+        account(cloud, tmp_path, "--extract-to", (cloud.now - timedelta(hours=1)).isoformat())
+        cloud.requests.clear()
+        account(cloud, tmp_path)
+        of_projects = {name: count for name, count in cloud.requests.items() if " /v3/" not in name}
+        assert sum(of_projects.values()) == 2 * 3, of_projects
+        assert cloud.requests["POST /v3/auth/tokens"] == 2 + 2  # the login and the system
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Madrid", "America/New_York"])
