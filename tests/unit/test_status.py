@@ -463,6 +463,17 @@ def test_each_destination_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture
     assert found[1]["last_delivered"] is None
 
 
+def test_a_spool_is_counted_below_the_root_of_the_site(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The configuration names it as the container sees it."""
+    configured(tmp_path, "sender.cfg", "path: /var/spool/apel/outgoing/x\ndestination: a\n")
+    QueueSimple(f"{tmp_path}/var/spool/apel/outgoing/x").add("x")
+    ran(tmp_path, "ssmsend", ExitStatus.DONE)
+    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert f"1 messages wait in {tmp_path}/var/spool/apel/outgoing/x\n" in capsys.readouterr().out
+
+
 def test_a_spool_that_cannot_be_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configured(tmp_path, "sender.cfg", f"path: {tmp_path}/spool\ndestination: a\n")
     (tmp_path / "spool").write_text("no directory")

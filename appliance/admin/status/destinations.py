@@ -88,6 +88,9 @@ def _destination(
     path: Path, settings: Settings, record: Mapping[str, object], *, layout: Layout, now: datetime
 ) -> DestinationState:
     spool = settings.path("messaging", "path", default=layout.path(_SPOOL))
+    # Paths of a configuration are those of the container, which has no root directory of its own.
+    if not spool.is_relative_to(layout.root):
+        spool = layout.path(str(spool))
     kind = settings.text("messaging", "path_type", default="dirq")
     queued, problem = 0, ""
     try:
