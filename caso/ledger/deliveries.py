@@ -149,7 +149,7 @@ class Intent:
         self._messages.append((sha256, rows))
         self._rows += len(rows)
         if self._rows >= PAGE:
-            self._write()
+            self._write(is_durable=False)  # `seal` makes it so
 
     def seal(self, window: Span | None, *, checkpoint: datetime | None) -> None:
         """Make the intention durable; the messenger may commit the batch then.
@@ -158,9 +158,15 @@ class Intent:
         """
         self._write(window, checkpoint)
 
-    def _write(self, window: Span | None = None, checkpoint: datetime | None = None) -> None:
+    def _write(
+        self,
+        window: Span | None = None,
+        checkpoint: datetime | None = None,
+        *,
+        is_durable: bool = True,
+    ) -> None:
         file = self._file
-        with file.transaction() as connection:
+        with file.transaction(is_durable=is_durable) as connection:
             stream = file.numbers.stream(connection, self._stream)
             number = self._number or _begin(connection, self.name, stream, self._reason)
             if self._rows:

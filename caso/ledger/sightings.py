@@ -55,7 +55,10 @@ class Vanished:
 
 
 class Look:
-    """One complete listing of the things of a kind in a project."""
+    """One complete listing of the things of a kind in a project.
+
+    After a power failure the look before may count instead: the next one finds the same changes.
+    """
 
     def __init__(self, file: LedgerFile, origin: Origin, kind: str, number: int) -> None:
         self._file = file
@@ -66,7 +69,7 @@ class Look:
     def see(self, sights: Sequence[Sight]) -> None:
         """Take a page of the listing."""
         numbers = self._file.numbers
-        with self._file.transaction() as connection:
+        with self._file.transaction(is_durable=False) as connection:
             kind = numbers.word(connection, self._kind)
             packed = [names.pack(sight.key) for sight in sights]
             connection.executemany(
@@ -95,7 +98,7 @@ class Look:
         ``at`` is the moment up to which the listing is accounted.
         """
         numbers = self._file.numbers
-        with self._file.transaction() as connection:
+        with self._file.transaction(is_durable=False) as connection:
             values = {
                 "look": self._number,
                 "origin": numbers.origin(connection, self._origin),
@@ -116,7 +119,7 @@ class Look:
 
     def abandon(self) -> None:
         """Forget a listing that is not complete; nothing changes."""
-        with self._file.transaction() as connection:
+        with self._file.transaction(is_durable=False) as connection:
             connection.execute("DELETE FROM temp.seen WHERE look = ?", (self._number,))
 
 

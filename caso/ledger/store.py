@@ -1,6 +1,6 @@
 """The SQLite file of the ledger: opening, transactions, and failures as one line.
 
-The file uses a write-ahead log, and each commit is fsynced. Measured on this code, a commit then
+The file uses a write-ahead log, and a durable commit fsyncs it. Measured on this code, it then
 costs 1.9 ms, against 6.8 ms with a rollback journal. After a power failure the file holds all
 transactions that were committed, and nothing of any other. A full disk makes a transaction fail as
 a whole. Only one process writes at a time; another one waits, up to a limit.
@@ -78,9 +78,15 @@ class LedgerFile:
             self._connection.close()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Make the changes of the block durable together, or none of them."""
+    def transaction(self, *, is_durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Make the changes of the block durable together, or none of them.
+
+        Without ``is_durable`` they outlive a kill; a power failure may undo them, unless a durable
+        transaction followed, whose fsync is for everything before it.
+        """
         with self._lock, self._guarded():
+            level = "FULL" if is_durable else "NORMAL"
+            self._connection.execute(f"PRAGMA synchronous = {level}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -164,8 +170,6 @@ class LedgerFile:
         connection.execute("PRAGMA secure_delete = FAST").fetchall()
         if not self.read_only:
             connection.execute("PRAGMA journal_mode = WAL")
-            # With FULL a commit is durable when it returns.
-            connection.execute("PRAGMA synchronous = FULL")
         # A creation that was killed leaves a file without tables.
         self.is_new = found == 0
         if found < newest:
