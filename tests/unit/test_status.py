@@ -486,3 +486,27 @@ def test_a_spool_that_cannot_be_counted(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "etc/fedcloud/appliance.yaml").write_text("flows: {accounting: off}\n")
     assert main(["status", "--root", str(tmp_path)]) == 0
     assert "ccounting: " not in capsys.readouterr().out
+
+
+def test_a_kind_that_nothing_sends_is_a_complaint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """caso fills a spool of volumes, and sender.d has no file for it."""
+    outgoing, further = tmp_path / "var/spool/apel/outgoing", tmp_path / "etc/apel/sender.d"
+    configured(tmp_path, "sender.cfg", f"path: {outgoing}/openstack\ndestination: a\n")
+    ran(tmp_path, "ssmsend", ExitStatus.DONE)
+    for name in ("openstack", "openstack-ip", "openstack-storage", "grid"):
+        QueueSimple(f"{outgoing}/{name}")
+    for name in ("openstack", "openstack-storage", "grid"):
+        QueueSimple(f"{outgoing}/{name}").add("x")
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
+    assert line == (
+        f"! accounting: 1 messages wait in {outgoing}/openstack-storage, and nothing sends them:"
+        f" add a file for this spool to {further}"
+    )
+    text = f"path: {outgoing}/openstack-storage\ndestination: b\n"
+    configured(tmp_path, "sender.d/storage.cfg.example", text)
+    assert main(["status", "--root", str(tmp_path)]) == 1
+    configured(tmp_path, "sender.d/storage.cfg", text)
+    assert main(["status", "--root", str(tmp_path)]) == 0

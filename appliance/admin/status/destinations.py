@@ -23,6 +23,8 @@ from appliance.core.run.layout import Layout
 from appliance.core.spool import Spool
 
 _SPOOL = "/var/spool/apel/outgoing"
+_FURTHER_KINDS = "openstack-*"
+"""The spools that `caso.conf` has for volumes, addresses and accelerators."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +86,42 @@ def of_sender(
     return found
 
 
+def unread(layout: Layout, host: Host) -> Iterator[str]:
+    """Yield a complaint for each spool of a further kind that has messages and no reader.
+
+    Other directories may belong to senders that we do not know. If a configuration cannot be
+    parsed, it may be the reader; the sender's own record says that it is wrong.
+    """
+    if not host.flows[Flow.ACCOUNTING]:
+        return
+    try:
+        paths = senders.configurations(layout).paths
+        read = {
+            _spool(Settings(document.read([path], ini.parse)), layout)
+            for path in paths
+            if path.exists()
+        }
+        for spool in sorted(layout.path(_SPOOL).glob(_FURTHER_KINDS)):
+            if spool not in read and (queued := Spool(spool).count()):
+                further = layout.path(senders.FURTHER)
+                yield (
+                    f"accounting: {queued} messages wait in {spool}, and nothing sends them:"
+                    f" add a file for this spool to {further}"
+                )
+    except (ApplianceError, OSError):
+        return
+
+
+def _spool(settings: Settings, layout: Layout) -> Path:
+    spool = settings.path("messaging", "path", default=layout.path(_SPOOL))
+    # Paths of a configuration are those of the container, which has no root directory of its own.
+    return spool if spool.is_relative_to(layout.root) else layout.path(str(spool))
+
+
 def _destination(
     path: Path, settings: Settings, record: Mapping[str, object], *, layout: Layout, now: datetime
 ) -> DestinationState:
-    spool = settings.path("messaging", "path", default=layout.path(_SPOOL))
-    # Paths of a configuration are those of the container, which has no root directory of its own.
-    if not spool.is_relative_to(layout.root):
-        spool = layout.path(str(spool))
+    spool = _spool(settings, layout)
     kind = settings.text("messaging", "path_type", default="dirq")
     queued, problem = 0, ""
     try:

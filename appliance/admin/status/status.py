@@ -98,6 +98,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     complaints += reached.complaints if reached else []
     complaints += [published.complaint] if published and published.complaint else []
     complaints += [one.complaint for one in sent_to if one.complaint]
+    complaints += destinations.unread(layout, host)
     if arguments.json:
         beside = {
             "services": found_services and found_services.as_json(),
