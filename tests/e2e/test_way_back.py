@@ -6,6 +6,7 @@ and month the last record counts, of volumes the last record of each id.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -207,8 +208,21 @@ def test_the_state_of_caso_1_goes_there_and_back(steps: Steps) -> None:
 
 
 def test_volumes_on_the_way_to_caso(steps: Steps) -> None:
-    """The windows of cASO begin where our records end."""
+    """The windows of cASO begin where our records end.
+
+    docs/how-to/upstream-tools.md has one configuration for servers and one for volumes.
+    """
+    site, spool = steps.site, steps.site.spool
     steps.step("ours", steps.part(2))
+    second = site.state.with_name("caso-cinder")
+    shutil.copytree(site.state, second)
+    site.default["extractor"] = "nova"
+    site.write()
+    steps.step("peer", steps.until)
+    assert steps.servers() == steps.true_servers()
+    site.default |= {"extractor": "cinder", "spooldir": second}
+    site.ssm["output_path"] = f"{spool}-storage"
+    site.write()
     steps.step("peer", steps.until)
     assert steps.ours() == steps.whole(steps.part(2))
     assert {star.start for star in steps.peers().values()} == {steps.part(2) + SECOND}
