@@ -15,7 +15,7 @@ from appliance.core.run import cli, output
 from appliance.core.run.errors import ApplianceError, ExitStatus
 from caso.cmds import startup
 from caso.commands import host_file, months
-from caso.commands.report import delivered
+from caso.commands.report import delivered, destinations
 from caso.kinds import months as cuts
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import Month, month_text
@@ -120,12 +120,10 @@ class _Delivered:
 
 def _ends(ledger: Ledger, configuration: CasoConfiguration) -> dict[_Place, datetime]:
     """Return up to when servers were delivered, by region and project; of this Keystone."""
-    destinations = {
-        one.name for one in configuration.messengers if "cloud" in {kind.name for kind in one.kinds}
-    }
+    destination = destinations(configuration).get("cloud")
     ends: dict[_Place, datetime] = {}
     for stream, reached in ledger.windows.all().items():
-        is_ours = stream.kind == "cloud" and stream.destination in destinations
+        is_ours = stream.kind == "cloud" and stream.destination == destination
         origin = stream.origin
         is_here = origin.region in configuration.regions
         if is_ours and is_here and reached.end is not None:

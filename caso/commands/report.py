@@ -132,18 +132,24 @@ def _spent(
                 yield spent
 
 
+def destinations(configuration: CasoConfiguration) -> dict[str, str]:
+    """Return the messenger by which each kind is counted: ssm, which EGI hears, if it sends it."""
+    found: dict[str, str] = {}
+    for messenger in sorted(configuration.messengers, key=lambda one: one.name != "ssm"):
+        for kind in messenger.kinds:
+            found.setdefault(kind.name, messenger.name)
+    return found
+
+
 def delivered(
     ledger: Ledger, configuration: CasoConfiguration, known: Iterable[Month]
 ) -> Iterator[Owned]:
-    """Yield what was delivered in these months, each kind to its first destination alone."""
-    destinations: dict[str, str] = {}
-    for messenger in configuration.messengers:
-        for kind in messenger.kinds:
-            destinations.setdefault(kind.name, messenger.name)
+    """Yield what was delivered in these months, of each kind by one messenger alone."""
+    chosen = destinations(configuration)
     for month in known:
-        for destination in dict.fromkeys(destinations.values()):
+        for destination in dict.fromkeys(chosen.values()):
             for one in ledger.deliveries.rows(month, destination):
-                if destinations.get(one.stream.kind) == destination:
+                if chosen.get(one.stream.kind) == destination:
                     origin = one.stream.origin
                     yield Owned(one.stream.kind, origin.region, origin.project, one.row)
 

@@ -41,9 +41,10 @@ def ledger(tmp_path: Path) -> Path:
         server("c", BORDER, END, vo="biomed", cores=4),
     ]
     with Ledger(path) as made:
-        for destination in ("ssm", "logstash"):  # the same records twice
+        # One of them a second time, to a destination that has not come further.
+        for destination, sent in (("ssm", rows), ("logstash", rows[:1])):
             intent = made.deliveries.intent("batch", Stream(ORIGIN, "cloud", destination))
-            intent.add(b"\1" * 32, rows)
+            intent.add(b"\1" * 32, sent)
             intent.seal(Span(a, END), checkpoint=END)
             made.deliveries.confirm("batch")
     return path
@@ -56,7 +57,8 @@ def verb(
     monkeypatch: pytest.MonkeyPatch,
     *flags: str,
 ) -> tuple[int, str, str]:
-    (root / "caso.conf").write_text(CONFIG.format(root))
+    both = CONFIG.replace("messengers = ssm", "messengers = logstash, ssm")
+    (root / "caso.conf").write_text(both.format(root))
     (root / "caso.conf").chmod(0o600)
     argv = ["caso", name, "--config-file", str(root / "caso.conf"), *flags]
     monkeypatch.setattr(sys, "argv", argv)
