@@ -128,6 +128,7 @@ def test_every_hour_of_a_shadow_is_explained(site: ShadowedSite) -> None:
     start = now - timedelta(days=40)
     site.account(start)
     site.send()
+    site.verb("shadow", "--only-keep")  # what is there already belongs to earlier runs
     sent: list[str] = []
     ends = [now - timedelta(days=days) for days in (33, 20, 6, 1, 0)]
     for number, end in enumerate(ends):
