@@ -81,7 +81,10 @@ def _run(arguments: argparse.Namespace) -> ExitStatus:
     begun = shadow.begun()
     ours = rows.read_ours(shadow.spool("cloud"))
     theirs = rows.read_theirs(shadow.theirs, ours)
-    evidence = Evidence(int(begun.timestamp()) if begun else 0, shadow.set_aside())
+    _, unlaunched = shadow.unlaunched()
+    evidence = Evidence(
+        int(begun.timestamp()) if begun else 0, shadow.set_aside(), frozenset(unlaunched)
+    )
     sums = _Sums()
     for one in causes.differences(ours, theirs, evidence):
         if months.is_chosen(arguments, one.month):

@@ -67,6 +67,8 @@ def _run(arguments: argparse.Namespace) -> ExitStatus:
         status = ExitStatus.DONE
         if not arguments.only_keep:
             status = _extract(_shadowed(configuration, shadow, messenger))
+            if status is not ExitStatus.NOTHING:
+                status = max(status, _note_unlaunched(configuration, shadow))
             _add(kept, shadow.keep(spool))
     return max(status, _report(kept, spool, shadow))
 
@@ -117,6 +119,15 @@ def _extract(configuration: CasoConfiguration) -> ExitStatus:
 
     with recorded(_NAME, None) as record:
         return run.run(configuration, record)
+
+
+def _note_unlaunched(configuration: CasoConfiguration, shadow: Shadow) -> ExitStatus:
+    from caso.shadow import unlaunched  # noqa: PLC0415  loads the OpenStack clients
+
+    failures = unlaunched.note(configuration, shadow)
+    for failure in failures:
+        cli.report(_NAME, failure)
+    return ExitStatus.PARTLY if failures else ExitStatus.DONE
 
 
 def _add(kept: Kept, more: Kept) -> None:

@@ -67,7 +67,8 @@ EXPLANATIONS: Mapping[Cause, str] = {
     Cause.TAKEN_BACK: "a later run of cASO, with an earlier extract_to, replaced its own record",
     Cause.TIME_ZONE: "cASO's host is not in UTC, which shifts its records into another month",
     Cause.START: "cASO counts from another moment than the server's creation (before 1.3.0)",
-    Cause.NEVER_LAUNCHED: "cASO counts a second for a server that was never launched",
+    Cause.NEVER_LAUNCHED: "cASO counts a server that was never launched: a second, or its whole"
+    " life when it has been deleted",
     Cause.SUSPENDED: "the site counts the suspended time of servers apart; cASO does not",
     Cause.BEFORE: "the server ended before the shadow began; cASO has reported it before",
     Cause.FLAVOR: "the flavor was changed: the two saw different numbers of cores, and each counts"
@@ -130,6 +131,8 @@ class Evidence:
     """The latest of the checkpoints from which the shadow began."""
     set_aside: frozenset[tuple[str, str]] = frozenset()
     """Server and month of our records in the quarantine."""
+    unlaunched: frozenset[str] = frozenset()
+    """Servers that were never launched."""
 
 
 def differences(ours: UsageSide, theirs: UsageSide, evidence: Evidence) -> Iterator[Difference]:
@@ -342,6 +345,8 @@ class _Gap:
     def _doubt_ahead(self, there: int) -> Cause | None:
         if self.mine and self.mine.has_ended:
             return Cause.END
+        if not self.mine and self.server.uuid in self.comparison.evidence.unlaunched:
+            return Cause.NEVER_LAUNCHED
         if (self.server.uuid, self.month) in self.comparison.evidence.set_aside:
             return Cause.SET_ASIDE
         if self.other and not self.other.has_ended and not self.comparison.theirs.is_cut(there):

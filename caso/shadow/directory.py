@@ -3,6 +3,7 @@
     DIRECTORY/shadow.json    what was there at the beginning; written last, so it marks a whole one
     DIRECTORY/state/         our checkpoints, at first copies of cASO's, ledger and quarantine
     DIRECTORY/spool/KIND/    our messages; no sender reads them
+    DIRECTORY/unlaunched.json  servers that were never launched, and when Nova was asked for them
     DIRECTORY/cASO/          cASO's messages, kept, because SSM removes those that it has sent
 
 A kept message is a hard link, which costs no space until SSM removes the other name. Where the
@@ -16,9 +17,9 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class Shadow:
         self.theirs = path / "cASO"
         self.lock = path / "shadow.lock"
         self._note = path / "shadow.json"
+        self._unlaunched = path / "unlaunched.json"
         self._content: Mapping[str, Any] | None = None
 
     def spool(self, kind: str) -> Path:
@@ -109,6 +111,10 @@ class Shadow:
             LocalFailure: there is no shadow, or its file is damaged.
 
         """
+        return max(self._moments(), default=None)
+
+    def _moments(self) -> list[datetime]:
+        """Return the checkpoints from which the shadow began."""
         try:
             texts = list(self._read()["checkpoints"].values())
         except (AttributeError, KeyError) as error:
@@ -117,7 +123,7 @@ class Shadow:
         for text in texts:
             with contextlib.suppress(ValueError):  # a broken one, from which cASO does not go on
                 moments.append(clock.parse(str(text).strip()))
-        return max(moments, default=None)
+        return moments
 
     def keep(self, spool: Path) -> Kept:
         """Keep the messages that cASO has spooled since the beginning and that are still there."""
@@ -169,6 +175,21 @@ class Shadow:
         """Return server and month of our records in the quarantine."""
         found = quarantine.entries(self.state / "quarantine")
         return frozenset((one.key, one.month) for one in found if one.kind == "cloud")
+
+    def unlaunched(self) -> tuple[datetime, set[str]]:
+        """Return when Nova was asked for servers without a launch, and the ids of those.
+
+        Before the first time this is the earliest checkpoint. A damaged file is made again.
+        """
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            content = json_file.read(self._unlaunched, limit=_MAX_NOTE)
+            return clock.parse(content["asked"]), set(map(str, content["servers"]))
+        moments = self._moments()
+        return min(moments, default=datetime(1970, 1, 1, tzinfo=UTC)), set()
+
+    def note_unlaunched(self, asked: datetime, servers: Iterable[str]) -> None:
+        """Keep the servers without a launch, and up to when Nova was asked for them."""
+        json_file.write(self._unlaunched, {"asked": asked.isoformat(), "servers": sorted(servers)})
 
     def _read(self) -> Mapping[str, Any]:
         if self._content is None:

@@ -169,6 +169,33 @@ def test_servers_above_novas_limit(tmp_path: Path) -> None:
     assert len({row["server"] for row in missing}) == 50
 
 
+def test_servers_that_were_never_launched(tmp_path: Path) -> None:
+    """Two end in an error: cASO counts a second of one, and the whole life of the deleted one."""
+    cloud = Cloud(projects=("one",), servers=4, deleted=0)
+    ended = cloud.now - timedelta(minutes=90)
+    born, died = f"{ended - 5 * HOUR:%Y-%m-%dT%H:%M:%S}", f"{ended:%Y-%m-%dT%H:%M:%S}"
+    launch: dict[str, Any] = {"OS-SRV-USG:launched_at": None, "created": f"{born}Z"}
+    cloud.more["one"] = [
+        {**cloud.server("one", 50), **launch, "status": "ERROR", "updated": f"{died}Z"},
+        {
+            **cloud.server("one", 51),
+            **launch,
+            "status": "DELETED",
+            "updated": f"{died}Z",
+            "OS-SRV-USG:terminated_at": died,
+        },
+    ]
+    with serving(cloud):
+        site = SimulatedSite(tmp_path, cloud)
+        site.account(cloud.now - 7 * HOUR)
+        site.look(cloud.now - 7 * HOUR)
+        site.account(cloud.now)
+        site.look(cloud.now)
+        compared = site.compare()
+    assert compared["unexplained"] == 0
+    assert causes(compared) == {"never-launched": -5 * 3600 - 1}
+
+
 @pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
 def test_a_host_in_another_time_zone(zone: str, tmp_path: Path) -> None:
     cloud = Cloud(projects=("one",), servers=6, deleted=0)

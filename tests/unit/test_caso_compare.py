@@ -230,6 +230,17 @@ def test_a_server_that_was_never_launched(tmp_path: Path) -> None:
     assert one.is_explained
 
 
+def test_a_server_that_was_deleted_without_a_launch(tmp_path: Path) -> None:
+    """CASO counts its whole life; the shadow has noted that it was never launched."""
+    theirs = [run(FIRST, until("a", FIRST), ended("n", FIRST - 900))]
+    evidence = Evidence(unlaunched=frozenset({"n", "a"}))
+    found = compared(tmp_path, [alive(FIRST, "a")], theirs, evidence)
+    assert found["n", "2026-11"].wall == {Cause.NEVER_LAUNCHED: BORN - FIRST + 900}
+    assert found["n", "2026-11"].is_explained
+    found = compared(tmp_path, [alive(FIRST, "a")], theirs)
+    assert found["n", "2026-11"].causes == {Cause.OURS_MISSING}
+
+
 def test_a_server_that_was_launched_after_a_run_of_caso(tmp_path: Path) -> None:
     never = Record("n", 1, end=BORN, cpu=1)
     theirs = [run(BORN + 5, never, until("a", BORN + 5)), alive(FIRST, "n", "a")]

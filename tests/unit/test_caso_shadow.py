@@ -175,6 +175,20 @@ def test_our_records_that_were_set_aside_are_evidence(tmp_path: Path) -> None:
     assert shadow.set_aside() == {("8d8ff1a5-3f2c", f"{FULL.measured:%Y-%m}")}
 
 
+def test_servers_without_a_launch_are_kept(site: SiteFiles, tmp_path: Path) -> None:
+    """Before the first time Nova is asked from the earliest checkpoint on."""
+    shadow = Shadow(tmp_path / "shadow")
+    shadow.begin(site, wait=_NOW)
+    first = datetime(2026, 11, 22, 7, 22, 42, 712270, tzinfo=UTC)
+    assert shadow.unlaunched() == (first, set())
+    asked = datetime(2026, 11, 23, tzinfo=UTC)
+    shadow.note_unlaunched(asked, {"b", "a"})
+    assert shadow.unlaunched() == (asked, {"a", "b"})
+    for text in ("", "[]", '{"asked": 1}', '{"asked": "x", "servers": []}'):
+        (tmp_path / "shadow/unlaunched.json").write_text(text)
+        assert shadow.unlaunched() == (first, set())
+
+
 def test_a_configuration_without_messages_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
