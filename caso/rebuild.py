@@ -15,9 +15,10 @@ again, as after a kill.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,9 +58,9 @@ class Rebuilt:
     """The result of reading earlier deliveries."""
 
     waiting: int = 0
-    """Records of messages that wait."""
+    """Records of messages that wait, of which the ledger knew less."""
     sent: int = 0
-    """Records of the journal."""
+    """Records of the journal, of which the ledger knew less."""
     failures: list[ApplianceError] = field(default_factory=list)
     """What could not be read."""
 
@@ -93,24 +94,46 @@ def rebuild(
 def _learn(
     ledger: Ledger, destination: str, found: Iterable[_Known], origin: Callable[[str], Origin]
 ) -> int:
-    """Count records as delivered, without windows and checkpoints; return how many."""
+    """Count records as delivered that go further than the ledger knows; return how many."""
     intents: dict[Stream, Intent] = {}
     count = 0
+    pages = iter(found)
     try:
-        for one in found:
-            record = one.record
-            stream = Stream(origin(record.project), record.kind, destination)
-            if stream not in intents:
-                name = f"rebuilt {record.kind} {record.project}"
-                intents[stream] = ledger.deliveries.intent(name, stream)
-            intents[stream].add(one.sha256, [_row(record)])
-            count += 1
+        while page := list(itertools.islice(pages, _PAGE)):
+            for stream, one in _news(ledger, destination, page, origin):
+                if stream not in intents:
+                    name = f"rebuilt {stream.kind} {stream.origin.project}"
+                    intents[stream] = ledger.deliveries.intent(name, stream)
+                intents[stream].add(one.sha256, [_row(one.record)])
+                count += 1
     finally:
         # What was read before a failure is true all the same.
         for intent in intents.values():
             intent.seal(None, checkpoint=None)
             ledger.deliveries.confirm(intent.name)
     return count
+
+
+def _news(
+    ledger: Ledger, destination: str, page: Sequence[_Known], origin: Callable[[str], Origin]
+) -> Iterator[tuple[Stream, _Known]]:
+    """Yield the records of a page that go further than what the ledger has of them."""
+    by_stream: dict[Stream, list[_Known]] = {}
+    for one in page:
+        stream = Stream(origin(one.record.project), one.record.kind, destination)
+        by_stream.setdefault(stream, []).append(one)
+    for stream, found in by_stream.items():
+        rows = [_row(one.record) for one in found]
+        # A second less: what is equal is known, with its VO and user.
+        asked = [(row.key, row.month, _progress(row) - 1) for row in rows]
+        known = {(one.key, one.month) for one in ledger.deliveries.shrinking(stream, asked)}
+        for row, one in zip(rows, found, strict=True):
+            if (row.key, row.month) not in known:
+                yield stream, one
+
+
+def _progress(row: LedgerRow) -> int:
+    return row.amount if row.progress is None else row.progress
 
 
 def _row(record: SentRecord) -> LedgerRow:

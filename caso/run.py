@@ -222,8 +222,14 @@ class AccountingRun:
         return recovered
 
     def _rebuild(self) -> None:
-        """Read earlier deliveries again, if the ledger is lost, or older than lastrun files."""
-        if not (self.ledger.is_lost or self._is_behind()):
+        """Read earlier deliveries again, if the ledger may lack some of them.
+
+        It is lost, or older than lastrun files. Or the run ends in the past: if the whole state is
+        an older copy, as after a snapshot of the host was restored, only spool and journal show how
+        far its months were delivered.
+        """
+        ends_early = self.configuration.period.end is not None
+        if not (self.ledger.is_lost or self._is_behind() or ends_early):
             return
         # Neither a message nor the journal names the region; the guard does not need it.
         access, region = self.configuration.access, self.regions[0].region
