@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -46,6 +47,8 @@ class LedgerSite:
     def run(
         self, *arguments: str, expect: int = 0, program: str = "caso-extract"
     ) -> subprocess.CompletedProcess[str]:
+        if program == "caso-extract":
+            self._wait_for_a_window()
         configuration = self.root / "caso.conf"
         configuration.touch(mode=0o600)
         more = "".join(f"{name} = {value}\n" for name, value in self.options.items())
@@ -61,6 +64,16 @@ class LedgerSite:
         assert shown.returncode == expect, shown.stdout + shown.stderr
         assert "Traceback" not in shown.stderr
         return shown
+
+    def _wait_for_a_window(self) -> None:
+        """Wait until a run has something to do: a window is longer than a second."""
+        try:
+            begin = datetime.fromisoformat(self.lastrun().read_text())
+        except (FileNotFoundError, ValueError):  # a test has damaged it
+            return
+        left = begin + timedelta(seconds=1.1) - datetime.now(UTC)
+        if timedelta(0) < left < timedelta(seconds=5):
+            time.sleep(left.total_seconds())
 
     def verb(self, *arguments: str, expect: int = 0) -> list[str]:
         """Run a verb of `caso` and return the lines that it prints."""

@@ -164,7 +164,7 @@ def test_a_run_over_an_explicit_window_closes_nothing(site: LedgerSite) -> None:
 
 def test_an_empty_lastrun_file_does_not_stop_its_project(site: LedgerSite) -> None:
     """F-A11: cASO leaves one on a full disk; the ledger says how far it was."""
-    site.run()
+    site.run("--extract-to", (NOW - timedelta(hours=1)).isoformat())
     site.lastrun().write_text("")
     shown = site.run()
     assert f"{site.lastrun()}: has no time from which to go on" in shown.stderr

@@ -182,6 +182,7 @@ def test_no_window_is_extended_beyond_the_present(project: Project) -> None:
 
 def test_the_end_of_a_window() -> None:
     assert extended(day(10, 31), []) == day(10, 31)
+    assert extended(day(10, 31), [day(11, 20), day(9, 1)]) == day(11, 1) - SECOND
     assert extended(day(12, 5), [datetime(2027, 3, 1, tzinfo=UTC)]) == day(12, 31, 23) + timedelta(
         minutes=59, seconds=59
     )
@@ -204,6 +205,10 @@ def test_months_that_were_purged_are_not_delivered_again(project: Project) -> No
     assert project.window(start=early)[0] == early
     project.ledger.retention.purge(NOW)
     assert project.window(start=early)[0] == datetime(2024, 11, 1, tzinfo=UTC)
+    project.delivered(OTHER, day(11, 1), day(11, 20))  # one of two is enough
+    streams = {"cloud": [CLOUD, OTHER]}
+    assert project.window(start=early, streams=streams)[0] == datetime(2024, 11, 1, tzinfo=UTC)
+    assert project.window(start=early, streams={"cloud": [OTHER]})[0] == early
 
 
 def test_a_time_in_the_future_stops_the_project_until_the_file_has_another(

@@ -108,8 +108,10 @@ def test_a_start_settles_what_a_killed_run_left(
             asked.append(batch)
             return held
 
-        ledger.deliveries.reconcile(is_held)
+        done = ledger.deliveries.reconcile(is_held)
         assert [batch.name for batch in asked] == ["batch"]
+        names = ([], ["batch"]) if held is False else (["batch"], [])
+        assert (done.confirmed, done.withdrawn) == names
         assert amounts(ledger) == amount
         assert ledger.windows.reached(CLOUD).checkpoint == checkpoint
         assert ledger.deliveries.outstanding() == []
@@ -239,8 +241,16 @@ def test_a_batch_withdrawn_in_its_middle_leaves_nothing(ledger: Ledger) -> None:
 
 
 def test_of_two_records_in_a_batch_the_later_counts(ledger: Ledger) -> None:
-    deliver(ledger, row(amount=10), row(amount=20))
-    assert amounts(ledger) == {NOVEMBER: 20}
+    intent = ledger.deliveries.intent("batch", CLOUD)
+    intent.add(b"1", [row(amount=10, has_ended=True, is_estimated=True)])
+    intent.add(b"2", [row(amount=20)])
+    intent.seal(WINDOW, checkpoint=END)
+    ledger.deliveries.confirm("batch")
+    [found] = ledger.deliveries.of(VM)
+    assert (found.row.amount, found.sha256) == (20, b"2".hex())
+    assert (found.row.has_ended, found.row.is_estimated) == (False, False)
+    with ledger.file.reading() as connection:  # no row refers to the first message
+        assert connection.execute("SELECT sha256 FROM messages").fetchall() == [(b"2",)]
 
 
 @pytest.mark.parametrize(
