@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from appliance.core import ldif
@@ -37,7 +37,11 @@ trees = st.recursive(
 
 
 def attempt(root: Path, description: Any, *flags: str) -> None:
-    text = json.dumps(description)  # JSON is YAML
+    refused(root, json.dumps(description), *flags)  # JSON is YAML
+
+
+def refused(root: Path, text: str, *flags: str) -> None:
+    """Read a text; if it is refused, each reason is one line that begins with the file."""
     problems: Sequence[Problem] = ()
     try:
         load(root, *flags, rc=RC, text=text)
@@ -45,10 +49,39 @@ def attempt(root: Path, description: Any, *flags: str) -> None:
         problems = error.problems
     for problem in problems:
         assert str(problem).startswith("/")
-        assert "\n" not in problem.text
+        assert "\n" not in str(problem)
+
+
+SHIPPED = Path(__file__).parents[2] / "etc/cloud-info-provider/openstack.yaml"
+OF_CATCH_ALL = """\
+gocdb: EXAMPLE-SITE
+endpoint: https://k.example.org:5000/v3
+images: {sync: true, formats: [qcow2, raw]}
+vos:
+  - name: ops
+    auth: {project_id: abc}
+"""
+marks = st.sampled_from(
+    [
+        *("\n", "  ", "\t", ": ", "- ", "? ", "| ", "> ", "{", "}", "[", "]", '"', "'", "#", "~"),
+        *("&a ", "*a", "<<: ", "!!binary ", "!!python/object:x ", "%YAML 1.1\n", "---\n", "...\n"),
+        *("\0", "\ufeff", "\x85", "\u2028", "9" * 30, "'a\\nb': ", '"a\\nb": '),
+    ]
+)
+
+
+@given(st.data(), st.sampled_from([SHIPPED.read_text(), OF_CATCH_ALL]))
+def test_any_damaged_text(data: st.DataObject, text: str) -> None:
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        text = text[:start] + data.draw(marks) + text[start + data.draw(st.integers(0, 40)) :]
+    with tempfile.TemporaryDirectory() as root:
+        refused(Path(root), text)
+        refused(Path(root), text, "--middleware", "static")
 
 
 @given(trees)
+@example({"site": {"a\nb": 1}})
 def test_any_tree(description: Any) -> None:
     with tempfile.TemporaryDirectory() as root:
         attempt(Path(root), description)

@@ -108,6 +108,7 @@ def test_lists_of_mappings_are_numbered() -> None:
             "1: z: aliases and nesting as deep as this are not read here; write the values out",
         ),
         ("a: {<<: {b: 1}}", "1: a: this form of key is not read here; write 'name: value'"),
+        ('a: {"b\\nc": 1}', r"1: a: the name 'b\nc' has control characters; correct it"),
         ("a: [b, [c]]", "1: a: a list within a list is not read here"),
         ("a: [1, '2,3']", "1: a: a comma within an item of a list is not read here"),
         (

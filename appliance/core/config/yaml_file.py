@@ -9,6 +9,7 @@ scalars is one text with commas, and a list of mappings is the sections ``path[0
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 OUTERMOST = "DEFAULT"
 _DEEPEST = 20
 _NULL = "tag:yaml.org,2002:null"
+# Messages show names as they are, one problem a line.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(slots=True)
@@ -98,6 +101,11 @@ class _YamlReader:
                 self._note(key, section, "this form of key is not read here; write 'name: value'")
                 continue
             name, line = key.value, key.start_mark.line + 1
+            if _CONTROL.search(name):
+                self._note(
+                    key, section, f"the name {name[:40]!r} has control characters; correct it"
+                )
+                continue
             if name in lines:
                 text = f"is set a second time; first in line {lines[name]}; remove one"
                 self._note(key, f"{section}.{name}".lstrip("."), text)
