@@ -120,9 +120,13 @@ def provide(arguments: argparse.Namespace) -> ExitStatus:
         return _validate(arguments)
     with recorded(PROGRAM, cli.layout(arguments).runs) as record:
         try:
-            record.status = _run(*_configure(arguments), arguments, record)
+            configuration, publishing = _configure(arguments)
+            record.status = _run(configuration, publishing, arguments, record)
         finally:
             record.add("wall_seconds", (clock.now() - record.started).total_seconds())
+    if arguments.compat_exit_codes and publishing is None and configuration.format == _JSON:
+        # cloud-info-provider 1 ends with 0 if it could read some of the VOs, earlier releases not
+        return ExitStatus.DONE
     return record.status
 
 

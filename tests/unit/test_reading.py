@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,18 @@ def test_json_of_a_run_with_a_failing_vo(
     assert [share["ProjectID"] for share in document["Share"]] == ["p0", "p2"]
     assert f"vo1: 127.0.0.1:{cloud.url.rpartition(':')[2]}: Glance answers 403" in shown.err
     assert f"{path}:5" in shown.err
-    assert service.main([*flags, "--compat-exit-codes"]) == 1
+
+
+@pytest.mark.parametrize(("flags", "status"), [((), 0), (("--format", "glue"), 1)])
+def test_upstream_s_exit_status_of_a_run_with_a_failing_vo(
+    cloud: Cloud, tmp_path: Path, flags: Sequence[str], status: int
+) -> None:
+    """cloud-info-provider 1.2 leaves a VO out and ends with 0; 0.13, which has LDIF, with 1."""
+    cloud.faults = [Fault("/v2/images", "p1", 403)]
+    load(tmp_path, rc=ACCOUNT, text=site(cloud, *THREE))
+    common = ["--root", str(tmp_path), "--gocdb-url", "", "--compat-exit-codes", *flags]
+    assert service.main(common) == status
+    assert service.main([*common, "--exit-on-share-errors"]) == 1
 
 
 def test_the_time_is_that_of_the_last_answer(cloud: Cloud, tmp_path: Path) -> None:
