@@ -474,6 +474,19 @@ def test_s3_requests_are_plain(store: Store, tmp_path: Path) -> None:
     assert all(path.startswith("/s3/cloud-info") for _, path in store.requests)
 
 
+def test_a_bucket_with_dots(store: Store, tmp_path: Path) -> None:
+    """R12: as a part of the host's name it would fit no certificate."""
+    publishing = Publishing(store, tmp_path, "s3")
+    store.objects["cloud.info.example.org"] = {}
+    publishing.configure(bucket="cloud.info.example.org")
+    publishing.run()
+    assert list(store.objects["cloud.info.example.org"]) == [NAME]
+    assert {path.partition("?")[0] for _, path in store.requests} == {
+        "/s3/cloud.info.example.org",
+        f"/s3/cloud.info.example.org/{NAME}",
+    }
+
+
 @pytest.mark.parametrize(
     ("query", "signature"),
     [
