@@ -16,7 +16,7 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
         "BDII_ARCHIVE_SIZE": "no snapshots are kept; see published.ldif in BDII_VAR_DIR",
         "SLAPD_CONF": "slapd's configuration is generated",
         "DB_CONFIG": "slapd's configuration is generated",
-        "SLAPD_DB_DIR": "each start makes a new database in BDII_VAR_DIR",
+        "SLAPD_DB_DIR": "the databases are in BDII_VAR_DIR",
         "DELAYED_DELETE": "BDII_VAR_DIR holds the list of vanished entries",
     },
     "site.cfg": {"SITE_DISTRIBUTED": ""},
