@@ -12,7 +12,7 @@ from deploy import images
 from deploy.dockerd import DockerDaemon
 from tests import warm
 from tests.e2e.images_cloud import Cloud
-from tests.e2e.ledger_site import Programs
+from tests.e2e.ledger_site import CasoPrograms
 from tests.e2e.vm_site import Appliance, booted
 from tests.testbed import Testbed
 from tests.testbed.vm import Machine
@@ -50,7 +50,7 @@ def appliance(machine: Machine, testbed: Testbed) -> Appliance:
 
 
 @pytest.fixture(scope="session")
-def caso_programs() -> Iterator[Programs]:
+def caso_programs() -> Iterator[CasoPrograms]:
     """Yield the programs of accounting, which start without their imports."""
     with (
         warm.program("caso.cmds.extract:main") as extract,

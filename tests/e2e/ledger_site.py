@@ -24,7 +24,7 @@ from tests.demo import counters
 from tests.simulators.openstack import Cloud
 from tests.warm import Started
 
-Programs = Mapping[str, Callable[..., Started]]
+CasoPrograms = Mapping[str, Callable[..., Started]]
 """Functions that start a program, by its name."""
 NOW = datetime.now(UTC).replace(microsecond=0)
 THIS_MONTH = NOW.replace(day=1, hour=0, minute=0, second=0)
@@ -39,7 +39,7 @@ class LedgerSite:
 
     cloud: Cloud
     root: Path
-    programs: Programs
+    programs: CasoPrograms
     options: dict[str, str] = field(default_factory=dict)
     sent: list[str] = field(default_factory=list)
     """The messages that a sender took, in their order."""

@@ -11,7 +11,7 @@ import pytest
 
 from caso import quarantine
 from caso.kinds.cloud import CloudRecord, ServerStatus
-from tests.e2e.ledger_site import NOW, LedgerSite, Programs, server
+from tests.e2e.ledger_site import NOW, CasoPrograms, LedgerSite, server
 from tests.simulators.openstack import Cloud, serving
 
 GOOD = CloudRecord(
@@ -32,7 +32,7 @@ GOOD = CloudRecord(
 
 
 @pytest.fixture
-def site(tmp_path: Path, caso_programs: Programs) -> Iterator[LedgerSite]:
+def site(tmp_path: Path, caso_programs: CasoPrograms) -> Iterator[LedgerSite]:
     cloud = Cloud(projects=("one",), servers=0, deleted=0)
     cloud.more["one"] = [server(1, created=NOW - timedelta(days=3))]
     with serving(cloud) as served:

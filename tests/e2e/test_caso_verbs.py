@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.ledger_site import LAST_MONTH, NOW, THIS_MONTH, LedgerSite, Programs, server, shrunk
+from tests.e2e.ledger_site import (
+    LAST_MONTH,
+    NOW,
+    THIS_MONTH,
+    CasoPrograms,
+    LedgerSite,
+    server,
+    shrunk,
+)
 from tests.simulators.openstack import Cloud, serving
 
 MONTH = f"{LAST_MONTH:%Y-%m}"
@@ -16,7 +24,7 @@ HALF = THIS_MONTH - timedelta(days=10)
 
 
 @pytest.fixture
-def site(tmp_path: Path, caso_programs: Programs) -> Iterator[LedgerSite]:
+def site(tmp_path: Path, caso_programs: CasoPrograms) -> Iterator[LedgerSite]:
     cloud = Cloud(projects=("one",), servers=0, deleted=0)
     cloud.more["one"] = [server(number, created=NOW - timedelta(days=50)) for number in range(3)]
     with serving(cloud) as served:

@@ -16,8 +16,8 @@ from tests.e2e.ledger_site import (
     LAST_MONTH,
     NOW,
     THIS_MONTH,
+    CasoPrograms,
     LedgerSite,
-    Programs,
     Repository,
     server,
     shrunk,
@@ -26,7 +26,7 @@ from tests.simulators.openstack import Cloud, serving
 
 
 @pytest.fixture
-def site(tmp_path: Path, caso_programs: Programs) -> Iterator[LedgerSite]:
+def site(tmp_path: Path, caso_programs: CasoPrograms) -> Iterator[LedgerSite]:
     cloud = Cloud(projects=("one",), servers=0, deleted=0)
     cloud.more["one"] = [server(number, created=NOW - timedelta(days=50)) for number in range(3)]
     with serving(cloud) as served:
