@@ -138,9 +138,11 @@ def tell_of_accounting(
     stage = accounting.Stage(testbed, seed, moment, story.say)
     rows = []
 
-    def begin(root: Path) -> AccountingSite:
-        return AccountingSite.create(sites.begin(root), testbed, seed)
+    def begin(root: Path, *, kinds: bool = False) -> AccountingSite:
+        return AccountingSite.create(sites.begin(root), testbed, seed, kinds=kinds)
 
+    with story.chapter("Accounting: volumes, addresses and GPUs, and a month sent again"):
+        rows += stage.kinds(partial(begin, state / "site-kinds", kinds=True))
     for title, name, act in (
         ("Accounting: from Nova's servers to the repository", "site-accounting", stage.undisturbed),
         ("Sabotage: caso-extract is killed at work", "site-extract-killed", stage.extract_killed),

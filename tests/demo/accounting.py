@@ -1,4 +1,4 @@
-"""The accounting flow in three acts; each yields rows: done, arrived, counted independently."""
+"""The accounting flow in four acts; each yields rows: done, arrived, counted independently."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from tests.demo import accounting_kinds as further
 from tests.demo import counters
-from tests.demo.accounting_site import COPIES, AccountingSite
+from tests.demo.accounting_site import COPIES, KINDS, AccountingSite
 from tests.demo.report import Row
 from tests.demo.sabotage import kill_at_work, strike, until_struck
 from tests.testbed import Seed, Testbed
@@ -43,6 +44,36 @@ class Stage:
         site.site.run("ssmsend")
         delivery = self._receive(site, spooled)
         return self._rows("accounting, undisturbed", delivery)
+
+    def kinds(self, begin: Callable[[], AccountingSite]) -> list[Row]:
+        """Send each kind of record to a destination of its own, then correct a month."""
+        site = begin()
+        site.site.run("caso-extract", "--extract-to", self.moment.isoformat())
+        done = {kind: site.spooled_of(kind) for kind in KINDS}
+        spooled = site.spooled()
+        site.site.run("ssmsend")
+        arrived = {kind: self._texts(queue) for kind, queue in KINDS.items()}
+        rows = further.rows(self.testbed, self.seed, done, arrived)
+        self.say("  a server of last month ended an hour earlier: its month is sent again")
+        month = further.shorten(self.testbed, self.moment)
+        site.site.run("caso", "republish", "--month", month)
+        flags = ("--allow-decrease", "--reason", "demo")
+        site.site.run("caso", "republish", "--month", month, *flags)
+        spooled += site.spooled()
+        site.site.run("ssmsend")
+        delivery = self._receive(site, spooled)
+        act = "accounting, a month sent again"
+        wanted = f" in {month}"
+        return [*rows, *(row for row in self._rows(act, delivery) if row.flow.endswith(wanted))]
+
+    def _texts(self, queue: str) -> list[str]:
+        """Take all messages of a destination; return the texts that openssl finds good."""
+        copies = counters.copies_of_messages(self.testbed.broker.plain_port, queue)
+        ca_directory = self.testbed.ca_directory
+        texts = [counters.text_verified_by_openssl(copy, ca_directory) for copy in copies]
+        # What was sent again after the broker's death is the same message: the repository keeps
+        # one.
+        return list(dict.fromkeys(text.rstrip("\n") for text in texts if text is not None))
 
     def extract_killed(self, begin: Callable[[], AccountingSite]) -> list[Row]:
         """Kill `caso-extract` while it moves messages into the spool, then run it again."""
@@ -93,14 +124,7 @@ class Stage:
 
     def _receive(self, site: AccountingSite, spooled: list[str]) -> Delivery:
         site.site.run("ssmreceive", "--idle-exit", "1")
-        copies = list(counters.copies_of_messages(self.testbed.broker.plain_port, COPIES))
-        texts = [
-            counters.text_verified_by_openssl(copy, self.testbed.ca_directory) for copy in copies
-        ]
-        # A copy that was sent again after the broker's death is the same message: the repository
-        # keeps one.
-        verified = list(dict.fromkeys(text.rstrip("\n") for text in texts if text is not None))
-        return Delivery(spooled, site.received(), verified)
+        return Delivery(spooled, site.received(), self._texts(COPIES))
 
     def _rows(self, act: str, delivery: Delivery) -> list[Row]:
         counted = counters.nova_usage(self.testbed.nova_database, self.moment)

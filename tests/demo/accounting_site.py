@@ -10,6 +10,8 @@ from tests.demo.site import Site
 from tests.testbed import Seed, Testbed
 
 QUEUE = "/queue/accounting"
+KINDS = {kind: f"{QUEUE}.{kind}" for kind in ("storage", "ip", "accelerator")}
+"""The destination of each further kind of record."""
 COPIES = "/queue/accounting.copy"
 """Where the broker puts a copy of each message, for those who count again."""
 
@@ -56,8 +58,10 @@ class AccountingSite:
     site: Site
 
     @classmethod
-    def create(cls, site: Site, testbed: Testbed, seed: Seed) -> AccountingSite:
-        """Write a new site's files."""
+    def create(
+        cls, site: Site, testbed: Testbed, seed: Seed, *, kinds: bool = False
+    ) -> AccountingSite:
+        """Write a new site's files; with ``kinds``, it sends all kinds of records."""
         root = site.root
         (root / "var/log/apel").mkdir(exist_ok=True)
         account = seed.accounts["accounting"]
@@ -67,10 +71,18 @@ class AccountingSite:
             password=account.password,
             ca_file=testbed.ca_file,
         )
+        outgoing = "var/spool/apel/outgoing/openstack"
+        wanted = KINDS if kinds else {}
+        caso += "".join(f"output_path_{kind} = {root}/{outgoing}-{kind}\n" for kind in wanted)
         site.write("etc/caso/caso.conf", caso, mode=0o600)
-        for program, role, path in (
-            ("ssmsend", "sender", "var/spool/apel/outgoing/openstack"),
-            ("ssmreceive", "receiver", "var/spool/repository"),
+        further = [
+            ("ssmsend", "sender", f"sender.d/{kind}", f"{outgoing}-{kind}", queue)
+            for kind, queue in wanted.items()
+        ]
+        for program, role, name, path, queue in (
+            ("ssmsend", "sender", "sender", outgoing, QUEUE),
+            ("ssmreceive", "receiver", "receiver", "var/spool/repository", QUEUE),
+            *further,
         ):
             credential = testbed.host_credential(role)
             text = _SSM.format(
@@ -78,14 +90,14 @@ class AccountingSite:
                 program=program,
                 root=root,
                 path=root / path,
-                queue=QUEUE,
+                queue=queue,
                 host=testbed.broker.host,
                 port=testbed.broker.tls_port,
                 certificate=credential.certificate,
                 key=credential.key,
                 ca_directory=testbed.ca_directory,
             )
-            site.write(f"etc/apel/{role}.cfg", text)
+            site.write(f"etc/apel/{name}.cfg", text)
         site.write("etc/apel/dns", f"{_subject(testbed.host_credential('sender').certificate)}\n")
         return cls(site)
 
@@ -101,6 +113,11 @@ class AccountingSite:
     def spooled(self) -> list[str]:
         """Return the waiting messages, read from the file system alone, while nobody sends."""
         return [path.read_text() for path in self.waiting()]
+
+    def spooled_of(self, kind: str) -> list[str]:
+        """Return the waiting messages of a further kind."""
+        spool = self.spool.with_name(f"{self.spool.name}-{kind}")
+        return [path.read_text() for path in sorted(spool.glob("????????/" + "?" * 14))]
 
     def received(self) -> list[str]:
         """Return the messages that the repository holds, in the order of arrival."""

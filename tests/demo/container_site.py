@@ -26,6 +26,7 @@ from tests.testbed import Testbed
 _PORT = 27170
 _SERVICES = {
     "caso-extract": "caso",
+    "caso": "caso",
     "ssmsend": "ssm",
     "cloudkeeper": "cloudkeeper",
     "cloudkeeper-os": "cloudkeeper-os",

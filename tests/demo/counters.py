@@ -5,6 +5,7 @@ Nothing here imports the code whose results it counts.
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import sqlite3
@@ -62,6 +63,33 @@ def nova_usage(database: Path, until: datetime) -> dict[tuple[str, Month], Usage
     ) as connection:
         rows = connection.execute(MONTHLY_SECONDS, {"until": int(until.timestamp())}).fetchall()
     return {(project, month): Usage(servers, seconds) for project, month, servers, seconds in rows}
+
+
+VOLUMES = """
+SELECT count(*), sum(size) FROM volumes
+WHERE NOT deleted AND project_id IN (SELECT value FROM json_each(:projects))
+"""
+ADDRESSES = """
+SELECT count(*), 0 FROM floatingips
+WHERE project_id IN (SELECT value FROM json_each(:projects))
+"""
+WITH_FLAVOR = """
+SELECT count(*), 0 FROM instances JOIN instance_extra ON instance_uuid = uuid
+WHERE launched_at IS NOT NULL AND flavor LIKE '%"' || :flavor || '"%'
+  AND project_id IN (SELECT value FROM json_each(:projects))
+"""
+
+
+def count(
+    database: Path, statement: str, projects: Iterable[str], flavor: str = ""
+) -> tuple[int, int]:
+    """Return the number of things of some projects, and the sum of their sizes."""
+    values = {"projects": json.dumps(list(projects)), "flavor": flavor}
+    with closing(
+        sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
+    ) as connection:
+        number, size = connection.execute(statement, values).fetchone()
+    return int(number), int(size or 0)
 
 
 def copies_of_messages(port: int, queue: str) -> Iterator[bytes]:

@@ -11,8 +11,8 @@ HELP = """\
 usage: scripts/demo [--containers] [--keep] [--clean] [--state DIR] [FLOW ...]
 
 Turns signed image lists and a registry into images of a real OpenStack, reads by LDAP at site level
-what that cloud offers, and accounts for its servers in signed messages over a real broker. An
-independent count checks every number.
+what that cloud offers, and accounts for its servers, volumes, addresses and GPUs in signed messages
+over a real broker. An independent count checks every number.
 
   FLOW          images, information or accounting; several, or all when none is named
   --containers  run the programs in the shipped images by the shipped compose file, in a Docker

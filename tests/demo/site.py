@@ -41,7 +41,10 @@ class Site:
 
     def command(self, program: str, *arguments: str) -> list[str]:
         """Return the command line of a program for this site."""
-        return [str(PROGRAMS / program), "--root", str(self.root), *arguments]
+        root = ("--root", str(self.root))
+        # The first argument of `caso` is its verb.
+        words = [*arguments, *root] if program == "caso" else [*root, *arguments]
+        return [str(PROGRAMS / program), *words]
 
     def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a program; its output goes to a file beside its logs."""

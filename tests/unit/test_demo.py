@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.demo import accounting, counters, introduction, report, sabotage
+from tests.demo import accounting, accounting_kinds, counters, introduction, report, sabotage
 from tests.demo.accounting_site import AccountingSite
 from tests.demo.counters import Usage
 from tests.demo.site import Site
@@ -172,6 +172,51 @@ def test_a_record_that_comes_twice_is_seen_although_the_last_one_wins(tmp_path: 
         )
         assert rows["usage of vo.example.org in 2026-03"].is_equal
         assert rows["signed messages"].is_equal
+
+
+def make(path: Path, table: str, columns: str, *rows: tuple[object, ...]) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"CREATE TABLE {table} ({columns})")
+        marks = ", ".join("?" * len(rows[0]))
+        connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)  # noqa: S608
+
+
+def test_kinds_are_counted_in_the_databases(tmp_path: Path) -> None:
+    """Of the projects with a VO: what is deleted, foreign or was never launched does not count."""
+    testbed = Testbed(tmp_path, 1)
+    layout = testbed.layout
+    testbed.nova_database.parent.mkdir()
+    make(
+        *(layout.database("cinder"), "volumes", "project_id, size, deleted"),
+        *(("p", 10, 0), ("p", 20, 0), ("p", 40, 1), ("other", 80, 0)),
+    )
+    make(layout.database("neutron"), "floatingips", "project_id", ("p",), ("p",), ("other",))
+    make(
+        *(testbed.nova_database, "instances", "uuid, project_id, launched_at"),
+        *(("a", "p", "x"), ("b", "p", None), ("c", "p", "x"), ("d", "other", "x")),
+    )
+    gpu = '{"name": "gpu.a100"}'
+    make(
+        *(testbed.nova_database, "instance_extra", "instance_uuid, flavor"),
+        *(("a", gpu), ("b", gpu), ("c", '{"name": "gpu.a100x"}'), ("d", gpu)),
+    )
+    star = "http://eu-emi.eu/namespaces/2011/02/storagerecord"
+    volumes = "".join(
+        f'<r:StorageUsageRecord><r:RecordIdentity r:recordId="{key}"/>'
+        f"<r:ResourceCapacityUsed>{size * 2**30}</r:ResourceCapacityUsed></r:StorageUsageRecord>"
+        for key, size in (("v", 10), ("w", 20), ("w", 20))
+    )
+    done = {
+        "storage": [f'<r:StorageUsageRecords xmlns:r="{star}">{volumes}</r:StorageUsageRecords>'],
+        "ip": ['{"UsageRecords": [{"IPCount": 1}]}', '{"UsageRecords": [{"IPCount": 1}]}'],
+        "accelerator": ['{"UsageRecords": [{"AssociatedRecord": "a"}, {"AssociatedRecord": "a"}]}'],
+    }
+    rows = accounting_kinds.rows(testbed, SEED, done, done | {"ip": done["ip"][:1]})
+    assert [(row.done, row.counted, row.is_equal) for row in rows] == [
+        ("2 volumes, 30 GiB", "2 volumes, 30 GiB", True),
+        ("2 addresses", "2 addresses", False),
+        ("1 servers with GPUs", "1 servers with GPUs", True),
+    ]
 
 
 @contextmanager
