@@ -408,9 +408,8 @@ class _CloudTree:
             {
                 "GLUE2ShareID": self.share_id(share),
                 "GLUE2EntityName": f"Share of {share.vo}",
-                "GLUE2ShareDescription": (
-                    f"Share of the VO {share.vo} in project {share.project_name}"
-                ),
+                "GLUE2ShareDescription": f"Share of the VO {share.vo}"
+                + (f" in project {share.project_name}" if share.project_name else ""),
                 "GLUE2ShareServiceForeignKey": self.service_id,
                 "GLUE2ShareEndpointForeignKey": self.endpoint_id(share.endpoint),
                 "GLUE2ShareResourceForeignKey": sorted(flavors),

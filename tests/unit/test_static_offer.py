@@ -84,6 +84,15 @@ def of_class(found: list[ldif.Entry], name: str) -> list[ldif.Entry]:
     return [entry for entry in found if f"GLUE2{name}" in entry.get("objectClass")]
 
 
+def test_a_share_without_a_project(tmp_path: Path) -> None:
+    text = "site: {name: A}\ncompute: {service_name: x, shares: {ops: {}, dev: {project: Dev}}}\n"
+    shares = of_class(entries(tmp_path, text), "Share")
+    assert sorted(one.get("GLUE2ShareDescription") for one in shares) == [
+        ("Share of the VO dev in project Dev",),
+        ("Share of the VO ops",),
+    ]
+
+
 def test_all_entries_of_the_description(tmp_path: Path) -> None:
     found = entries(tmp_path)
     assert [one.get("GLUE2EndpointURL") for one in of_class(found, "Endpoint")] == [
