@@ -40,8 +40,8 @@ _OLD_NAMES = {
     "NOVA_URL": "auth_url",
     "NOVACLIENT_INSECURE": "insecure",
 }
-_REFRESHERS = ("oidcrefresh", "oidcvorefresh")
-"""Of cloud-info-provider 0.13: one refresh token for all VOs, or one for each."""
+OF_EACH_VO = "oidcvorefresh"
+"""The value of ``--auth-refresher`` for a refresh token of each VO; the other has one for all."""
 _SECRET_LIMIT = 8192
 _DEFAULTS_OF_CATCH_ALL = {"identity_provider": "egi.eu", "protocol": "openid"}
 """What EGI's catch-all adds to the description of a site."""
@@ -307,7 +307,7 @@ def _refresh(
     chosen = arguments.auth_refresher
     if not chosen:
         return None
-    is_of_vo = chosen == _REFRESHERS[1]
+    is_of_vo = chosen == OF_EACH_VO
     if is_of_vo and section == ACCOUNT:
         return None
     found = read.sections[section]

@@ -17,7 +17,7 @@ from appliance.core.cloud.login import Access
 from appliance.core.config import document, yaml_file
 from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings
-from appliance.core.run.errors import ConfigurationError, Problem
+from appliance.core.run.errors import ConfigurationError, Problem, UsageError
 from appliance.core.run.layout import Layout
 from cloud_info_provider import (
     account,
@@ -249,8 +249,15 @@ class _Loader:
     def common_account(
         self, shares: Sequence[ShareSettings], files: AccountFiles, keystone: Settings
     ) -> LoginSettings:
-        """Return the common account; if each VO has its own, the first one's."""
+        """Return the common account; if each VO has its own, the first one's.
+
+        Raises `UsageError` for refresh tokens of VOs of which there are none.
+        """
         own = [share.account for share in shares if share.account]
+        if not (own or self.problems) and self.arguments.auth_refresher == account.OF_EACH_VO:
+            words = f"{account.OF_EACH_VO}: no VO has an account of its own"
+            remedy = "write DIR/VO/refresh_token, and name DIR with --oidc-credentials-path"
+            raise UsageError("--auth-refresher", words, remedy)
         if shares and len(own) == len(shares):
             return own[0]
         return account.login(keystone, files.options, ACCOUNT, self.arguments)

@@ -180,6 +180,22 @@ def test_a_refresh_token_for_each_vo(cloud: Cloud, issuer: Issuer, tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize("rc", ["", f"OS_USERNAME=ci\nOS_PASSWORD={PASSWORD}\n"])
+def test_refresh_tokens_of_vos_that_have_none(
+    cloud: Cloud, issuer: Issuer, tmp_path: Path, rc: str
+) -> None:
+    """With a common account the flag had no effect, else the message asked for OS_ACCESS_TOKEN."""
+    (tmp_path / "secrets").mkdir()
+    text = site(cloud, "project_id: p0")
+    for more in ((), ("--oidc-credentials-path", str(tmp_path / "secrets"))):
+        with pytest.raises(ApplianceError) as raised:
+            read(tmp_path, *refreshing(issuer), *more, text=text, rc=rc)
+        assert str(raised.value) == (
+            "--auth-refresher: oidcvorefresh: no VO has an account of its own;"
+            " write DIR/VO/refresh_token, and name DIR with --oidc-credentials-path"
+        )
+
+
 def test_a_secret_that_everybody_may_read_is_a_warning(
     cloud: Cloud, issuer: Issuer, tmp_path: Path
 ) -> None:
