@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -194,6 +196,32 @@ def wait(condition: Callable[[], bool], *, seconds: float, what: Callable[[], st
     begin = time.monotonic()
     assert until(condition, seconds=seconds), what()
     return time.monotonic() - begin
+
+
+def start_by_cron(site: ContainerSite, table: str, *, zone: str = "UTC") -> str:
+    """Run the command of a shipped table of cron as a host in a time zone does.
+
+    Its paths are below this site's root; returns what the run logged.
+    """
+    [line] = re.findall(r"(?m)^\S+ \S+ \S+ \S+ \S+ root (.*)", (TOP / "cron.d" / table).read_text())
+    found = re.fullmatch(r"/usr/local/bin/(\S+) >> (/var/log/\S+) 2>&1", line)
+    assert found, line
+    script, log = site.root / found[1], Path(f"{site.root}{found[2]}")
+    shipped = (TOP / "bin" / found[1]).read_text()
+    script.write_text(shipped.replace("/usr/local/bin/appliance", f"{sys.prefix}/bin/appliance", 1))
+    script.chmod(0o755)
+    line = line.replace(f"/usr/local/bin/{found[1]}", str(script)).replace(found[2], str(log))
+    log.unlink(missing_ok=True)
+    environment = {**os.environ, "FEDCLOUD_ROOT": str(site.root), "TZ": zone}
+    subprocess.run(["/bin/sh", "-c", line], check=False, env=environment, cwd="/")
+    return log.read_text()
+
+
+def run_appliance(site: ContainerSite, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command `appliance` of this checkout for a site."""
+    environment = {**os.environ, "FEDCLOUD_ROOT": str(site.root)}
+    command = [str(Path(sys.prefix) / "bin/appliance"), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 @contextmanager

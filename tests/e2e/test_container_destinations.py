@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +12,13 @@ import pytest
 from dirq.QueueSimple import QueueSimple
 
 from deploy.dockerd import DockerDaemon
-from tests.e2e.container_site import ACCOUNT, TOP, ContainerSite, host_site
+from tests.e2e.container_site import (
+    ACCOUNT,
+    ContainerSite,
+    host_site,
+    run_appliance,
+    start_by_cron,
+)
 from tests.e2e.test_ssm_destinations import CLOUD, STORAGE, VOLUME
 from tests.simulators.ams_service import AMS
 from tests.simulators.stomp_faults import FaultBroker
@@ -48,29 +52,6 @@ def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
     made = Trust(tmp_path_factory.mktemp("trust"))
     made.publish()
     return made
-
-
-def appliance(site: ContainerSite, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "FEDCLOUD_ROOT": str(site.root)}
-    command = [str(Path(sys.prefix) / "bin/appliance"), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-
-
-def start_by_cron(site: ContainerSite) -> str:
-    """Run the command of the shipped table, with this site's paths; return what it logged."""
-    [line] = re.findall(r"(?m)^\S+ \S+ \S+ \S+ \S+ root (.*)", (TOP / "cron.d/ssmsend").read_text())
-    script, log = site.root / "ssm-send.sh", site.root / "var/log/ssm.log"
-    shipped = (TOP / "bin/ssm-send.sh").read_text()
-    script.write_text(shipped.replace("/usr/local/bin/appliance", f"{sys.prefix}/bin/appliance", 1))
-    script.chmod(0o755)
-    line = line.replace("/usr/local/bin/ssm-send.sh", str(script))
-    line = line.replace("/var/log/ssm.log", str(log))
-    assert str(script) in line
-    assert str(log) in line
-    log.unlink(missing_ok=True)
-    environment = {**os.environ, "FEDCLOUD_ROOT": str(site.root)}
-    subprocess.run(["/bin/sh", "-c", line], check=False, env=environment, cwd="/")
-    return log.read_text()
 
 
 def install(site: ContainerSite, trust: Trust, broker: FaultBroker, service: AMS) -> None:
@@ -119,7 +100,7 @@ def fill(site: ContainerSite, name: str, text: str) -> str:
 
 
 def shown(site: ContainerSite) -> list[tuple[str, int]]:
-    found = json.loads(appliance(site, "status", "--json").stdout)
+    found = json.loads(run_appliance(site, "status", "--json").stdout)
     return [(one["destination"], one["queued"]) for one in found["destinations"]]
 
 
@@ -128,7 +109,7 @@ def test_each_kind_arrives_at_its_destination(
 ) -> None:
     # As shipped, the example sends nothing and asks for no key.
     fill(site, "openstack-storage", VOLUME)
-    done = appliance(site, "run", "ssmsend")
+    done = run_appliance(site, "run", "ssmsend")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Configuration" not in done.stdout + done.stderr
     with AMS(trust.host("broker"), trust.grid.certificate) as service:
@@ -137,14 +118,14 @@ def test_each_kind_arrives_at_its_destination(
             install(site, trust, broker, service)
             port = broker.port
             clouds = [fill(site, "openstack", CLOUD) for _ in range(2)]
-            log = start_by_cron(site)
+            log = start_by_cron(site, "ssmsend")
             assert broker.ids() == clouds, log
             volumes = service.ids(STORAGE)
             assert len(volumes) == 1, log
             assert f"{site.root}/etc/apel/sender.d/storage.cfg" in log
         assert list((site.root / "run/fedcloud/keys").iterdir()) == []
         assert shown(site) == [("/queue/cloud", 0), (STORAGE, 0)]
-        listed = appliance(site, "run", "ssmsend", "--", "sent", "--month", "2026-10")
+        listed = run_appliance(site, "run", "ssmsend", "--", "sent", "--month", "2026-10")
         assert f"{volumes[0]} of " in listed.stdout, listed.stdout + listed.stderr
         # The other container reads the journal, and can change nothing beside it.
         said = site.job("caso", "python3", "-I", "-c", _LOOK)
@@ -153,13 +134,13 @@ def test_each_kind_arrives_at_its_destination(
 
         # The broker is gone: what is for the service arrives, and the run says what waits.
         cloud, volume = fill(site, "openstack", CLOUD), fill(site, "openstack-storage", VOLUME)
-        log = start_by_cron(site)
+        log = start_by_cron(site, "ssmsend")
         assert service.ids(STORAGE) == [*volumes, volume], log
         assert f"localhost:{port}: cannot be reached" in log
         jobs = site.root / "var/lib/fedcloud/runs/jobs/job-ssmsend.json"
         assert json.loads(jobs.read_text())["counts"] == {"job_exit_status": 1}
         assert shown(site) == [("/queue/cloud", 1), (STORAGE, 0)]
-        status = appliance(site, "status")
+        status = run_appliance(site, "status")
         assert status.returncode == 1
         assert re.search(
             rf"Accounting: /queue/cloud: last delivered .* ago, 1 messages wait in"
@@ -171,7 +152,7 @@ def test_each_kind_arrives_at_its_destination(
         # A key that is missing holds back its own destination only.
         (site.root / GRID / "hostkey.pem").unlink()
         volume = fill(site, "openstack-storage", VOLUME)
-        log = start_by_cron(site)
+        log = start_by_cron(site, "ssmsend")
         assert service.ids(STORAGE)[-1] == volume, log
         assert f"{site.root}/{GRID}/hostkey.pem: does not exist" in log
 
@@ -185,7 +166,7 @@ def test_check_reads_all_files(site: ContainerSite, trust: Trust) -> None:
     storage = site.root / "etc/apel/sender.d/storage.cfg"
     text = storage.read_text().replace("openstack-storage", "openstack")
     site.edit("etc/apel/sender.d/storage.cfg", text=text)
-    found = json.loads(appliance(site, "check", "--offline", "--json", "ssmsend").stdout)
+    found = json.loads(run_appliance(site, "check", "--offline", "--json", "ssmsend").stdout)
     texts = [
         f"{one['path']}:{one['line']} {one['text']}"
         for one in found["findings"]
