@@ -169,12 +169,14 @@ def test_a_killed_slapd_is_back_with_all_that_it_had_committed(tmp_path: Path) -
         bdii.wait_for_cycles(1)
         for _ in range(2):
             before, directory = bdii.slapd(), sorted(os.listdir(tmp_path / "state/db"))
-            with asking(Poller(bdii.port)) as poller:
+            with asking(Poller(bdii.port)) as poller, asking(TreeReader(bdii.port)) as reader:
                 os.kill(before, signal.SIGKILL)
                 bdii.wait_for(lambda before=before: bdii.slapd() != before)  # type: ignore[misc]
-                bdii.wait_for(lambda: len(images(bdii.entries())) == 2000)
+                read = len(reader.sizes)
+                bdii.wait_for(lambda read=read: len(reader.sizes) > read + 1)  # type: ignore[misc]
             assert sorted(os.listdir(tmp_path / "state/db")) == directory
             assert poller.refused
+            assert set(reader.sizes) == {2006}
         bdii.wait_for(lambda: bdii.statistics()["TotalEntries"] == 2006)
 
 
@@ -333,13 +335,18 @@ def test_clients_through_everything_with_10_000_entries(tmp_path: Path) -> None:
         assert (poller.refused, reader.faults, slow.faults) == ([], [], [])
         assert min(reader.sizes + slow.sizes) >= 9_006
         with asking(Poller(bdii.port)) as poller:
+            # a refusal counts from the answer before it
+            bdii.wait_for(lambda: poller.answered > 0)
             os.kill(bdii.slapd(), signal.SIGKILL)
             bdii.wait_for(lambda: poller.longest > 0)
         killed = poller.longest
-        with asking(Poller(bdii.port)) as poller:
+        with asking(Poller(bdii.port)) as poller, asking(TreeReader(bdii.port)) as reader:
+            bdii.wait_for(lambda: poller.answered > 0)
             assert bdii.signal(signal.SIGTERM) == 0
+            read = len(reader.sizes)
             bdii.start()
-            bdii.wait_for(lambda: poller.longest > 0)
+            bdii.wait_for(lambda: len(reader.sizes) > read + 1, seconds=120)
+        assert set(reader.sizes) == {9_006}
         print(
             f"refused: {killed:.2f} s after slapd was killed, {poller.longest:.2f} s at a restart"
         )
