@@ -271,6 +271,11 @@ class Lanes:
         for lane in self.lanes:
             lane.discard()
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Return the kinds of which a lane is left."""
+        return frozenset(lane.stream.kind for lane in self.lanes)
+
     def withheld(self) -> list[Withheld]:
         """Return the records that were not sent."""
         return [one for lane in self.lanes for one in lane.withheld]

@@ -269,6 +269,7 @@ class ProjectAccounting:
         except BaseException:
             lanes.discard()
             raise
+        tally.forget(frozenset(windows) - lanes.kinds)  # they went nowhere
         tally.withheld = lanes.withheld()
         failures = tuple(self.about(selected, error) for error in lanes.failures)
         return ProjectOutcome(selected, self.region, window, tally, messages, failures)
