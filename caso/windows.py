@@ -2,7 +2,7 @@
 
     known                                    the window begins at
     the ledger's checkpoint                  that; each kind and messenger has its own
-    a lastrun file that is earlier than      the file's time: somebody has set it back
+    a lastrun file that is earlier than      the file's time: an administrator has set it back
     all of them
     a lastrun file that is later             the ledger's: cASO has run meanwhile, or the ledger is
                                              an older copy. What was delivered since is not known

@@ -14,11 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from appliance.core import files
+from appliance.core import files, sqlite
 from appliance.core.run.errors import LocalFailure
-
-_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
-"""The disk is full and nothing was written. After other errors a commit may have happened."""
 
 
 class SQLiteFile:
@@ -62,15 +59,8 @@ class SQLiteFile:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection for changes that are written together, or none of them."""
-        with self.guarded():
-            self.connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self.connection
-                self.connection.execute("COMMIT")
-            except BaseException:
-                if self.connection.in_transaction:
-                    self.connection.execute("ROLLBACK")
-                raise
+        with self.guarded(), sqlite.transaction(self.connection):
+            yield self.connection
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -78,7 +68,7 @@ class SQLiteFile:
         try:
             yield
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) in _FULL:
+            if sqlite.is_full(error):
                 raise OSError(errno.ENOSPC, "No space left on device", str(self._path)) from error
             raise failure(self._path, error, noun=self._noun) from error
 

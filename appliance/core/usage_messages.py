@@ -9,10 +9,10 @@ The journal of sent messages keeps it, and a lost ledger of caso is made again f
     ip            LocalGroup/LocalUser/IPv4                 of MeasurementTime     IPCount
     accelerator   AssociatedRecord/Type/Model/Count         MeasurementYear, Month ActiveDuration
 
-A key is what tells records of one month apart at the repository, which keeps the last one that it
-receives; keys are those of caso's ledger. APEL takes the month of a cloud record from EndTime if
-its status is ``completed``, else from RecordCreateTime, else from the sum of StartTime,
-SuspendDuration and WallDuration.
+Of the records with one key and one month the repository keeps the last one that it receives; keys
+are those of caso's ledger. APEL takes the month of a cloud record from EndTime if its status is
+``completed``, else from RecordCreateTime, else from the sum of StartTime, SuspendDuration and
+WallDuration.
 
 Messages are read, not judged: a record or a message that cannot be read here is counted.
 """

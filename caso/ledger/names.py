@@ -37,7 +37,7 @@ class Numbers:
         self._known: dict[tuple[str, object], int] = {}
 
     def forget(self) -> None:
-        """Read all of them anew."""
+        """Read all of them again."""
         self._known.clear()
 
     def word(self, connection: sqlite3.Connection, text: str) -> int:

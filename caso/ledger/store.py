@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from appliance.core import files
+from appliance.core import files, sqlite
 from appliance.core.run.errors import ApplianceError, Busy, LocalFailure
 from caso.ledger import schema
 from caso.ledger.names import Numbers
@@ -26,7 +26,6 @@ WAIT = timedelta(minutes=1)
 """How long to wait for another process that writes."""
 
 _MODE = 0o640  # it names users by their ids
-_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 _PRIMARY = 0xFF
 """SQLite's extended error codes have the primary one in their lowest byte."""
 _UNREADABLE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM})
@@ -87,14 +86,11 @@ class LedgerFile:
         with self._lock, self._guarded():
             level = "FULL" if is_durable else "NORMAL"
             self._connection.execute(f"PRAGMA synchronous = {level}")
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
-                self._connection.execute("COMMIT")
+                with sqlite.transaction(self._connection):
+                    yield self._connection
             except BaseException:
                 self.numbers.forget()
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
                 raise
 
     @contextlib.contextmanager
@@ -173,9 +169,8 @@ class LedgerFile:
         # A creation that was killed leaves a file without tables.
         self.is_new = found == 0
         if found < newest:
-            connection.execute("BEGIN IMMEDIATE")
-            schema.upgrade(connection, self._steps)  # another process may have been faster
-            connection.execute("COMMIT")
+            with sqlite.transaction(connection):
+                schema.upgrade(connection, self._steps)  # another process may have been faster
         schema.execute(connection, schema.TEMPORARY)
 
     @contextlib.contextmanager
@@ -186,9 +181,8 @@ class LedgerFile:
             raise self._described(error) from error
 
     def _described(self, error: sqlite3.Error) -> ApplianceError:
-        extended = getattr(error, "sqlite_errorcode", 0)
         code = _code(error)
-        if extended in _FULL:
+        if sqlite.is_full(error):
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return LocalFailure.from_os(full, subject=self.path)
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -234,10 +228,8 @@ def _is_missing(path: Path) -> bool:
 
 
 def _create(path: Path) -> None:
-    """Make an empty file; SQLite gives its mode to the files beside it."""
     files.make_directory(path.parent)
     # Another process may make it at the same time. A log that a former file left is not a danger:
     # SQLite removes it, because the database is empty.
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE))
+    sqlite.create(path, mode=_MODE)
     files.sync_directory(path.parent)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from appliance.core import files
+from appliance.core import files, sqlite
 
 logger = logging.getLogger(__name__)
 
@@ -130,8 +129,7 @@ class MemoryFile:
         """Create the file with its mode, unless it exists; a link is replaced, not followed."""
         if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
             self._remove()
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE))
+        sqlite.create(self.path, mode=_MODE)
 
     def _remove(self) -> None:
         for path in (self.path, self.path.with_name(f"{self.path.name}-journal")):

@@ -90,7 +90,7 @@ UNEXPLAINED = frozenset(
         *(Cause.VO, Cause.FIGURES),
     }
 )
-"""Causes that somebody has to look into before the site switches."""
+"""Causes that an administrator has to look into before the site switches."""
 
 
 @dataclass(frozen=True, slots=True)

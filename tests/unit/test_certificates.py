@@ -1,9 +1,9 @@
-import base64
 import os
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from asn1crypto import pem
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -228,7 +228,7 @@ def test_the_first_and_the_last_moment_belong_to_a_certificate(files: tuple[Path
         Identity.load(files[0], key_path=files[1], at=at)
 
 
-def test_a_pair_that_was_written_anew_is_the_same_identity(
+def test_a_pair_that_was_rewritten_is_the_same_identity(
     files: tuple[Path, Path], pair: Pair, tmp_path: Path
 ) -> None:
     """Neither the key object nor when the files were written makes a difference, or is shown."""
@@ -250,8 +250,7 @@ def damaged(key: rsa.RSAPrivateKey, *names: str) -> bytes:
         size = (number.bit_length() + 7) // 8
         assert number.to_bytes(size, "big") in data
         data = data.replace(number.to_bytes(size, "big"), (number ^ 0xF0F0).to_bytes(size, "big"))
-    lines = base64.encodebytes(data).decode()
-    return f"-----BEGIN RSA PRIVATE KEY-----\n{lines}-----END RSA PRIVATE KEY-----\n".encode()
+    return bytes(pem.armor("RSA PRIVATE KEY", data))
 
 
 @pytest.mark.parametrize("names", [("p", "d"), ("q", "d"), ("dmp1", "d"), ("iqmp", "d")])
