@@ -2,8 +2,8 @@
 
     known                                    the window begins at
     the ledger's checkpoint                  that; each kind and messenger has its own
-    a lastrun file that is earlier than      the file's time: an administrator has set it back
-    all of them
+    a lastrun file that is earlier than      the file's time: an administrator has set it back,
+    all of them                              for all kinds, messengers and regions
     a lastrun file that is later             the ledger's: cASO has run meanwhile, or the ledger is
                                              an older copy. What was delivered since is not known
     a lastrun file alone                     the file's time: cASO ran before, or the ledger is lost
@@ -85,6 +85,9 @@ class ProjectWindows:
         moments = [one.checkpoint for one in reached.values()] + others
         least = _least([moment for moment in moments if moment is not None])
         is_set_back = lastrun is not None and least is not None and lastrun < least
+        if lastrun is not None and is_set_back and not self.ledger.file.read_only:
+            # At once, because the file moves on as soon as one region has been accounted.
+            self.ledger.windows.set_back([*reached, *beside], lastrun)
         if any(others) and not is_set_back:
             # The file holds the least of all regions: it says nothing about this one.
             lastrun = None

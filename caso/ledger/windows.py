@@ -116,6 +116,16 @@ class Windows:
             add(connection, number, replace(span, is_known=False))
 
 
+    def set_back(self, streams: Iterable[Stream], checkpoint: datetime) -> None:
+        """Move later checkpoints back, because a person asked for it; windows stay."""
+        with self._file.transaction() as connection:
+            for stream in streams:
+                connection.execute(
+                    "UPDATE streams SET checkpoint = :at WHERE id = :id AND checkpoint > :at",
+                    {"at": seconds(checkpoint), "id": names.find_stream(connection, stream)},
+                )
+
+
 def add(connection: sqlite3.Connection, stream: int, new: Span) -> None:
     """Add a window to those of a stream, in the caller's transaction."""
     whole = replace(new, start=moment_of(seconds(new.start)), end=moment_of(seconds(new.end)))
@@ -128,7 +138,7 @@ def add(connection: sqlite3.Connection, stream: int, new: Span) -> None:
 
 
 def advance(connection: sqlite3.Connection, stream: int, checkpoint: int) -> None:
-    """Move a checkpoint; it never moves back."""
+    """Move a checkpoint on; a batch never moves it back."""
     connection.execute(
         "UPDATE streams SET checkpoint = max(coalesce(checkpoint, 0), ?) WHERE id = ?",
         (checkpoint, stream),

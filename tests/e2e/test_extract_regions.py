@@ -154,7 +154,9 @@ def test_a_region_that_is_added_is_read_from_its_beginning(tmp_path: Path) -> No
         assert len(found) == 8 + 6
 
 
-def test_a_file_that_is_set_back_counts_for_all_regions(tmp_path: Path) -> None:
+def test_a_file_that_is_set_back_counts_for_all_regions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with serving(two_regions()) as cloud:
         site = Site(cloud, tmp_path)
         assert site.run(cloud.now - HOUR) == 0
@@ -162,8 +164,33 @@ def test_a_file_that_is_set_back_counts_for_all_regions(tmp_path: Path) -> None:
         for project in cloud.projects:
             early = cloud.now - timedelta(days=35)
             (tmp_path / f"var/spool/caso/lastrun.{project}").write_text(str(early))
+        capsys.readouterr()
         assert site.run(cloud.now) == 0
+        shown = capsys.readouterr().out
+        for region in ("R", "S"):
+            assert shown.count(f"region {region}: from {early.isoformat()}") == 2, shown
         assert site.taken() == site.truth(cloud.now, "R", "S")
+
+
+def test_a_region_that_fails_after_the_file_was_set_back_begins_there_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(two_regions()) as cloud:
+        site = Site(cloud, tmp_path)
+        assert site.run(cloud.now - 2 * HOUR) == 0
+        early = cloud.now - timedelta(days=35)
+        (tmp_path / "var/spool/caso/lastrun.one").write_text(str(early))
+        cloud.fault = down("S")
+        assert site.run(cloud.now - HOUR) == 1
+        cloud.fault = lambda _: None
+        capsys.readouterr()
+        assert site.run(cloud.now) == 0
+        [line] = [
+            line
+            for line in capsys.readouterr().out.splitlines()
+            if line.startswith("project one (one)") and "region S" in line
+        ]
+        assert f"from {early.isoformat()}" in line
 
 
 def test_a_region_that_the_catalog_lacks(tmp_path: Path) -> None:
