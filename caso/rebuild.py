@@ -9,7 +9,8 @@
                                                  `caso gaps` lists them as unknown
 
 An amount of the ledger is raised by this, and never lowered. So it is harmless to read the same
-again, as after a kill.
+again, as after a kill. Where a person has lowered an amount, the greater one stays in the journal
+until a sender has sent the lower one. It is not read again.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ WHERE (record.destination, kind, month, key) > (?, ?, ?, ?) AND record.destinati
     SELECT number FROM destination WHERE spool IN (SELECT value FROM json_each(?)))
 ORDER BY record.destination, kind, month, key LIMIT ?
 """
+
+
+_Thing = tuple[str, str, Month]
+"""Kind, key and month of a record."""
 
 
 class _Known(NamedTuple):
@@ -96,11 +101,12 @@ def _learn(
 ) -> int:
     """Count records as delivered that go further than the ledger knows; return how many."""
     intents: dict[Stream, Intent] = {}
+    lowered = _lowered(ledger, destination)
     count = 0
     pages = iter(found)
     try:
         while page := list(itertools.islice(pages, _PAGE)):
-            for stream, one in _news(ledger, destination, page, origin):
+            for stream, one in _news(ledger, destination, page, origin, lowered):
                 if stream not in intents:
                     name = f"rebuilt {stream.kind} {stream.origin.project}"
                     intents[stream] = ledger.deliveries.intent(name, stream)
@@ -115,7 +121,11 @@ def _learn(
 
 
 def _news(
-    ledger: Ledger, destination: str, page: Sequence[_Known], origin: Callable[[str], Origin]
+    ledger: Ledger,
+    destination: str,
+    page: Sequence[_Known],
+    origin: Callable[[str], Origin],
+    lowered: Mapping[_Thing, int],
 ) -> Iterator[tuple[Stream, _Known]]:
     """Yield the records of a page that go further than what the ledger has of them."""
     by_stream: dict[Stream, list[_Known]] = {}
@@ -126,10 +136,25 @@ def _news(
         rows = [_row(one.record) for one in found]
         # A second less: what is equal is known, with its VO and user.
         asked = [(row.key, row.month, _progress(row) - 1) for row in rows]
-        known = {(one.key, one.month) for one in ledger.deliveries.shrinking(stream, asked)}
-        for row, one in zip(rows, found, strict=True):
-            if (row.key, row.month) not in known:
+        # With the progress, because a page may have several records of a thing.
+        known = {
+            (one.key, one.month, one.progress)
+            for one in ledger.deliveries.shrinking(stream, asked)
+        }
+        for row, wanted, one in zip(rows, asked, found, strict=True):
+            is_lowered = row.amount <= lowered.get((stream.kind, row.key, row.month), -1)
+            if wanted not in known and not is_lowered:
                 yield stream, one
+
+
+def _lowered(ledger: Ledger, destination: str) -> dict[_Thing, int]:
+    """Return the amounts that a person has lowered, the greatest of each thing and month."""
+    found: dict[_Thing, int] = {}
+    for one in ledger.deliveries.decreases():
+        if one.stream.destination == destination:
+            thing = one.stream.kind, one.key, one.month
+            found[thing] = max(one.before, found.get(thing, -1))
+    return found
 
 
 def _progress(row: LedgerRow) -> int:

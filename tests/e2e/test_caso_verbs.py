@@ -87,6 +87,26 @@ def test_republish_takes_hours_back_when_a_person_allows_it(site: LedgerSite) ->
     assert lines[4].endswith(": +0.0 h")
 
 
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_hours_that_were_taken_back_are_not_read_again_from_earlier_messages(
+    site: LedgerSite, *, is_sent: bool
+) -> None:
+    """Until a sender has sent the later message, spool or journal has the greater amount."""
+    site.run()
+    if is_sent:
+        site.send()
+    make_younger(site)
+    this_month = f"{NOW:%Y-%m}"
+    site.verb("republish", "--month", this_month, "--allow-decrease")
+    site.verb("republish", "--month", MONTH, "--allow-decrease")
+    for month in (this_month, MONTH):
+        lines = site.verb("republish", "--month", month)
+        assert [line for line in lines if ": -" in line] == []
+    before = site.repository()
+    site.run()  # withholds nothing
+    assert shrunk(before, site.repository()) == {}
+
+
 def test_republish_keeps_what_the_cloud_no_longer_shows(site: LedgerSite) -> None:
     site.run()
     gone = site.cloud.more["one"][0]

@@ -269,6 +269,18 @@ def test_a_ledger_of_an_older_copy_learns_what_was_sent_since(site: LedgerSite) 
     assert shrunk(site.repository(), known(site)) == {}
 
 
+def test_a_ledger_of_an_older_copy_learns_from_the_last_of_several_messages(
+    site: LedgerSite,
+) -> None:
+    site.run("--extract-to", (NOW - timedelta(hours=3)).isoformat())
+    copy = site.ledger.read_bytes()
+    site.run("--extract-to", (NOW - timedelta(hours=1)).isoformat())
+    before = site.repository()
+    site.ledger.write_bytes(copy)
+    site.run("--extract-from", f"{LAST_MONTH:%Y-%m-%d}", "--extract-to", f"{LAST_MONTH:%Y-%m-02}")
+    assert shrunk(before, known(site)) == {}
+
+
 def test_an_older_copy_of_the_whole_state_takes_nothing_back(site: LedgerSite) -> None:
     """A snapshot of the host was restored: only the journal is of today."""
     site.run("--extract-to", (NOW - timedelta(days=45)).isoformat())
