@@ -73,6 +73,11 @@ class Batch:
         self._written = written
         self._pending: dict[datetime, list[tuple[str, UsageRecord]]] = {}
         self._new = directory.with_name(directory.name + _UNCOMMITTED)
+        # The ledger would take the batch that waits for this one, and count what was never sent.
+        if os.path.lexists(directory):
+            cause = "a batch of the project waits here"
+            remedy = "the next caso-extract moves it to the spool"
+            raise LocalFailure(directory, cause, remedy)
         _remove(self._new)
         files.make_directory(self._new)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from appliance.core.run.errors import LocalFailure
+from caso.checkpoint import Checkpoints
 from caso.kinds import cloud, ip
 from caso.kinds.cloud import CloudRecord, ServerStatus
 from caso.kinds.kind import RecordKind, UsageRecord
@@ -18,6 +19,7 @@ from caso.lanes import Advance, Lanes, Withheld
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import Month, Origin, Span, Stream
 from caso.messengers.messenger import Recovered, Written
+from caso.messengers.ssm import SSM
 from tests.wire.records import ADDRESSES
 from tests.wire.test_cloud import SPARE
 
@@ -175,6 +177,26 @@ def test_a_commit_that_failed_after_its_effect_is_left_to_the_next_start(ledger:
     assert [batch.stream.kind for batch in ledger.deliveries.outstanding()] == ["cloud"]
     ledger.deliveries.reconcile(lambda batch: messenger.is_held(batch.name))
     assert amounts(ledger) == {"held": 10}
+
+
+def test_records_behind_a_batch_that_waits_do_not_count(ledger: Ledger, tmp_path: Path) -> None:
+    """The spool could not take the first batch, as between two gaps of one run of `caso gaps`."""
+    spool = tmp_path / "spool"
+    messenger = SSM((cloud.kind(),), {"cloud": spool}, 100).open(Checkpoints(tmp_path))
+    waiting = messenger.begin("p1", cloud.kind(), lambda _sha256, _records: None)
+    waiting.seal({})
+    waiting.commit()
+    lanes = Lanes.open(ledger, ORIGIN, [messenger], ["cloud"])
+    lanes.add("cloud", server())
+    lanes.commit(ADVANCE, dict)
+    [failure] = lanes.failures
+    assert str(failure) == (
+        f"{waiting.name}: a batch of the project waits here;"
+        " the next caso-extract moves it to the spool"
+    )
+    ledger.deliveries.reconcile(lambda batch: messenger.is_held(batch.name))
+    assert amounts(ledger) == {}
+    assert ledger.windows.reached(Stream(ORIGIN, "cloud", "ssm")).spans == ()
 
 
 def test_what_would_shrink_is_withheld(ledger: Ledger) -> None:
