@@ -59,7 +59,7 @@ def opened(configuration: CasoConfiguration, record: RunRecord) -> Iterator[Acco
 
     """
     with (
-        _locked(configuration),
+        locked(configuration),
         Ledger(
             configuration.ledger,
             read_only=configuration.is_dry_run,
@@ -75,7 +75,13 @@ def opened(configuration: CasoConfiguration, record: RunRecord) -> Iterator[Acco
 
 
 @contextlib.contextmanager
-def _locked(configuration: CasoConfiguration) -> Iterator[None]:
+def locked(configuration: CasoConfiguration) -> Iterator[None]:
+    """Exclude other runs, and cASO.
+
+    Raises:
+        Busy: another run holds the lock.
+
+    """
     if configuration.is_dry_run:  # which changes nothing, lock files included
         yield
         return

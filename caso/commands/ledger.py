@@ -113,7 +113,13 @@ def _purge(arguments: argparse.Namespace) -> ExitStatus:
     configuration = startup.configure(arguments)
     if arguments.check_config:
         return startup.report_check(configuration)
-    with _opened(configuration, read_only=configuration.is_dry_run) as ledger:
+    from caso import run  # noqa: PLC0415  loads the OpenStack clients
+
+    # A run keeps the numbers of rows that nothing refers to yet, which a purge would remove.
+    with (
+        run.locked(configuration),
+        _opened(configuration, read_only=configuration.is_dry_run) as ledger,
+    ):
         first = month_text(ledger.retention.first_kept(clock.now()))
         if configuration.is_dry_run:
             print(f"months before {first} would be removed")

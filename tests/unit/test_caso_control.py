@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from caso.checkpoint import Checkpoints
 from caso.cmds import control
 from caso.messengers.batch import Staging
+from caso.run import LOCK_NAME
 from tests import foreign
 
 CONFIG = """\
@@ -36,7 +38,7 @@ def shown(
     (root / "caso.conf").write_text(CONFIG.format(root))
     (root / "caso.conf").chmod(0o600)
     monkeypatch.setattr(
-        sys, "argv", ["caso", verb, "--config-file", str(root / "caso.conf"), *flags]
+        sys, "argv", ["caso", *verb.split(), "--config-file", str(root / "caso.conf"), *flags]
     )
     status = control.main()
     return status, capsys.readouterr().out.splitlines()
@@ -105,3 +107,24 @@ def test_the_other_programs_of_caso_are_verbs(
         assert (status, lines) == (0, ["openstack project set --property VO=ops p1"])
     status, lines = shown(tmp_path, capsys, monkeypatch, *mapping, "--check-config", verb=verb)
     assert (status, lines[0]) == (0, "configuration is good")
+
+
+def test_a_purge_waits_for_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of a listing that the run has not finished would be removed. Locks are a process's."""
+    code = (
+        "import sys; from pathlib import Path; from appliance.core.run import lock\n"
+        "with lock.hold(Path(sys.argv[1])): print(1, flush=True); sys.stdin.read()"
+    )
+    monkeypatch.setattr("caso.run.LOCK_WAIT", timedelta(0))
+    path = tmp_path / "caso" / LOCK_NAME
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=-1, stdout=-1) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert shown(tmp_path, capsys, monkeypatch, verb="ledger purge") == (1, [])
+        status, lines = shown(tmp_path, capsys, monkeypatch, "--dry-run", verb="ledger purge")
+        holder.communicate()
+    assert (status, lines[0].partition(" ")[0]) == (0, "months")
+    status, lines = shown(tmp_path, capsys, monkeypatch, verb="ledger purge")
+    assert (status, lines[0].partition(" ")[0]) == (0, "0")
