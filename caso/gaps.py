@@ -23,7 +23,8 @@ def fill(
 ) -> Iterator[ProjectOutcome]:
     """Extract the gaps of the selected projects, oldest first; ``unknown`` times as well.
 
-    No checkpoint moves. What would take delivered hours back is withheld.
+    No checkpoint moves. What would take delivered hours back is withheld. Projects that cannot be
+    accounted are in the failures of ``record``.
     """
     period = Period(None, clock.now())  # explicit: what listings show now is not of the gap
     with run.opened(replace(configuration, is_dry_run=False, period=period), record) as accounting:
@@ -31,6 +32,8 @@ def fill(
         selected, failures = select(accounting.cloud, accounting.configuration)
         if failures and not selected:
             raise failures[0]
+        for error in failures:
+            record.fail(str(error))
         for one, region in itertools.product(selected, accounting.regions):
             if (error := stuck.get(region.origin(one).label)) is not None:
                 failure = region.about(one, error)

@@ -74,7 +74,10 @@ class ComparedProject:
 def compare(
     configuration: CasoConfiguration, month: Month, names: Iterable[str], record: RunRecord
 ) -> Iterator[ComparedProject]:
-    """Yield what sending a month again would change; nothing is written."""
+    """Yield what sending a month again would change; nothing is written.
+
+    Projects that cannot be accounted are in the failures of ``record``.
+    """
     with run.opened(replace(configuration, is_dry_run=True), record) as accounting:
         for selected in _chosen(accounting, names):
             comparison, failures = MonthNow(), list[ApplianceError]()
@@ -130,6 +133,8 @@ def _chosen(accounting: run.AccountingRun, names: Iterable[str]) -> list[Selecte
     if not wanted:
         if failures and not selected:
             raise failures[0]
+        for error in failures:
+            accounting.record.fail(str(error))
         return selected
     found = [one for one in selected if wanted & {one.project.id, one.project.name, *one.aliases}]
     known = {name for one in found for name in (one.project.id, one.project.name, *one.aliases)}

@@ -43,7 +43,8 @@ def _fill(configuration: CasoConfiguration, *, unknown: bool) -> Iterator[Applia
     """Extract what is missing, print what was sent, and yield what failed."""
     from caso import gaps, run  # noqa: PLC0415  loads the OpenStack clients
 
-    for outcome in gaps.fill(configuration, RunRecord(_NAME), unknown=unknown):
+    record = RunRecord(_NAME)
+    for outcome in gaps.fill(configuration, record, unknown=unknown):
         yield from outcome.failures
         lines = [*outcome.tally.refused, *run.withheld_lines(outcome)]
         yield from (ApplianceError("", line) for line in lines)
@@ -53,6 +54,7 @@ def _fill(configuration: CasoConfiguration, *, unknown: bool) -> Iterator[Applia
             print(f"{outcome.selected.project}: {_of(window)}: {records} records sent")
         if outcome.bug:
             raise outcome.bug
+    yield from (ApplianceError("", line) for line in record.failures)
 
 
 def _print(configuration: CasoConfiguration) -> bool:

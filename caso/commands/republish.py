@@ -63,10 +63,12 @@ def _republish(arguments: argparse.Namespace) -> ExitStatus:
     names: list[str] = arguments.project
     failures: list[ApplianceError] = []
     done = 0
-    for compared in republish.compare(configuration, arguments.month, names, RunRecord(_NAME)):
+    record = RunRecord(_NAME)
+    for compared in republish.compare(configuration, arguments.month, names, record):
         print("\n".join(_lines(compared, arguments.month)))
         failures += compared.failures
         done += not compared.failures
+    failures += [ApplianceError("", line) for line in record.failures]
     if is_sent:
         more = _send(configuration, arguments.month, names, arguments.reason)
         failures = [*failures, *more]

@@ -139,6 +139,17 @@ def test_republish_of_what_there_is_not(
     assert words in shown.stderr
 
 
+@pytest.mark.parametrize("verb", [("republish", "--month", MONTH), ("gaps", "--fill")])
+def test_a_project_that_cannot_be_accounted_is_reported(
+    site: LedgerSite, verb: tuple[str, ...]
+) -> None:
+    site.run()
+    site.options["projects"] = "one, nine"
+    shown = site.run(*verb, expect=1, program="caso")
+    [line] = shown.stderr.splitlines()
+    assert line.startswith(f"caso {verb[0]}: project nine: the account 'u' sees no such project")
+
+
 def test_gaps_are_listed_and_filled(site: LedgerSite) -> None:
     site.run("--extract-to", (HALF - timedelta(days=5)).isoformat())
     short = server(8, created=HALF - timedelta(days=4))
