@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from appliance.core import retry
-from appliance.core.cloud import compute, transport
+from appliance.core.cloud import compute, session, transport
 from appliance.core.run import log
 from caso.cmds import extract
 from caso.run import LOCK_NAME
@@ -216,7 +216,7 @@ def test_the_record_of_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """F-S2."""
     with two_projects() as cloud:
         good_run(cloud, tmp_path)
-        monkeypatch.setattr("caso.run.AccountingRun.end", lambda _: 1 / 0)
+        monkeypatch.setattr(session.Cloud, "server_time", lambda _: 1 / 0)
         assert extract.main(command(cloud, tmp_path)) == 4
     said = run_records.read(tmp_path, "caso-extract")
     assert said.failures == ["bug in this program: ZeroDivisionError: division by zero"]

@@ -30,12 +30,12 @@ def earlier(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
     """Return the code of a release, and its shipped caso.conf."""
-    if git("rev-parse", "--is-shallow-repository").stdout != "false\n":
-        pytest.skip("this clone has no history")
     commit, code = releases()[request.param], tmp_path_factory.mktemp("release")
     packed = subprocess.run(
-        ["git", "archive", commit, "appliance", "caso"], cwd=TOP, capture_output=True, check=True
+        ["git", "archive", commit, "appliance", "caso"], cwd=TOP, capture_output=True, check=False
     )
+    # A clone without history lacks the commit: git fetch --unshallow.
+    assert packed.returncode == 0, packed.stderr
     subprocess.run(["tar", "-x", "-C", str(code)], input=packed.stdout, check=True)
     return code, git("show", f"{commit}:etc/caso/caso.conf").stdout
 

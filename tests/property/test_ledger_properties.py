@@ -6,6 +6,7 @@ repository keeps the last record of a server and month, in the order in which SS
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ from caso.kinds.months import ExtractionWindow, cuts
 from caso.lanes import Advance, Lanes
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import Origin, Span, Stream
+from caso.messengers.batch import Batch
 from caso.messengers.ssm import SSM
 from caso.rebuild import rebuild
 from caso.settings import Period
@@ -172,14 +174,17 @@ class World:
 
     def kill(self) -> None:
         """Leave a batch that was committed and neither confirmed nor handed over."""
+        commit = Batch.commit
+
+        def commit_and_die(batch: Batch) -> None:
+            commit(batch)
+            raise KeyboardInterrupt
+
         with (
-            mock.patch("caso.ledger.deliveries.Deliveries.confirm", side_effect=KeyboardInterrupt),
-            mock.patch("caso.lanes.Lane.discard"),
+            mock.patch.object(Batch, "commit", commit_and_die),
+            contextlib.suppress(KeyboardInterrupt),
         ):
-            try:
-                self.extract()
-            except KeyboardInterrupt:
-                return
+            self.extract()
 
 
 def truth(now: datetime) -> dict[tuple[str, str], int]:
