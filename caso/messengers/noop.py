@@ -50,7 +50,12 @@ class _OpenNoop:
     def spools(self) -> Mapping[str, Path]:
         return {}
 
-    def begin(self, project_id: str, kind: RecordKind[Any], written: Written) -> _NoOutbox:  # noqa: ARG002
+    def begin(
+        self,
+        project_id: str,
+        kind: RecordKind[Any],
+        written: Written,  # noqa: ARG002
+    ) -> _NoOutbox:
         return _NoOutbox(f"noop {kind.name} {project_id}", self.checkpoints)
 
     def is_held(self, name: str) -> bool | None:  # noqa: ARG002

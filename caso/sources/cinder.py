@@ -1,7 +1,7 @@
 """Volumes as a source: from Cinder's pages to the segments of each volume.
 
-Cinder lists what is there now. Earlier sizes and owners, and volumes that are gone, come from the
-history that runs leave behind.
+Cinder lists what is there now. Earlier sizes and owners, and deleted volumes, come from the history
+that runs leave behind.
 
     seen in this listing             accounted as
     for the first time               from its creation, with its present size

@@ -75,7 +75,12 @@ class History(Protocol):
 class NoHistory:
     """A history that keeps nothing: each thing has always been as it is now."""
 
-    def states(self, kind: str, *, since: datetime) -> Mapping[str, Sequence[KnownState]]:  # noqa: ARG002
+    def states(
+        self,
+        kind: str,  # noqa: ARG002
+        *,
+        since: datetime,  # noqa: ARG002
+    ) -> Mapping[str, Sequence[KnownState]]:
         """Return no states."""
         return {}
 

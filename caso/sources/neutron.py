@@ -7,6 +7,7 @@ users of servers with public addresses behind; only a server that it did not see
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -23,6 +24,8 @@ from caso.kinds.text import fit
 from caso.sources.source import ProjectContext, Source, Unaccountable, Usage
 
 _KIND = "ip"
+# As Nova makes them. Any user may write something else into a port, such as a path.
+_SERVER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class NeutronSource:
@@ -88,11 +91,11 @@ def _address(described: FloatingIP, owners: _Owners) -> PublicAddress:
     details: dict[str, Any] = described.get("port_details") or {}
     # Of the things that a port may belong to, only servers ("compute:ZONE") have a user.
     is_of_server = str(details.get("device_owner")).startswith("compute:")
-    server_id = details.get("device_id") if is_of_server else None
+    server_id = str(details.get("device_id")) if is_of_server else ""
     return PublicAddress(
         version=ip_address(described["floating_ip_address"]).version,
         created=_created(described.get("created_at")),
-        user_id=(owners.of(str(server_id)) or None) if server_id else None,
+        user_id=(owners.of(server_id) or None) if _SERVER_ID.fullmatch(server_id) else None,
     )
 
 

@@ -41,7 +41,7 @@ class PresentVolume:
 
     @property
     def facts(self) -> dict[str, object]:
-        """Return what a record needs once the volume has gone."""
+        """Return what a record needs once the volume is deleted."""
         return {"size": self.size, "created": self.created.isoformat()}
 
 

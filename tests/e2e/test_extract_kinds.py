@@ -217,7 +217,8 @@ def test_a_dry_run_counts_all_kinds(cloud: Cloud, tmp_path: Path) -> None:
 
 def test_an_odd_address_costs_itself_alone(cloud: Cloud, tmp_path: Path) -> None:
     cloud.addresses[0] |= {"created_at": None}  # F-A2: it counts all the same
-    cloud.addresses[1] |= {"port_details": {"device_owner": "compute:nova", "device_id": "gone"}}
+    gone = cloud.server("one", 99)["id"]
+    cloud.addresses[1] |= {"port_details": {"device_owner": "compute:nova", "device_id": gone}}
     cloud.addresses[2] |= {"floating_ip_address": "x"}
     with serving(cloud):
         shown = account(cloud, tmp_path, expect=1)

@@ -19,6 +19,7 @@ from appliance.core.run.errors import Unavailable
 WARNED = timedelta(seconds=2)
 """A difference that is reported; NTP keeps clocks within milliseconds."""
 _SECOND = timedelta(seconds=1)
+_MINUTE = timedelta(minutes=1)
 _NONE = timedelta(0)
 
 
@@ -127,6 +128,6 @@ class Clocks:
 
 
 def _length(offset: timedelta) -> str:
-    seconds = abs(offset).total_seconds()
-    shown = f"{seconds:.0f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))  # noqa: PLR2004
+    length = timedelta(seconds=round(abs(offset).total_seconds()))
+    shown = str(length) if length >= _MINUTE else f"{length // _SECOND} s"
     return f"{shown} {'ahead of' if offset > _NONE else 'behind'}"
