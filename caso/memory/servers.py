@@ -28,6 +28,9 @@ _FLUSHED = 500
 """Servers that are held until they are written."""
 _FORGOTTEN = timedelta(days=90)
 """Servers of a project that was not accounted for so long are removed."""
+_NOTED = timedelta(days=1)
+"""How old the note of a project's last run may get: each write costs several fsyncs."""
+_OF_PROJECT = "FROM projects WHERE cloud = ? AND region = ? AND project = ?"
 _SIZES = ("vcpus", "ram", "disk", "ephemeral")
 _STATES = {
     "active": "ACTIVE",
@@ -112,20 +115,12 @@ class ServerMemory:
         self._new: dict[str, KnownServer] = {}
         self._project = 0
         with file.transaction() as connection:
-            if connection is None:
-                return
-            values = (file.cloud(connection, keystone), region, project_id)
-            if not file.read_only:
-                # At once, so that the end of another project does not remove this one.
-                connection.execute(
-                    "INSERT INTO projects (cloud, region, project, looked) VALUES (?, ?, ?, ?)"
-                    " ON CONFLICT DO UPDATE SET looked = excluded.looked",
-                    (*values, int(clock.now().timestamp())),
-                )
-            found = connection.execute(
-                "SELECT id FROM projects WHERE cloud = ? AND region = ? AND project = ?", values
-            ).fetchone()
-            self._project = found[0] if found else 0
+            if connection is not None:
+                values = (file.cloud(connection, keystone), region, project_id)
+                if not file.read_only:
+                    _note(connection, values)
+                found = connection.execute(f"SELECT id {_OF_PROJECT}", values).fetchone()
+                self._project = found[0] if found else 0
 
     def known(self, ids: Sequence[str]) -> dict[str, KnownServer]:
         """Return those of some servers that are remembered."""
@@ -219,6 +214,19 @@ class ServerMemory:
             found = connection.execute("SELECT text FROM flavors WHERE id = ?", (number,))
             if row := found.fetchone():
                 self._flavors[number] = json.loads(row[0])
+
+
+def _note(connection: sqlite3.Connection, project: tuple[int, str, str]) -> None:
+    """Note that a project is accounted, at once, so that the end of another does not remove it."""
+    now, age = int(clock.now().timestamp()), int(_NOTED.total_seconds())
+    # One from the future was noted while the clock was wrong.
+    recent = f"SELECT 1 {_OF_PROJECT} AND looked BETWEEN ? AND ?"
+    if not connection.execute(recent, (*project, now - age, now)).fetchone():
+        connection.execute(
+            "INSERT INTO projects (cloud, region, project, looked) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET looked = excluded.looked",
+            (*project, now),
+        )
 
 
 def nothing() -> ServerMemory:

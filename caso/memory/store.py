@@ -107,7 +107,10 @@ class MemoryFile:
             if not self.path.is_file():
                 return None
             connection = self._connect("ro")
-            return connection if _is_ours(connection) else None
+            if _is_ours(connection):
+                return connection
+            connection.close()
+            return None
         files.make_directory(self.path.parent)
         self._make()
         connection = self._connect("rw")

@@ -137,6 +137,24 @@ def test_an_hourly_run_asks_for_usage_and_addresses_alone(
     assert site.asked() == {"os-simple-tenant-usage": 1, "floatingips": 1}
 
 
+def test_a_quiet_run_writes_nothing_into_the_memory(
+    service: openstack.Cloud, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write costs several fsyncs; that the project is accounted is noted once a day."""
+    site.run(BEGINNING, service.now - HOUR)
+    content = site.path.read_bytes()
+    assert len(site.run(service.now - HOUR, service.now)) == 28
+    assert site.path.read_bytes() == content
+    for days in (2, -1):  # also after a run whose clock was ahead
+        moment = service.now + timedelta(days=days)
+        monkeypatch.setattr(clock, "now", lambda moment=moment: moment)
+        site.run(service.now - HOUR, service.now)
+        with sqlite3.connect(site.path) as connection:
+            [(looked,)] = connection.execute("SELECT looked FROM projects").fetchall()
+        connection.close()
+        assert looked == int(moment.timestamp())
+
+
 def test_records_are_the_same_with_and_without_memory(service: openstack.Cloud, site: Site) -> None:
     before = service.now - HOUR
     site.run(BEGINNING, before)
