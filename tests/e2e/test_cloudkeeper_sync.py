@@ -750,6 +750,7 @@ def test_a_pipe_in_place_of_the_memory_is_one_line(world: World) -> None:
     assert world.record()["counts"]["lists_left"] == 1, "F-S2"
 
 
+@pytest.mark.root
 def test_the_record_of_a_run_that_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """F-S2: after each kind of failure the record shows that run and its failures."""
 

@@ -154,6 +154,7 @@ def test_the_record_when_the_cloud_cannot_be_reached(tmp_path: Path) -> None:
     assert said.counts["projects_left"] == 2
 
 
+@pytest.mark.root
 def test_the_record_of_a_full_disk(tmp_path: Path) -> None:
     """F-S2: the spool is full, and so is the disk of the records."""
     (tmp_path / "var").mkdir()

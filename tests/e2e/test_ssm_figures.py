@@ -173,6 +173,7 @@ def test_a_directory_of_root_s_beside_good_messages() -> None:
         assert list(site.spool.glob("*/*")) == []
 
 
+@pytest.mark.root
 def test_figures_of_a_full_disk(tmp_path: Path, trust: Trust) -> None:
     """F-S2: the message that cannot be set aside stays, the others go."""
     with FaultBroker(trust.host("broker"), trust.grid.certificate) as broker:
