@@ -1,11 +1,13 @@
 """The configurations of a run of `ssmsend`, each with its settings or with what is wrong.
 
 Two configurations that name one spool would send its messages to either destination. So each file
-of sender.d that names the spool of another configuration is refused, and sender.cfg goes on.
+of sender.d that names the spool of another configuration is refused, and sender.cfg goes on. A
+configuration with faults keeps its spool, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -14,7 +16,7 @@ from pathlib import Path
 from appliance.core import senders
 from appliance.core.run.errors import ApplianceError, ConfigurationError, Problem
 from appliance.core.run.layout import Layout
-from ssm.settings import SenderSettings, load_sender
+from ssm.settings import SenderSettings, load_sender, spool_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,10 @@ class ConfiguredDestination:
     path: Path
     record: str
     """The name of its run record."""
+    spool: Path | None = None
+    """None if the file cannot be read."""
+    spool_line: int = 0
+    """The line that names it; 0 for the default."""
     settings: SenderSettings | None = None
     error: ApplianceError | None = None
 
@@ -51,9 +57,13 @@ def load(layout: Layout, *, only: Path | None = None) -> list[ConfiguredDestinat
 def _load(path: Path, layout: Layout) -> ConfiguredDestination:
     made = ConfiguredDestination(path, senders.record_name(path.absolute(), layout))
     try:
-        return replace(made, settings=load_sender(path, layout=layout))
+        settings = load_sender(path, layout=layout)
     except ApplianceError as error:
+        with contextlib.suppress(ApplianceError):
+            spool, line = spool_of(path, layout=layout)
+            made = replace(made, spool=spool, spool_line=line)
         return replace(made, error=error)
+    return replace(made, spool=settings.path, spool_line=settings.path_line, settings=settings)
 
 
 def _without_shared_spools(
@@ -61,8 +71,8 @@ def _without_shared_spools(
 ) -> list[ConfiguredDestination]:
     by_spool: dict[str, list[ConfiguredDestination]] = defaultdict(list)
     for one in loaded:
-        if one.settings is not None:
-            by_spool[os.path.realpath(one.settings.path)].append(one)
+        if one.spool is not None:
+            by_spool[os.path.realpath(one.spool)].append(one)
     return [_refused_if_shared(one, by_spool) if one.path != first else one for one in loaded]
 
 
@@ -72,15 +82,15 @@ def _refused_if_shared(
     if one.settings is None:
         return one
     others = [
-        f"{other.path}:{other.settings.path_line}" if other.settings.path_line else str(other.path)
+        f"{other.path}:{other.spool_line}" if other.spool_line else str(other.path)
         for other in by_spool[os.path.realpath(one.settings.path)]
-        if other is not one and other.settings is not None
+        if other is not one
     ]
     if not others:
         return one
     text = (
-        f"{one.settings.path} is the spool of {', '.join(others)} too; write the spool that holds"
+        f"{one.spool} is the spool of {', '.join(others)} too; write the spool that holds"
         " the messages for this destination alone"
     )
-    problem = Problem(one.path, one.settings.path_line, "[messaging] path", text)
+    problem = Problem(one.path, one.spool_line, "[messaging] path", text)
     return replace(one, settings=None, error=ConfigurationError([problem]))

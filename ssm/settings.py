@@ -187,21 +187,18 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
             "server_cert",
             "is this host's own; name the receiver's, or remove the option",
         )
-    spool = settings.path(
-        "messaging", "path", default=layout.path("/var/spool/apel/outgoing"), is_directory=True
-    )
+    spool, line = _read_spool(settings, layout)
     kinds = ["dirq", "directory"]
     is_dirq = settings.choice("messaging", "path_type", default="dirq", allowed=kinds) == "dirq"
     if is_dirq:
         _check_spool(settings, spool)
     ignored.accept(settings, "sender")
-    place = settings.where("messaging", "path")
     return SenderSettings(
         link=link,
         log=_read_log(settings, layout.path("/var/log/apel/ssmsend.log"), console=True),
         journal=_read_journal(settings, layout),
         path=spool,
-        path_line=place.line if place else 0,
+        path_line=line,
         max_message_size=_read_size(settings),
         server_cert=server_cert,
         verify_server_cert=settings.boolean("certificates", "verify_server_cert", default=True),
@@ -215,6 +212,16 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
         is_dirq=is_dirq,
         warnings=settings.finish(),  # last: by now every option has been read
     )
+
+
+def spool_of(path: Path, *, layout: Layout) -> tuple[Path, int]:
+    """Return the spool that a sender.cfg with faults names, and its line; 0 for the default.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+
+    """
+    return _read_spool(Settings(document.read([path], ini.parse)), layout)
 
 
 def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
@@ -377,6 +384,14 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
     if not words:
         settings.error("broker", "host", f"must be set: {name_a_host}")
     return tuple(brokers)
+
+
+def _read_spool(settings: Settings, layout: Layout) -> tuple[Path, int]:
+    spool = settings.path(
+        "messaging", "path", default=layout.path("/var/spool/apel/outgoing"), is_directory=True
+    )
+    place = settings.where("messaging", "path")
+    return spool, place.line if place else 0
 
 
 def _check_spool(settings: Settings, spool: Path) -> None:

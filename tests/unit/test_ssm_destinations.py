@@ -88,6 +88,22 @@ def test_a_spool_has_one_destination(tmp_path: Path) -> None:
     assert f"is the spool of {other}:11 too" in problems(two)
 
 
+@pytest.mark.parametrize("damage", ["host:\n", "protocol: MQTT\n"])
+def test_a_wrong_file_keeps_its_spool(tmp_path: Path, damage: str) -> None:
+    """Else the messages of sender.cfg would go to the destination of the other file."""
+    layout = Layout(tmp_path)
+    first = write(tmp_path, "sender.cfg", spool=f"{tmp_path}/a")
+    write(tmp_path, "sender.d/storage.cfg", spool=f"{tmp_path}/a")
+    write(tmp_path, "sender.d/third.cfg", spool=f"{tmp_path}/c")
+    word = damage.partition(":")[0]
+    lines = first.read_text().splitlines(keepends=True)
+    first.write_text("".join(damage if line.startswith(word) else line for line in lines))
+    [wrong, refused, kept] = destinations.load(layout)
+    assert problems(wrong).startswith(f"{first}:")
+    assert f"is the spool of {first}:11 too" in problems(refused)
+    assert kept.usable().path.name == "c"
+
+
 def test_defaults_collide_too(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     for name in ("sender.cfg", "sender.d/a.cfg"):
