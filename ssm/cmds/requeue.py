@@ -1,8 +1,9 @@
 """``ssmctl requeue``: put a message that could not be sent back into its spool.
 
 The repository keeps the last record that it receives of a thing and month, whatever its figures. So
-a message is refused if the journal of sent messages has later deliveries of its records. One with
-cloud records is refused in any case: what the journal does not have may have been sent.
+a message is refused if the journal of sent messages has later deliveries of its records, or if
+other messages with them wait in the spool, since it would be sent after these. One with cloud
+records is refused in any case: what the journal does not have may have been sent.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from appliance.core import clock, files, usage_messages
+from appliance.core import clock, cloud_message, files, usage_messages
 from appliance.core.run import cli, place
 from appliance.core.run.errors import ExitStatus, LocalFailure, UsageError
-from appliance.core.usage_messages import Contents
+from appliance.core.spool import Spool
+from appliance.core.usage_messages import Contents, SentRecord
 from ssm.cmds import spools
 from ssm.cmds.spools import OpenedSpool
 from ssm.sending import sent_list
 from ssm.sending.dead_letters import DeadLetter, DeadLetters
 from ssm.settings import dead_letters_of
 
-_CLOUD = b"APEL-cloud-message:"
 _ELEMENT = re.compile(r"[0-9a-f]{8}/[0-9a-f]{14}")
 
 
@@ -77,13 +78,35 @@ def _require_newest(found: OpenedSpool, letter: DeadLetter) -> None:
             f"send the month again with {command}, or, to lower what was sent, repeat the"
             " command with --force",
         )
-    if text.startswith(_CLOUD):
+    if cloud_message.is_cloud(text):
         raise UsageError(
             letter.message_id,
             "holds cloud records, which would replace newer ones that were sent meanwhile",
             f"send the month again with {command}, or, if nothing was sent meanwhile,"
             " repeat the command with --force",
         )
+    if waiting := _waiting(found.spool, read):
+        name, record = waiting
+        raise UsageError(
+            letter.message_id,
+            f"has records that wait in {found.spool.path} too, such as {record.key} of"
+            f" {record.month} in {name}, and it would be sent after them",
+            "let ssmsend send these first, then repeat the command",
+        )
+
+
+def _waiting(spool: Spool, read: Contents) -> tuple[str, SentRecord] | None:
+    """Return a waiting message that has a record of ``read``, and that record; None if none has."""
+    wanted = {(one.kind, one.key, one.month) for one in read.records}
+    for name in spool.names():
+        try:
+            found = usage_messages.read(spool.peek(name)).records
+        except OSError:  # sent meanwhile, or unreadable: then no run can send it either
+            continue
+        for one in found:
+            if (one.kind, one.key, one.month) in wanted:
+                return name, one
+    return None
 
 
 def _newer(found: OpenedSpool, letter: DeadLetter, read: Contents) -> list[Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def opened(arguments: argparse.Namespace) -> list[OpenedSpool]:
     """Return the spools that ``--path`` or the configurations name."""
-    if arguments.path is not None:
-        return [OpenedSpool(Spool(arguments.path))]
     found = destinations.load(cli.layout(arguments), only=arguments.config)
-    return [_opened(one.usable()) for one in found]
+    path = arguments.path
+    if path is None:
+        return [_opened(one.usable()) for one in found]
+    for one in found:
+        if one.settings is not None and _is_same(one.settings.path, path):
+            return [_opened(one.settings)]
+    return [OpenedSpool(Spool(path))]
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _opened(settings: SenderSettings) -> OpenedSpool:

@@ -87,6 +87,10 @@ class DirectorySpool(Spool):
         with files.open_regular(self._path(name)) as file:
             return file.read()
 
+    def peek(self, name: ElementName) -> bytes:
+        """Return the content of a file."""
+        return self.read(name)
+
     def size(self, name: ElementName) -> int:
         """Return the size of a file in bytes; 0 when it no longer exists."""
         try:

@@ -19,7 +19,7 @@ def preview(
         state = "locked by another sender"
         if not spool.is_locked(name):
             try:
-                text = (spool.path / name).read_bytes()
+                text = spool.peek(name)
                 state = f"{_describe(text, packer)}, to {destination}"
             except (envelope.Unsendable, OSError) as error:
                 status, state = ExitStatus.PARTLY, f"cannot be sent: {error}"

@@ -6,11 +6,13 @@ import sys
 import uuid
 from pathlib import Path
 
+import pytest
 from dirq.queue import Queue
 
 from appliance.core.run.errors import ExitStatus
 from ssm.sending.claims import Claims
 from ssm.sending.directory_spool import DirectorySpool
+from ssm.sending.preview import preview
 from tests.simulators.stomp_faults import Fault, FaultBroker, Kind
 from tests.testbed.trust import Trust
 from tests.unit.test_ssm_sender import sender_to, trust
@@ -51,6 +53,19 @@ def test_files_go_by_their_age_and_directories_are_ignored(tmp_path: Path, trust
     ]
     assert claims.spool.count() == 0
     assert {path.name for path in tmp_path.iterdir()} == {"spool", "sender.cfg", "var"}
+
+
+def test_a_dry_run_reads_files_of_any_name(
+    tmp_path: Path, trust: Trust, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path / "spool")
+    with FaultBroker(trust.host("broker"), trust.grid.certificate) as broker:
+        sender, _ = sender_to(broker, tmp_path, trust, 0, path_type="directory")
+    packer = sender._messages._packer
+    assert preview(sender._claims.spool, packer, destination="/queue/x") is ExitStatus.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert lines[1].startswith("%C3%A4 %0A:x: 2 bytes, ")
 
 
 def test_other_things_are_reported_and_unfinished_files_wait(tmp_path: Path, trust: Trust) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -563,6 +564,14 @@ def test_a_dead_letter_replaces_no_newer_record(
     deliver("p", ids[0])  # an earlier one: there is nothing that it would replace
     assert requeue(ids[1]) == 0
     bury(f"{ids[1]}.2")
+    # What waits in the spool would be sent before it, and replaced by it.
+    assert requeue(f"{ids[1]}.2") == 2
+    [waiting] = [path.relative_to(tmp_path / "spool") for path in (tmp_path / "spool").glob("*/*")]
+    assert (
+        f"ssmctl: {ids[1]}.2: has records that wait in {tmp_path}/spool too, such as p//IPv4 of"
+        f" 2026-10 in {waiting}, and it would be sent after them; let ssmsend send these first,"
+    ) in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "spool")
     deliver("q", ids[3])
     capsys.readouterr()
     assert requeue(f"{ids[1]}.2") == 2
@@ -570,10 +579,14 @@ def test_a_dead_letter_replaces_no_newer_record(
         f"ssmctl: {ids[1]}.2: would replace 1 newer records, such as q//IPv4 of 2026-10, sent at"
         " 2026-11-30T12:00:00Z; send the month again with caso republish --month 2026-10, or, to "
     ) in capsys.readouterr().err
+    assert requeue(f"{ids[1]}.2", "--path", str(tmp_path / "spool")) == 2
+    assert "would replace 1 newer records" in capsys.readouterr().err
     assert requeue(f"{ids[1]}.2", "--force") == 0
+    shutil.rmtree(tmp_path / "spool")
     # A file of a plain directory has no such name: what was delivered after it was made counts.
     for name, first_seen, status in (("x", NOW, 0), ("y", NOW - timedelta(seconds=1), 2)):
         DeadLetters(tmp_path / "failed/spool").add(
             name, text, reason="r", first_seen=first_seen, attempts=1, last_error=""
         )
         assert requeue(name) == status
+        shutil.rmtree(tmp_path / "spool", ignore_errors=True)
