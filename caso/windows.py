@@ -4,7 +4,7 @@
     the ledger's checkpoint                  that; each kind and messenger has its own
     a lastrun file that is earlier than      the file's time: an administrator has set it back,
     all of them                              for all kinds, messengers and regions
-    a lastrun file that is later             the ledger's: cASO has run meanwhile, or the ledger is
+    a lastrun file that is later than all    the ledger's: cASO has run meanwhile, or the ledger is
                                              an older copy. What was delivered since is not known
     a lastrun file alone                     the file's time: cASO ran before, or the ledger is lost
     nothing                                  the beginning
@@ -162,7 +162,8 @@ class ProjectWindows:
         """Note what another program has delivered, or a ledger that is lost or newer."""
         if lastrun is None or lastrun > clock.now() + OVERLAP:
             return
-        known = _least([one.checkpoint for one in reached.values() if one.checkpoint])
+        # A run for some kinds moves the file with them alone: no other program has moved it.
+        known = max((one.checkpoint for one in reached.values() if one.checkpoint), default=None)
         if known is not None and lastrun <= known + SECOND:
             return
         if known is not None:

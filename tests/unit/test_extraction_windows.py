@@ -115,6 +115,20 @@ def test_a_file_that_is_ahead_leaves_the_ledger_s_time(
     assert project.window(start=day(10, 1), to=day(11, 12))[1] == day(11, 20) - SECOND
 
 
+def test_a_file_that_a_run_for_volumes_alone_has_moved_is_no_other_program_s(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a run with ``--extractor cinder``."""
+    project.delivered(CLOUD, day(10, 1), day(11, 10))
+    project.delivered(VOLUMES, day(10, 1), day(11, 20))
+    project.lastrun(day(11, 20) + SECOND)
+    with caplog.at_level(logging.WARNING):
+        found = project.windows(streams={"cloud": [CLOUD], "storage": [VOLUMES]})
+    assert caplog.text == ""
+    assert found["cloud"].window.start == day(11, 10) + SECOND
+    assert [span.is_known for span in project.ledger.windows.reached(CLOUD).spans] == [True]
+
+
 def test_a_broken_file_does_not_matter_when_the_ledger_knows(project: Project) -> None:
     """F-A11."""
     project.lastrun("")
