@@ -545,6 +545,20 @@ def test_an_upgrade_keeps_a_table_that_not_every_host_has(made: Path, root: Path
 
 
 @pytest.mark.usefixtures("ready")
+def test_an_upgrade_starts_no_job_beside_an_upstream_program(made: Path, root: Path) -> None:
+    """R12: docs/how-to/upstream-tools.md moves the table of a job that is replaced aside."""
+    install(newer(made), root)
+    activate(root)
+    active, idle = (root / place / "ssmsend" for place in ("etc/cron.d", "etc/fedcloud/cron.d"))
+    active.rename(idle)
+    shown = install(older(made), root)
+    assert shown.returncode == 0, shown.stderr
+    assert idle.exists()
+    assert not active.exists()
+    assert (root / "etc/cron.d/caso").exists()
+
+
+@pytest.mark.usefixtures("ready")
 def test_a_table_of_an_earlier_release_goes_on_to_count(made: Path, root: Path) -> None:
     """F-H14: what ran before the first installation runs after it, and no other job with it."""
     table = root / "etc/cron.d/caso"

@@ -206,7 +206,8 @@ class Installation:
         """Return whether to install a table of cron as active.
 
         Only `appliance schedule` activates tables, so an installation does not; an upgrade keeps
-        the state of a table, and activates no table of a job that not every host starts.
+        the state of a table, and activates no table of a job that not every host starts. A table
+        that is new goes to the active ones.
         """
         # Timers start the jobs, so no table may be active.
         if list((self.root / "etc/systemd/system/timers.target.wants").glob("fedcloud-job@*")):
@@ -214,6 +215,8 @@ class Installation:
         tables = [self.root / "etc/cron.d" / job.cron for job in JOBS.values()]
         if (self.root / "etc/cron.d" / name).exists():
             return True
+        if (self.root / "etc/fedcloud/cron.d" / name).exists():
+            return False
         is_for_all = any(job.cron == name and job.is_scheduled for job in JOBS.values())
         return bool(self.record.version) and is_for_all and any(path.exists() for path in tables)
 
