@@ -142,6 +142,18 @@ def test_lines_are_at_most_100_columns() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_rows_of_tables_have_a_header(name: str) -> None:
+    """An empty line ends a table: rows after it are shown as text."""
+    lines = ["", *(TOP / name).read_text().splitlines(), ""]
+    orphans = [
+        line
+        for before, line, after in zip(lines, lines[1:], lines[2:], strict=False)
+        if line.startswith("|") and not before.startswith("|") and not re.match(r"\| ?:?-", after)
+    ]
+    assert orphans == []
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_commands_of_a_page_are_ones_that_there_are(name: str) -> None:
     """Verbs and flags of ours are parsed, units and files are shipped."""
     for block in readme.blocks((TOP / name).read_text()):
