@@ -138,8 +138,7 @@ def _news(
         asked = [(row.key, row.month, _progress(row) - 1) for row in rows]
         # With the progress, because a page may have several records of a thing.
         known = {
-            (one.key, one.month, one.progress)
-            for one in ledger.deliveries.shrinking(stream, asked)
+            (one.key, one.month, one.progress) for one in ledger.deliveries.shrinking(stream, asked)
         }
         for row, wanted, one in zip(rows, asked, found, strict=True):
             is_lowered = row.amount <= lowered.get((stream.kind, row.key, row.month), -1)

@@ -115,7 +115,6 @@ class Windows:
             number = self._file.numbers.stream(connection, stream)
             add(connection, number, replace(span, is_known=False))
 
-
     def set_back(self, streams: Iterable[Stream], checkpoint: datetime) -> None:
         """Move later checkpoints back, because a person asked for it; windows stay."""
         with self._file.transaction() as connection:
