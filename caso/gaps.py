@@ -32,8 +32,8 @@ def fill(
         selected, failures = select(accounting.cloud, accounting.configuration)
         if failures and not selected:
             raise failures[0]
-        for error in failures:
-            record.fail(str(error))
+        for unusable in failures:
+            record.fail(str(unusable))
         for one, region in itertools.product(selected, accounting.regions):
             if (error := stuck.get(region.origin(one).label)) is not None:
                 failure = region.about(one, error)
