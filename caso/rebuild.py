@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from appliance.core import files, usage_messages
+from appliance.core import files, sqlite, usage_messages
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.spool import Spool
 from appliance.core.usage_messages import SentRecord
@@ -192,11 +192,10 @@ def _of_spools(spools: Iterable[Path], failures: list[ApplianceError]) -> Iterat
 
 def _of_journal(path: Path, spools: Iterable[Path]) -> Iterator[_Known]:
     """Yield the records that were sent from some spools."""
-    if not path.exists():  # SSM runs elsewhere, or keeps no journal
-        return
     wanted = _json(spools)
     try:
-        files.require_regular(path, path.stat())
+        if sqlite.is_missing(path):  # SSM runs elsewhere, keeps no journal, or has sent nothing
+            return
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=_WAIT_SECONDS)) as connection:
             _require_journal(connection, path)

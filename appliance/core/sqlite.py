@@ -8,6 +8,8 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from appliance.core import files
+
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 
 
@@ -33,6 +35,21 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def is_missing(path: Path) -> bool:
+    """Check whether there is no file, or an empty one, which is what a kill leaves of a new file.
+
+    Raises:
+        OSError: it is no regular file, or cannot be seen.
+
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return True
+    files.require_regular(path, found)
+    return found.st_size == 0
 
 
 def create(path: Path, *, mode: int) -> None:

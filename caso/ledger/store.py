@@ -58,7 +58,7 @@ class LedgerFile:
         self._steps = steps
         self._wait = wait
         try:
-            self.is_new = _is_missing(path)
+            self.is_new = sqlite.is_missing(path)
             if self.is_new and not read_only:
                 _create(path)
         except OSError as error:
@@ -216,15 +216,6 @@ def _connect(target: str, wait: timedelta) -> sqlite3.Connection:
 
 def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & _PRIMARY
-
-
-def _is_missing(path: Path) -> bool:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return True
-    files.require_regular(path, found)
-    return found.st_size == 0
 
 
 def _create(path: Path) -> None:

@@ -111,7 +111,7 @@ def _waiting(spool: Spool, read: Contents) -> tuple[str, SentRecord] | None:
 
 def _newer(found: OpenedSpool, letter: DeadLetter, read: Contents) -> list[Mapping[str, Any]]:
     """Return the records of the message of which the journal has later deliveries."""
-    if found.journal is None or not found.journal.exists():
+    if found.journal is None or sent_list.is_missing(found.journal):
         return []
     element = _ELEMENT.match(letter.message_id)
     with sent_list.opened(found.journal) as connection:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from appliance.core import files, sqlite
 from appliance.core.run.errors import LocalFailure
 from appliance.core.usage_messages import SentRecord
 from ssm import sqlite_file
@@ -46,6 +47,19 @@ WHERE spool = :spool AND kind = :kind AND key = :key AND month = :month
 _FIRST = {"number": 0, "kind": "", "month": "", "key": ""}
 
 
+def is_missing(path: Path) -> bool:
+    """Check whether no message has been sent yet.
+
+    Raises:
+        LocalFailure: it is no regular file, or cannot be seen.
+
+    """
+    try:
+        return sqlite.is_missing(path)
+    except OSError as error:
+        raise files.describe_unusable(path, error) from error
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a journal for reading.
@@ -54,16 +68,18 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         LocalFailure: there is none, or it cannot be read.
 
     """
-    if not path.exists():
-        raise LocalFailure(path, "no message has been sent yet", "see [journal] path")
+    nothing = LocalFailure(path, "no message has been sent yet", "see [journal] path")
+    if is_missing(path):
+        raise nothing
     try:
         connection = sqlite3.connect(
             f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None
         )
         try:
             connection.row_factory = sqlite3.Row
-            if sent_journal.check_version(connection, path):
-                yield connection
+            if not sent_journal.check_version(connection, path):
+                raise nothing
+            yield connection
         finally:
             connection.close()
     except sqlite3.Error as error:

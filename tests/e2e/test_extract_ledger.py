@@ -224,10 +224,14 @@ def test_a_lost_ledger_is_read_again_from_spool_and_journal(site: LedgerSite, se
     site.run("--extract-to", (NOW - timedelta(hours=1)).isoformat())
     if sent == "all":
         site.send()
+    if sent == "none":
+        site.journal.parent.mkdir(parents=True, exist_ok=True)
+        site.journal.touch()  # what a kill of the first sender leaves
     before = site.repository()
     site.ledger.unlink()
     shown = site.run()
     assert f"{site.ledger}: read again what was delivered: " in shown.stderr
+    assert "cannot be read" not in shown.stderr
     assert known(site) == site.repository()
     assert shrunk(before, site.repository()) == {}
     assert "read again" not in site.run().stderr

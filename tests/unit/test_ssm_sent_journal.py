@@ -399,6 +399,11 @@ def test_sent_lists_messages_and_records(
     journal = journal_of(tmp_path)
     assert ctl(tmp_path) == 3
     assert "no message has been sent yet" in capsys.readouterr().err
+    at(tmp_path).parent.mkdir(parents=True)
+    at(tmp_path).touch()  # what a kill or a power cut leaves of a new file
+    for words in ([], ["--month", "2026-10"], ["--purge"]):
+        assert ctl(tmp_path, *words) == 3
+        assert "no message has been sent yet" in capsys.readouterr().err
     october = datetime(2026, 10, 3, 4, 5, 6, tzinfo=UTC)
     journal.write([delivery(key="a", when=october, id="1/1"), delivery(key="b", id="2/2")])
     journal.finish()
@@ -560,6 +565,11 @@ def test_a_dead_letter_replaces_no_newer_record(
         flags = ["--root", str(tmp_path), "-c", str(tmp_path / "sender.cfg")]
         return cli.main(control.PROGRAM, ["requeue", *flags, name, *words])
 
+    bury(ids[1])
+    at(tmp_path).parent.mkdir(parents=True)
+    at(tmp_path).touch()  # what a kill leaves of a new file
+    assert requeue(ids[1]) == 0
+    shutil.rmtree(tmp_path / "spool")
     bury(ids[1])
     deliver("p", ids[0])  # an earlier one: there is nothing that it would replace
     assert requeue(ids[1]) == 0
