@@ -22,7 +22,7 @@ from caso.ledger.model import Month, month_text
 from caso.settings import CasoConfiguration
 from caso.usage import hours, portal
 from caso.usage.hours import Spent
-from caso.usage.nova import ProjectHours, add_delivered, add_used
+from caso.usage.nova import ProjectHours, add_delivered, add_earlier, add_used
 from caso.usage.portal import METRICS, Metric
 
 _Place = tuple[str, str]
@@ -150,8 +150,10 @@ def _with_nova(
                 compared = _compared(place, month, end, spent)
                 start = _first_moment(month)
                 if compared.until > start:
-                    used = servers.used(start, compared.until + timedelta(seconds=1))
-                    add_used(compared, used, start - timedelta(seconds=1))
+                    begin = start - cuts.SECOND
+                    add_used(compared, servers.used(start, compared.until + cuts.SECOND), begin)
+                    if compared.has_surplus:  # it may also hide what others have too little
+                        add_earlier(compared, servers.changed(start), begin)
                     found.append(compared)
         except ApplianceError as error:
             failures.append(error)

@@ -1,20 +1,21 @@
 """Delivered hours beside Nova's usage of the same time.
 
 Nova's usage counts a server from its launch; records count from its creation. So a server differs
-by the time that it took to build, and a project by well under a per cent.
+by the time that it took to build, and a project by well under a per cent. A resize, a rebuild or a
+rescue is a new launch, so usage loses what was before: `add_earlier` brings it back.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from appliance.core import clock
+from caso.sources.server import NotUnderstood, life_of, reading
 from caso.usage.hours import Spent
-
-_HOUR = 3600
 
 
 @dataclass(slots=True)
@@ -59,6 +60,11 @@ class ProjectHours:
             return 100.0 if self.delivered else 0.0
         return 100 * (self.delivered - self.used) / self.used
 
+    @property
+    def has_surplus(self) -> bool:
+        """Check whether a server has too much, which an earlier launch may explain."""
+        return any(one.surplus > _LEAST for one in self.servers.values())
+
     def differing(self, tolerance: float) -> Iterator[tuple[str, ServerHours]]:
         """Yield the servers that differ by more per cent, and by ten minutes, largest first."""
         for key, one in sorted(self.servers.items(), key=lambda item: -abs(item[1].surplus)):
@@ -88,3 +94,18 @@ def add_used(found: ProjectHours, rows: Iterable[Mapping[str, Any]], start: date
         seconds = (min(end, found.until) - begin).total_seconds()
         if seconds > 0:
             found.servers.setdefault(row["instance_id"], ServerHours()).used += seconds
+
+
+def add_earlier(found: ProjectHours, servers: Iterable[dict[str, Any]], start: datetime) -> None:
+    """Count servers that have too much otherwise from their creation, not from their last launch.
+
+    ``servers`` are those that changed since ``start``, as Nova describes them.
+    """
+    for server in servers:
+        mine = found.servers.get(server["id"])
+        if mine is None or mine.surplus <= _LEAST:
+            continue
+        with contextlib.suppress(NotUnderstood), reading():
+            life = life_of(server)
+            end = found.until if life.died is None else min(life.died, found.until)
+            mine.used = max(mine.used, (end - max(life.born, start)).total_seconds())

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from caso.ledger.names import pack
 from tests.simulators.openstack import Cloud, serving
 
 BIN = Path(sys.prefix) / "bin"
@@ -100,6 +101,38 @@ def test_it_agrees_with_novas_usage(cloud: Cloud, tmp_path: Path) -> None:
     for row in rows:
         seconds = hours(cloud, row["project"])[row["month"]]
         assert abs(row["used_hours"] - seconds / 3600) < 0.001
+
+
+def test_a_server_that_was_launched_again_has_not_too_much(cloud: Cloud, tmp_path: Path) -> None:
+    """Nova's usage shows a server from its last launch: a resize, a rebuild or a rescue."""
+    site = SpendingSite(tmp_path, cloud)
+    for number, days in ((50, 40), (51, 2)):
+        launched = cloud.now - timedelta(hours=1)
+        server = {
+            **cloud.server("one", number),
+            "created": f"{cloud.now - days * DAY:%Y-%m-%dT%H:%M:%SZ}",
+            "updated": f"{launched:%Y-%m-%dT%H:%M:%SZ}",
+            "OS-SRV-USG:launched_at": f"{launched:%Y-%m-%dT%H:%M:%S}.000000",
+        }
+        cloud.more.setdefault("one", []).append(server)
+    ended = cloud.now - timedelta(minutes=5)
+    cloud.more["one"][1] |= {"status": "DELETED", "updated": f"{ended:%Y-%m-%dT%H:%M:%SZ}"}
+    cloud.more["one"][1]["OS-SRV-USG:terminated_at"] = f"{ended:%Y-%m-%dT%H:%M:%S}.000000"
+    site.run("caso-extract", "--extract-to", cloud.now.isoformat())
+    rows = site.shown("reconcile")
+    assert all(row["difference_percent"] == 0 for row in rows)
+    for row in rows:
+        seconds = hours(cloud, row["project"])[row["month"]]
+        assert abs(row["used_hours"] - seconds / 3600) < 0.001
+    with closing(sqlite3.connect(tmp_path / "caso/ledger.sqlite")) as connection, connection:
+        connection.execute(
+            "UPDATE deliveries SET amount = amount + 36000 WHERE month = (SELECT max(month) FROM"
+            " deliveries) AND thing = (SELECT id FROM things WHERE key = ?)",
+            (pack(cloud.more["one"][0]["id"]),),
+        )
+    text = site.run("caso", "reconcile", "--tolerance", "0.1", expect=1)
+    named = [line for line in text.splitlines() if line.startswith("  server ")]
+    assert named == [f"  server {cloud.more['one'][0]['id']}: 10.00 h too much"]
 
 
 def test_what_was_delivered_too_much_is_named(cloud: Cloud, tmp_path: Path) -> None:
