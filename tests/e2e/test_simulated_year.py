@@ -215,5 +215,5 @@ def test_a_year(cloud: Cloud, tmp_path: Path) -> None:
     site.live()
     assert site.wrong() == {}
     assert site.repository.taken_back == []
-    assert site.size() <= 200 * 2**20
+    assert site.size() <= 200 * 10**6
     shutil.rmtree(tmp_path)
