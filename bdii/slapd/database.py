@@ -233,16 +233,21 @@ def _run_tool(
         ):
             patience = threading.Timer(_TOOL_SECONDS, process.kill)
             patience.start()
-            with contextlib.suppress(BrokenPipeError), cast("BinaryIO", process.stdin) as file:
-                file.writelines(given)
-            process.wait()
-            has_ended = patience.is_alive()
-            patience.cancel()
+            try:
+                with contextlib.suppress(BrokenPipeError), cast("BinaryIO", process.stdin) as file:
+                    file.writelines(given)
+                process.wait()
+                has_ended = patience.is_alive()
+            finally:
+                patience.cancel()  # it would keep this program from ending
             errors.seek(0)
             printed = errors.read().decode(errors="replace")
     except OSError as error:
-        remedy = "install slapd, or set SLAPD"
-        raise LocalFailure.from_os(error, subject=settings.slapd, remedy=remedy) from error
+        is_program = str(error.filename) == str(settings.slapd)
+        remedy = "install slapd, or set SLAPD" if is_program else ""
+        raise LocalFailure.from_os(
+            error, subject=error.filename or settings.state, remedy=remedy
+        ) from error
     if not has_ended:
         cause = f"{name} did not end within {_TOOL_SECONDS} s"
         raise Unavailable(settings.slapd, cause, "check the load of this host")

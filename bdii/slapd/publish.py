@@ -188,6 +188,7 @@ class Publisher:
         if self._version == "":
             return
         with self._slapd.connect() as directory, contextlib.suppress(Refused):  # no entry yet
+            self._version = None  # the answer may be lost
             directory.modify(infosys.SUFFIX, {infosys.VERSION: ()})
         self._version = ""
 
@@ -212,6 +213,7 @@ class Publisher:
             self._host = host
             if not self._version and not self._is_unsure:
                 version = uuid.uuid4().hex
+                self._version = None  # the answer may be lost
                 directory.modify(infosys.SUFFIX, {infosys.VERSION: (version,)})
                 self._version = version
 

@@ -1,12 +1,14 @@
 """Our connection to slapd beside OpenLDAP's own client."""
 
+import errno
 import os
 import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,14 +16,15 @@ import pytest
 from appliance.core import ldif
 from appliance.core.directory import NO_SUCH_OBJECT, Directory, NoAnswer, Refused, read
 from appliance.core.ldif import Entry
-from appliance.core.run.errors import Unavailable
+from appliance.core.run.errors import LocalFailure, Unavailable
 from appliance.core.run.layout import Layout
 from bdii import plan, settings, tree
-from bdii.slapd import served
+from bdii.slapd import database, served
 from bdii.slapd.infosys import Statistics
 from bdii.slapd.process import Slapd
 from bdii.slapd.publish import Applied, Publisher
 from tests.e2e.bdii_service import Bdii, search
+from tests.testbed.patience import until
 
 
 @pytest.fixture
@@ -230,6 +233,50 @@ def test_a_tree_of_which_nobody_is_sure_has_no_version(server: Slapd) -> None:
     assert version(server)
 
 
+def test_a_version_whose_answer_is_lost_is_withdrawn_before_the_next_change(
+    server: Slapd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """slapd has it, and readers may have seen it."""
+    publisher = published(server)
+    applied(publisher, tree.complete(tree.of([group("a")])[0])[0])
+    with monkeypatch.context() as patched:
+        lose_answers_about_versions(patched)
+        with pytest.raises(NoAnswer):
+            publisher.publish_statistics("localhost", Statistics())
+    assert until(lambda: version(server) != "", seconds=60)
+    applied(publisher, tree.complete(tree.of([group("b")])[0])[0])
+    assert version(server) == ""
+
+
+def test_a_version_of_which_it_is_unknown_whether_it_was_withdrawn_is_replaced(
+    server: Slapd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = published(server)
+    wanted = tree.complete(tree.of([group("a")])[0])[0]
+    applied(publisher, wanted)
+    publisher.publish_statistics("localhost", Statistics())
+    with monkeypatch.context() as patched:
+        lose_answers_about_versions(patched)
+        with pytest.raises(NoAnswer):
+            applied(publisher, tree.complete(tree.of([group("b")])[0])[0])
+    assert until(lambda: version(server) == "", seconds=60)
+    applied(publisher, wanted)  # nothing to do
+    publisher.publish_statistics("localhost", Statistics())
+    assert version(server)
+
+
+def lose_answers_about_versions(patched: pytest.MonkeyPatch) -> None:
+    """Let requests about the version reach slapd, and break the connection before the answer."""
+    modify = Directory.modify
+
+    def unanswered(directory: Directory, dn: str, changes: Mapping[str, Sequence[str]]) -> None:
+        if "TreeVersion" in changes:
+            directory._connection.socket.shutdown(socket.SHUT_RD)
+        modify(directory, dn, changes)
+
+    patched.setattr(Directory, "modify", unanswered)
+
+
 def test_once_a_day_the_served_tree_is_compared(
     server: Slapd, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -385,6 +432,20 @@ def test_an_entry_that_ends_slapd_each_time_is_set_aside_in_the_end(server: Slap
     }
     assert change.dn == poison
     assert "set aside for an hour" in reason
+
+
+def test_a_disk_that_does_not_give_entries_back_is_not_the_fault_of_slapd(server: Slapd) -> None:
+    def unreadable() -> Iterator[bytes]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        yield b""
+
+    with pytest.raises(LocalFailure) as failure:
+        database._run_tool(server.settings, "slapadd", "-f", "/none", given=unreadable())
+    assert "SLAPD" not in str(failure.value)
+    assert not any(isinstance(each, threading.Timer) for each in threading.enumerate())
+    missing = replace(server.settings, slapd=Path("/none/slapd"))
+    with pytest.raises(LocalFailure, match=r"^/none/slapd: .*; install slapd, or set SLAPD"):
+        database._run_tool(missing, "slapadd")
 
 
 WRAPPER = """\
