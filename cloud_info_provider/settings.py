@@ -232,8 +232,15 @@ class _Loader:
     def whole_site(
         self, site: SiteSettings, settings: Settings, file: SiteFile, cloud: str
     ) -> SiteSettings:
-        """Return a description with the storage, and the site itself if it is to be printed."""
+        """Return a description with the storage, and the site itself if it is to be printed.
+
+        Raises `UsageError` for a site that the form of the file does not describe.
+        """
         is_full = self.arguments.full_bdii_ldif
+        if is_full and file.is_of_catch_all:
+            words = f"the form of cloud-info-provider {file.generation.releases} has no contacts"
+            remedy = "leave it out: the site's BDII publishes the site as site.cfg describes it"
+            raise UsageError("--full-bdii-ldif", f"{file.path}: {words}", remedy)
         settings.accept("site", site_options.NAMES)
         storage = storage_options.read(settings, file.tree, cloud)
         if storage is not None and self.format(file.generation) == JSON:

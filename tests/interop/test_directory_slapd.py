@@ -436,8 +436,8 @@ def test_an_entry_that_ends_slapd_each_time_is_set_aside_in_the_end(server: Slap
 
 def test_a_disk_that_does_not_give_entries_back_is_not_the_fault_of_slapd(server: Slapd) -> None:
     def unreadable() -> Iterator[bytes]:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
         yield b""
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with pytest.raises(LocalFailure) as failure:
         database._run_tool(server.settings, "slapadd", "-f", "/none", given=unreadable())

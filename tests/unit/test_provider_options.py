@@ -488,6 +488,25 @@ def test_a_site_that_is_not_described(tmp_path: Path, before: str, after: str, f
     assert load(tmp_path, *flags[:2], rc=None, text=without).site.domain is None
 
 
+@pytest.mark.parametrize("form", ["glue", "glue21json"])
+def test_a_description_of_release_1_has_no_site_with_contacts(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], form: str
+) -> None:
+    """It allows no section site, in which they could be written."""
+    path = tmp_path / "site.yaml"
+    path.write_text(
+        "gocdb: EXAMPLE-SITE\nendpoint: https://k.example.net:5000/v3\n"
+        "vos: [{name: ops, auth: {project_id: p-ops}}]\n"
+    )
+    flags = ["--root", str(tmp_path), "--yaml-file", str(path), "--format", form]
+    assert service.main([*flags, "--full-bdii-ldif"]) == 2
+    assert capfd.readouterr().err == (
+        f"cloud-info-provider-service: --full-bdii-ldif: {path}: the form of cloud-info-provider 1"
+        " has no contacts; leave it out: the site's BDII publishes the site as site.cfg describes"
+        " it\n"
+    )
+
+
 @pytest.mark.parametrize("flag", ["--full-bdii-ldif", "--site-in-suffix"])
 def test_json_has_no_tree(tmp_path: Path, capfd: pytest.CaptureFixture[str], flag: str) -> None:
     path = tmp_path / "site.yaml"
