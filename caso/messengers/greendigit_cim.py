@@ -109,16 +109,20 @@ class GreenDigitConnection:
         self._host = hosts.of_url(service.server.url)
         self._has_accepted = False
         self.refused: list[ApplianceError] = []
+        self.accepted = 0
         self._token = self._login()
 
     def send(self, records: Iterable[WaitingRecord]) -> None:
         """Send records; set those aside that the service refuses."""
         pending = iter(records)
         refused: list[tuple[WaitingRecord, str]] = []
+        self.accepted = 0
         while array := list(itertools.islice(pending, _ARRAY)):
             found = self._submit(array)
             self._has_accepted |= len(found) < len(array)
             refused += found
+            if not refused:  # those would have to be set aside first
+                self.accepted += len(array)
         if refused and not self._has_accepted:
             words = f"refuses all {len(refused)} records: {refused[0][1]}"
             remedy = "check [greendigit_cim] base_url and [messenger_greendigit_cim] record_types"

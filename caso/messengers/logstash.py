@@ -2,13 +2,16 @@
 
 A plain TCP connection has no acknowledgement. So after the last record our side of the connection
 is closed, and the records count as accepted when the service has read to that end and closed its
-side as well, without an error. Logstash's input ``tcp`` does so.
+side as well, without an error. Logstash's input ``tcp`` does so. A side that the service closes
+before it has our end says nothing about the records: a load balancer without servers does that, and
+so does a service that is stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import select
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -33,6 +36,9 @@ NAMES = ("logstash", "caso.messenger.logstash.LogstashMessenger")
 _TIMEOUT = timedelta(seconds=30)
 """For a connection, for each block of records, and for the end of the connection."""
 _LINES = 100
+_ENDED = (6, 7)
+"""TCP_TIME_WAIT and TCP_CLOSE of linux/tcp_states.h: each side has acknowledged the other's end."""
+_CLOSED_EARLY = "it closes the connection before it has all records"
 _REMEDY = "check [logstash] host and port, and the service's logs"
 
 
@@ -77,6 +83,7 @@ class LogstashConnection:
 
     service: Logstash
     refused: tuple[ApplianceError, ...] = ()
+    accepted: int = 0
     """None: the service says nothing of single records."""
 
     def send(self, records: Iterable[WaitingRecord]) -> None:
@@ -96,12 +103,23 @@ class LogstashConnection:
         """Do nothing: no connection stays open."""
 
     def _finish(self, connection: socket.socket) -> None:
-        """Wait until the service has read everything."""
-        connection.shutdown(socket.SHUT_WR)
+        """Wait until the service has read everything.
+
+        Raises:
+            OSError: it closed its side before it had the end of ours.
+
+        """
         deadline = time.monotonic() + self.service.timeout.total_seconds()
-        while connection.recv(2**16):  # words of an answer mean nothing to us
-            if time.monotonic() > deadline:
-                raise TimeoutError
+        while select.select([connection], [], [], 0)[0]:
+            if not _has_answered(connection, deadline):
+                raise ConnectionError(_CLOSED_EARLY)
+        connection.shutdown(socket.SHUT_WR)
+        while _has_answered(connection, deadline):
+            pass
+        # Both ends may have crossed. Then ours is not acknowledged yet, or was answered by a reset.
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state not in _ENDED or connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise ConnectionError(_CLOSED_EARLY)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -115,6 +133,13 @@ class LogstashConnection:
         except (OSError, UnicodeError) as error:  # the latter: a host's name that is none
             said = (getattr(error, "strerror", "") or str(error)).lower()
             raise Unavailable(subject, f"cannot take records: {said}", _REMEDY) from error
+
+
+def _has_answered(connection: socket.socket, deadline: float) -> bool:
+    """Read a part of an answer, whose words mean nothing to us; False if it has ended."""
+    if time.monotonic() > deadline:
+        raise TimeoutError
+    return bool(connection.recv(2**16))
 
 
 def _blocks(records: Iterable[WaitingRecord]) -> Iterator[bytes]:

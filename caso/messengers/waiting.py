@@ -16,8 +16,9 @@ holds back no other messenger, and no project is extracted again for it.
     send     the service has accepted all records          sends them again
     clear    the file is removed                           sends them again
 
-A service may therefore receive a record twice. A later record of the same thing and month replaces
-an earlier one that still waits, so the files do not grow with the length of an outage.
+A service may therefore receive a record twice. If it fails before it has accepted all records of a
+file, those that it has acknowledged are removed. A later record of the same thing and month
+replaces an earlier one that still waits, so the files do not grow with the length of an outage.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class ServiceConnection(Protocol):
     @property
     def refused(self) -> Sequence[ApplianceError]:
         """Return a line for each record that was set aside, because the service refuses it."""
+
+    @property
+    def accepted(self) -> int:
+        """Return how many records, from the first one on, the last `send` need not send again."""
 
     def send(self, records: Iterable[WaitingRecord]) -> None:
         """Send records, and return when the service has accepted all that it does not refuse.
@@ -170,6 +175,11 @@ class OpenService:
         except _Damaged:
             path.rename(path.with_name(path.name + _DAMAGED))
             return
+        except ApplianceError:
+            if connection.accepted:
+                left = itertools.islice(read_waiting(path), connection.accepted, None)
+                files.write_atomic(path, map(_encoded, left))
+            raise
         path.unlink()
         files.sync_directory(self._directory)
 

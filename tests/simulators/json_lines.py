@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-FAULTS = ("refuse", "reset", "hang", "never close")
-
 
 @dataclass(slots=True)
 class LineService:
@@ -20,9 +18,15 @@ class LineService:
 
     port: int = 0
     fault: str = ""
-    """One of `FAULTS`: it reads some bytes and resets the connection, reads nothing, or keeps the
-    connection open."""
+    """``reset``: it reads some bytes and resets the connection; ``answer``: it answers before that;
+    ``hang``: it reads nothing; ``never close``: it keeps the connection open; ``close first``,
+    ``close meanwhile``: it closes its side without reading, before the end of the other side or
+    while that is on its way."""
     documents: list[dict[str, Any]] = field(default_factory=list)
+    closed: threading.Event = field(default_factory=threading.Event)
+    """After a connection of the faults that close first."""
+    cut: list[bytes] = field(default_factory=list)
+    """Lines without an end, of a program that was killed."""
     connections: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -38,16 +42,27 @@ class LineService:
                 self._take(connection)
 
     def _take(self, connection: socket.socket) -> None:
-        if self.fault == "reset":
+        if self.fault in {"reset", "answer"}:
             connection.recv(10)
+            if self.fault == "answer":
+                connection.sendall(b"no such input\n")
             # An abortive close: the other side gets a RST.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return
         if self.fault == "hang":
             self._stop.wait(5)
             return
-        with connection.makefile("rb") as lines:
-            self.documents += [json.loads(line) for line in lines]
+        if self.fault in {"close first", "close meanwhile"}:
+            # The small buffer of `serving` keeps the other side's end from arriving.
+            self._stop.wait(0.2 if self.fault == "close meanwhile" else 0)
+            connection.shutdown(socket.SHUT_WR)
+            self.closed.set()
+            self._stop.wait(5)
+            return
+        with connection.makefile("rb") as stream:
+            lines = list(stream)
+        self.cut += [line for line in lines if not line.endswith(b"\n")]
+        self.documents += [json.loads(line) for line in lines if line.endswith(b"\n")]
         if self.fault == "never close":
             self._stop.wait(5)
 
@@ -60,6 +75,8 @@ class LineService:
 def serving(fault: str = "") -> Iterator[LineService]:
     """Serve on a free port of loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        if fault == "close meanwhile":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         service = LineService(listener.getsockname()[1], fault)
         thread = threading.Thread(target=service.serve, args=(listener,), daemon=True)
         thread.start()

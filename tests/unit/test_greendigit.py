@@ -131,6 +131,34 @@ def test_records_wait_when_the_service_is_not_well(
     assert waiting(tmp_path) == ["p1.storage"]
 
 
+@pytest.mark.parametrize("bad", ["", "volume-3"])
+def test_acknowledged_arrays_are_not_sent_again(bad: str, cim: HTTPServer, tmp_path: Path) -> None:
+    """A service that fails at its third array, run after run, gets the first ones once."""
+    ill = "volume-1100"
+
+    def judge(found: list[dict[str, Any]]) -> int:
+        names = {one["VolumeUUID"] for one in found}
+        return 500 if ill in names else 422 if bad in names else 200
+
+    taken = taking(cim, judge)
+    messenger = greendigit(cim).open(Checkpoints(tmp_path))
+    put(messenger, "storage", numbered(1200))
+    for _ in range(3):
+        (failure,) = messenger.deliver()
+        assert "answers 500" in str(failure)
+    names = [one["VolumeUUID"] for one in taken]
+    assert waiting(tmp_path) == ["p1.storage"]
+    if not bad:
+        assert names == [f"volume-{number}" for number in range(1000)]
+    ill = ""
+    failures = messenger.deliver()
+    assert {one["VolumeUUID"] for one in taken} == {
+        f"volume-{number}" for number in range(1200)
+    } - {bad}
+    assert [str(one).split(" 20")[0] for one in failures] == [f"record {bad}"] * bool(bad)
+    assert waiting(tmp_path) == []
+
+
 def test_a_token_that_ends_is_replaced_once(httpserver: HTTPServer, tmp_path: Path) -> None:
     tokens = iter(["old", TOKEN, "never"])
     path = "/gd-cim-api/v1/token"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from appliance.core.run.errors import ApplianceError
+from appliance.core.run.errors import ApplianceError, Unavailable
 from caso.checkpoint import Checkpoints
 from caso.kinds.kind import UsageRecord
 from caso.kinds.registry import KINDS
 from caso.messengers.logstash import Logstash
-from caso.messengers.waiting import OpenService
+from caso.messengers.waiting import OpenService, WaitingRecord
 from tests.simulators.json_lines import LineService, serving
 from tests.wire.records import ADDRESSES, GPUS, PLAIN_VOLUME, UNOWNED, VOLUME
 from tests.wire.test_cloud import FULL, SPARE
@@ -26,7 +26,7 @@ SHORT = timedelta(seconds=0.3)
 
 
 def logstash(service: LineService, **changes: Any) -> Logstash:
-    return replace(Logstash("127.0.0.1", service.port, ALL, timeout=SHORT), **changes)
+    return replace(Logstash("127.0.0.1", service.port, ALL), **changes)
 
 
 def put(open_service: OpenService, kind: str, records: Sequence[UsageRecord], **more: str) -> None:
@@ -65,11 +65,12 @@ def test_one_line_for_each_record_of_every_kind(tmp_path: Path) -> None:
     assert (tmp_path / "lastrun.p1").read_text() == "2026-11-22 09:00:01+00:00"
 
 
-@pytest.mark.parametrize("fault", ["reset", "hang", "never close"])
-def test_records_wait_for_a_service_that_fails(fault: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [50, 3000])
+@pytest.mark.parametrize("fault", ["reset", "answer", "hang", "never close"])
+def test_records_wait_for_a_service_that_fails(fault: str, count: int, tmp_path: Path) -> None:
     with serving(fault) as service:
-        messenger = logstash(service).open(Checkpoints(tmp_path))
-        put(messenger, "storage", [VOLUME] * 3000)
+        messenger = logstash(service, timeout=SHORT).open(Checkpoints(tmp_path))
+        put(messenger, "storage", [VOLUME] * count)
         (failure,) = messenger.deliver()
         assert f"127.0.0.1:{service.port}" in str(failure)
         assert f"the records wait in {tmp_path}/waiting/logstash" in str(failure)
@@ -79,8 +80,24 @@ def test_records_wait_for_a_service_that_fails(fault: str, tmp_path: Path) -> No
         messenger.recover()
         assert messenger.pending() == ["p1"]
         assert messenger.deliver() == []
-        assert len(service.documents) == 3000
+        assert len(service.documents) == count
     assert waiting(tmp_path) == []
+
+
+@pytest.mark.parametrize("fault", ["close first", "close meanwhile"])
+def test_an_end_that_comes_before_ours_accepts_nothing(fault: str, tmp_path: Path) -> None:
+    """As of a load balancer without servers: what is sent after it is lost."""
+    with serving(fault) as service:
+        connection = logstash(service).connect(tmp_path)
+
+        def records() -> Iterator[WaitingRecord]:
+            if fault == "close first":
+                assert service.closed.wait(5)
+            for number in range(50):
+                yield WaitingRecord(f"{number} 2026-11", json.dumps("x" * 1000))
+
+        with pytest.raises(Unavailable, match="closes the connection before it has all records"):
+            connection.send(records())
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
