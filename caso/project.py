@@ -361,12 +361,13 @@ class _Reading:
         """Return looks for the kinds whose things may vanish, if the run lists all that live."""
         if not self._accounting.lists_the_present:
             return {}
-        origin = self._accounting.origin(self._selected)
-        return {
-            kind: KindLook(self._accounting.ledger, origin, KINDS[kind])
-            for kind in kinds
-            if KINDS[kind].life is not None
-        }
+        ledger, origin = self._accounting.ledger, self._accounting.origin(self._selected)
+        looks: dict[str, KindLook] = {}
+        for kind, streams in self._accounting.streams(self._selected).items():
+            if kind in kinds and KINDS[kind].life is not None:
+                destinations = {stream.destination for stream in streams}
+                looks[kind] = KindLook(ledger, origin, KINDS[kind], destinations)
+        return looks
 
     def _found(self, found: Usage | Unaccountable, looks: Mapping[str, KindLook]) -> None:
         if isinstance(found, Unaccountable):

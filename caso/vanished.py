@@ -9,14 +9,14 @@ it was seen last, and its record is marked as estimated in the ledger.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from caso.kinds.kind import LastSight, RecordKind, UsageRecord
 from caso.ledger.deliveries import PAGE
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import Origin, Sight
+from caso.ledger.model import LedgerRow, Origin, Sight
 from caso.ledger.names import pack
 from caso.ledger.sightings import Vanished
 from caso.sources.source import Names
@@ -27,13 +27,31 @@ Traces = Callable[[datetime], Mapping[str, datetime | None]]
 """Returns the things that lived since a moment, and when they ended; None for those that live."""
 
 
+class _Unfinished(NamedTuple):
+    """How far a thing was delivered to destinations of which at least one lacks its end."""
+
+    least: LedgerRow
+    """The last row of the destination that is least far."""
+    furthest: datetime
+    """How far the thing was delivered to any destination that lacks its end."""
+    end: LedgerRow | None
+    """The end, if another destination has it."""
+
+
 class KindLook:
     """What one listing of a project shows of a kind whose things last."""
 
-    def __init__(self, ledger: Ledger, origin: Origin, kind: RecordKind[Any]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        origin: Origin,
+        kind: RecordKind[Any],
+        destinations: Collection[str],
+    ) -> None:
         self._ledger = ledger
         self._origin = origin
         self._kind = kind
+        self._destinations = destinations
         self._look = ledger.sightings.look(origin, kind.name)
         self._latest: UsageRecord | None = None
         self._page: list[Sight] = []
@@ -61,19 +79,27 @@ class KindLook:
             self._note(self._latest)
         self._write()
         found = [one for one in self._look.close(at) if pack(one.sighting.key) not in self._others]
-        if not found:
-            return
-        ends = traces(min(one.last_seen for one in found))
-        for one in found:
+        left = self._unfinished(found)
+        unended = [one.last_seen for one, delivered in left if delivered.end is None]
+        ends = traces(min(unended)) if unended else {}
+        for one, delivered in left:
             key = one.sighting.key
-            if key not in ends:
-                yield from ((record, True) for record in self._closed(one, one.last_seen, names))
+            if (end := delivered.end) is not None:
+                until, is_estimated = end.measured, end.is_estimated
+            elif key not in ends:
+                until, is_estimated = one.last_seen, True
                 logger.warning(
                     "%s %s is in no listing any more: closed at %s, when it was seen last",
                     *(self._kind.things, key, one.last_seen.isoformat()),
                 )
-            elif (end := ends[key]) is not None:
-                yield from ((record, False) for record in self._closed(one, end, names))
+            elif (traced := ends[key]) is not None:
+                until, is_estimated = traced, False
+            else:
+                continue
+            # A clock that was ahead may have delivered more.
+            until = max(until, delivered.furthest)
+            for record in self._closed(one, delivered.least, until, names):
+                yield record, is_estimated
 
     def abandon(self) -> None:
         """Forget a listing that is not complete."""
@@ -93,15 +119,36 @@ class KindLook:
         if page:
             self._look.see(page)
 
-    def _closed(self, one: Vanished, until: datetime, names: Names) -> Iterator[UsageRecord]:
-        delivered = [
-            found
-            for found in self._ledger.deliveries.of(one.sighting.key)
-            if found.stream.kind == self._kind.name
-        ]
-        if not delivered or self._kind.life is None:  # nothing to correct
+    def _unfinished(self, found: Iterable[Vanished]) -> list[tuple[Vanished, _Unfinished]]:
+        """Return what a destination lacks the end of; end the sightings of the others."""
+        left: list[tuple[Vanished, _Unfinished]] = []
+        ended: list[tuple[str, datetime]] = []
+        for one in found:
+            latest = self._latest_rows(one.sighting.key)
+            ends = [row for row in latest if row.has_ended]
+            end = max(ends, key=_measured, default=None)
+            if unended := sorted((row for row in latest if not row.has_ended), key=_measured):
+                left.append((one, _Unfinished(unended[0], unended[-1].measured, end)))
+            else:  # of what was never delivered, there is nothing to correct
+                ended.append((one.sighting.key, one.last_seen if end is None else end.measured))
+        if ended:
+            self._ledger.sightings.end(self._kind.name, ended)
+        return left
+
+    def _latest_rows(self, key: str) -> list[LedgerRow]:
+        """Return the last row of each destination."""
+        latest: dict[str, LedgerRow] = {}
+        for one in self._ledger.deliveries.of(key):  # oldest month first
+            is_wanted = one.stream.destination in self._destinations
+            if is_wanted and one.stream.kind == self._kind.name:
+                latest[one.stream.destination] = one.row
+        return list(latest.values())
+
+    def _closed(
+        self, one: Vanished, last: LedgerRow, until: datetime, names: Names
+    ) -> Iterator[UsageRecord]:
+        if self._kind.life is None:
             return
-        last = max((found.row for found in delivered), key=lambda row: row.measured)
         yield from self._kind.life.closed(
             LastSight(
                 key=last.key,
@@ -116,3 +163,7 @@ class KindLook:
                 until=until,
             )
         )
+
+
+def _measured(row: LedgerRow) -> datetime:
+    return row.measured

@@ -95,11 +95,6 @@ UPDATE messages SET records = counted.records
 FROM (SELECT message, count(*) AS records FROM intended WHERE batch = :batch GROUP BY message)
 AS counted WHERE messages.id = counted.message
 """
-_END_SIGHTINGS = """
-UPDATE sightings SET until = max(since, ended.measured)
-FROM (SELECT thing, measured FROM intended WHERE batch = :batch AND flags & :ended) AS ended
-WHERE sightings.thing = ended.thing AND sightings.until IS NULL
-"""
 _SHRINKING = """
 SELECT asked.key, asked.month, coalesce(old.progress, old.amount), asked.progress
 FROM temp.asked CROSS JOIN things ON things.kind = :kind AND things.key = asked.key
@@ -359,7 +354,7 @@ def _count(connection: sqlite3.Connection, batch: int, stream: int, *, may_decre
     """Turn the intended rows of a batch into deliveries."""
     query = "SELECT destination FROM streams WHERE id = ?"
     [(destination,)] = connection.execute(query, (stream,)).fetchall()
-    values = {"batch": batch, "stream": stream, "destination": destination, "ended": ENDED}
+    values = {"batch": batch, "stream": stream, "destination": destination}
     # The guard has let no smaller amount pass, unless a person allowed it. If one is here all the
     # same, the greater one stays the floor.
     connection.execute(_KEEP_DECREASES if may_decrease else _DROP_DECREASES, values)
@@ -367,7 +362,6 @@ def _count(connection: sqlite3.Connection, batch: int, stream: int, *, may_decre
     connection.execute(_RECORDS, values)
     connection.executemany("UPDATE messages SET records = records - ? WHERE id = ?", replaced)
     connection.execute(_CONFIRM, values)
-    connection.execute(_END_SIGHTINGS, values)
     connection.execute("DELETE FROM intended WHERE batch = :batch", values)
     _remove_unused(connection, [message for _, message in replaced], batch)
 

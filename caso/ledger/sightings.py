@@ -8,7 +8,7 @@ is compared with the one before:
     its facts or its owner changed     the segment ends, and another one begins
     it is in the listing as before     nothing changes
     it is in the listing no more       it is lost since the look before. Its segment stays open
-                                       until a record of its end is confirmed, or `end` is called
+                                       until `end` is called
 
 Only changes are written, so an hourly look at thousands of servers costs little. Every look returns
 all lost things whose segments are open, so a run that is killed forgets none of them.

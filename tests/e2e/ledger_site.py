@@ -51,9 +51,10 @@ class LedgerSite:
             self._wait_for_a_window()
         configuration = self.root / "caso.conf"
         configuration.touch(mode=0o600)
-        more = "".join(f"{name} = {value}\n" for name, value in self.options.items())
+        options = {"messengers": "ssm", **self.options}
+        more = "".join(f"{name} = {value}\n" for name, value in options.items())
         configuration.write_text(
-            f"[DEFAULT]\nmessengers = ssm\nsite_name = S\nextractor = nova\n{more}"
+            f"[DEFAULT]\nsite_name = S\nextractor = nova\n{more}"
             f"[keystone_auth]\nauth_type = v3password\nauth_url = {self.cloud.url}/v3\n"
             "username = u\nuser_domain_name = Default\npassword = p-a-s-s\n"
         )

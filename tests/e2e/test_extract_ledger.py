@@ -141,6 +141,38 @@ def test_a_server_that_vanished_is_closed_when_it_was_seen_last(site: LedgerSite
     assert len([one for one in site.records() if one["VMUUID"] == gone["id"]]) == count
 
 
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_a_server_that_vanished_is_closed_for_each_destination(
+    site: LedgerSite, *, is_listed: bool
+) -> None:
+    """One of two destinations fails in the run that closes it, or that lists its end."""
+    site.options["messengers"] = "ssm, logstash"
+    site.run(expect=1)  # no Logstash answers, so records wait
+    gone = site.cloud.more["one"][0]
+    if is_listed:
+        died = datetime.now(UTC)
+        gone |= {
+            "status": "DELETED",
+            "updated": f"{died:%Y-%m-%dT%H:%M:%SZ}",
+            "OS-SRV-USG:terminated_at": f"{died:%Y-%m-%dT%H:%M:%S}.000000",
+        }
+    gone["_archived"] = not is_listed
+    obstacle = site.root / "var/spool/caso/waiting/logstash/one.cloud.new"
+    obstacle.mkdir()
+    site.run(expect=1)
+    obstacle.rmdir()
+    gone["_archived"] = True
+    site.run(expect=1)
+    site.run(expect=1)
+    with Ledger(site.ledger, read_only=True) as ledger:
+        rows = [one for one in ledger.deliveries.of(gone["id"]) if one.row.has_ended]
+        [seen] = ledger.sightings.of(gone["id"])
+    assert {one.stream.destination for one in rows} == {"ssm", "logstash"}
+    assert {one.row.is_estimated for one in rows} == {not is_listed}
+    assert len({(one.row.amount, one.row.measured) for one in rows}) == 1
+    assert seen.until == rows[0].row.measured
+
+
 def test_a_server_that_only_usage_shows_has_not_vanished(site: LedgerSite) -> None:
     """F-A8, F-A3: a soft-deleted server accrues; it must not be closed."""
     site.run()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import LedgerRow, Month, Origin, Sight, Sighting, Span, Stream
+from caso.ledger.model import Origin, Sight, Sighting
 from caso.ledger.sightings import Vanished
 
 ONE = Origin("https://keystone.example.org/v3", "RegionOne", "p1")
@@ -76,19 +76,14 @@ def test_the_moment_of_a_change_that_the_service_gives(ledger: Ledger) -> None:
     assert second.until == third.since == at(3) + timedelta(seconds=1)
 
 
-def test_a_thing_that_vanishes_is_named_until_its_end_is_delivered(ledger: Ledger) -> None:
+def test_a_thing_that_vanishes_is_named_until_its_end_is_noted(ledger: Ledger) -> None:
     """F-A8: with the moment when a listing showed it last, also after runs that were killed."""
     look(ledger, 0, Sight("s1", "u1", SIZE), Sight("s2", "u1", SIZE), kind="cloud")
     look(ledger, 1, Sight("s1", "u1", SIZE), Sight("s2", "u1", SIZE), kind="cloud")
     wanted = Vanished(Sighting("s1", ONE, "u1", SIZE, at(0), None), last_seen=at(1))
     for hour in (5, 6):
         assert look(ledger, hour, Sight("s2", "u1", SIZE), kind="cloud") == [wanted]
-    stream = Stream(ONE, "cloud", "ssm")
-    intent = ledger.deliveries.intent("end", stream)
-    intent.add(b"", [LedgerRow("s1", Month(202611), 3600, at(1), "vo", has_ended=True)])
-    intent.seal(Span(at(5), at(6)), checkpoint=at(6))
-    assert look(ledger, 7, Sight("s2", "u1", SIZE), kind="cloud") == [wanted]
-    ledger.deliveries.confirm("end")
+    ledger.sightings.end("cloud", [("s1", at(1))])
     assert look(ledger, 8, Sight("s2", "u1", SIZE), kind="cloud") == []
     assert segments(ledger, "s1") == [(10, 0, 1, "p1")]
 
