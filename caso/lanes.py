@@ -155,7 +155,10 @@ class Lane:
                 self._ledger.deliveries.withdraw(self._intent.name)
 
     def _guarded(self, page: Sequence[UsageRecord]) -> Iterator[UsageRecord]:
-        asked = [(record.key, month_of(record.measured), record.progress) for record in page]
+        asked = [
+            (record.key, month_of(record.measured), record.progress, record.amount)
+            for record in page
+        ]
         found = self._ledger.deliveries.shrinking(self.stream, asked)
         shrinking = {(one.key, one.month): one for one in found}
         for record in page:

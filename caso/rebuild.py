@@ -135,14 +135,14 @@ def _news(
     for stream, found in by_stream.items():
         rows = [_row(one.record) for one in found]
         # A second less: what is equal is known, with its VO and user.
-        asked = [(row.key, row.month, _progress(row) - 1) for row in rows]
+        asked = [(row.key, row.month, _progress(row) - 1, row.amount) for row in rows]
         # With the progress, because a page may have several records of a thing.
         known = {
             (one.key, one.month, one.progress) for one in ledger.deliveries.shrinking(stream, asked)
         }
         for row, wanted, one in zip(rows, asked, found, strict=True):
             is_lowered = row.amount <= lowered.get((stream.kind, row.key, row.month), -1)
-            if wanted not in known and not is_lowered:
+            if wanted[:3] not in known and not is_lowered:
                 yield stream, one
 
 

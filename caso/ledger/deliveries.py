@@ -79,7 +79,8 @@ _DROP_DECREASES = """
 DELETE FROM intended WHERE batch = :batch AND EXISTS (
     SELECT 1 FROM deliveries AS old WHERE old.month = intended.month
     AND old.destination = :destination AND old.thing = intended.thing
-    AND coalesce(old.progress, old.amount) > coalesce(intended.progress, intended.amount)
+    AND (coalesce(old.progress, old.amount), old.amount)
+    > (coalesce(intended.progress, intended.amount), intended.amount)
 )
 """
 _KEEP_DECREASES = """
@@ -87,7 +88,8 @@ INSERT INTO decreases (batch, month, thing, before, after)
 SELECT new.batch, new.month, new.thing, old.amount, new.amount
 FROM intended AS new JOIN deliveries AS old ON old.month = new.month
 AND old.destination = :destination AND old.thing = new.thing
-AND coalesce(old.progress, old.amount) > coalesce(new.progress, new.amount)
+AND (coalesce(old.progress, old.amount), old.amount)
+    > (coalesce(new.progress, new.amount), new.amount)
 WHERE new.batch = :batch
 """
 _RECORDS = """
@@ -100,7 +102,7 @@ SELECT asked.key, asked.month, coalesce(old.progress, old.amount), asked.progres
 FROM temp.asked CROSS JOIN things ON things.kind = :kind AND things.key = asked.key
 CROSS JOIN deliveries AS old
 ON old.month = asked.month AND old.destination = :destination AND old.thing = things.id
-WHERE coalesce(old.progress, old.amount) > asked.progress
+WHERE (coalesce(old.progress, old.amount), old.amount) > (asked.progress, asked.amount)
 """
 _OF = """
 SELECT * FROM delivered WHERE month IN (SELECT value FROM json_each(?))
@@ -221,16 +223,21 @@ class Deliveries:
         """
         return Intent(self._file, name, stream, reason)
 
-    def shrinking(self, stream: Stream, page: Sequence[tuple[str, Month, int]]) -> list[Shrinkage]:
-        """Return which records (key, month, progress) go less far than the delivered ones.
+    def shrinking(
+        self, stream: Stream, page: Sequence[tuple[str, Month, int, int]]
+    ) -> list[Shrinkage]:
+        """Return which records (key, month, progress, amount) take back what was delivered.
+
+        They go less far than the delivered ones, or as far with a smaller amount: addresses that
+        were released since are missing in a later count for the same moment.
 
         The region and the Keystone of the stream do not matter: a site may name them differently
         from one day to the next, and the repository keeps one record all the same.
         """
         with self._file.reading() as connection:
             connection.executemany(
-                "INSERT INTO temp.asked VALUES (?, ?, ?)",
-                ((names.pack(key), month, progress) for key, month, progress in page),
+                "INSERT INTO temp.asked VALUES (?, ?, ?, ?)",
+                ((names.pack(key), *more) for key, *more in page),
             )
             numbers = {
                 "kind": names.find_word(connection, stream.kind),

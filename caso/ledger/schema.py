@@ -103,7 +103,7 @@ STEPS: Sequence[str] = (_FIRST,)
 """Step N makes version N + 1 of the tables from version N; version 0 is an empty file."""
 
 TEMPORARY = """
-CREATE TEMPORARY TABLE asked (key, month INTEGER, progress INTEGER);
+CREATE TEMPORARY TABLE asked (key, month INTEGER, progress INTEGER, amount INTEGER);
 CREATE TEMPORARY TABLE page (
     key, month INTEGER, amount INTEGER, progress INTEGER, cpu INTEGER, measured INTEGER,
     vo INTEGER, user INTEGER, message INTEGER, flags INTEGER

@@ -368,3 +368,29 @@ def test_a_window_in_a_delivered_month_takes_nothing_back_f_a1(
     assert len(texts(tmp_path, "ip")) > sent[1]
     assert volumes(tmp_path) == before
     assert measured() == counted
+
+
+def test_a_month_that_is_counted_again_keeps_its_addresses(cloud: Cloud, tmp_path: Path) -> None:
+    """Neutron lists what is there now; released ones were there when the month ended."""
+
+    def counted() -> dict[tuple[str, str], int]:
+        """Return the last count of the month before, of each project and user."""
+        return {
+            (record["LocalGroup"], record["LocalUser"]): record["IPCount"]
+            for text in texts(tmp_path, "ip")
+            for record in json.loads(text)["UsageRecords"]
+            if record["MeasurementTime"] < begin.timestamp() and record["IPVersion"] == 4
+        }
+
+    begin = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    earlier = (begin - timedelta(days=20)).isoformat()
+    with serving(cloud):
+        account(cloud, tmp_path, "--since", earlier)
+        before = counted()
+        assert sorted(before.values()) == [1, 1, 2]
+        sent = len(texts(tmp_path, "ip"))
+        del cloud.addresses[0]
+        account(cloud, tmp_path, "--extract-from", earlier)
+        account(cloud, tmp_path, "--extract-from", earlier, "--extract-to", begin.isoformat())
+    assert len(texts(tmp_path, "ip")) > sent
+    assert counted() == before

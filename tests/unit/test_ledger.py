@@ -144,15 +144,16 @@ def test_messages_are_kept_as_long_as_a_row_needs_them(ledger: Ledger) -> None:
 def test_the_guard_names_what_would_shrink(ledger: Ledger) -> None:
     """F-A1: of the same thing, month and destination."""
     deliver(ledger, row(month=OCTOBER, amount=100), row(amount=200))
-    asked = [(VM, OCTOBER, 99), (VM, NOVEMBER, 200), (str(uuid.uuid4()), OCTOBER, 1)]
+    asked = [(VM, OCTOBER, 99, 99), (VM, NOVEMBER, 200, 200), (str(uuid.uuid4()), OCTOBER, 1, 1)]
     assert ledger.deliveries.shrinking(CLOUD, asked) == [Shrinkage(VM, OCTOBER, 100, 99)]
-    assert ledger.deliveries.shrinking(CLOUD, [(VM, OCTOBER, 100), (VM, NOVEMBER, 201)]) == []
+    further = [(VM, OCTOBER, 100, 100), (VM, NOVEMBER, 201, 201)]
+    assert ledger.deliveries.shrinking(CLOUD, further) == []
     assert ledger.deliveries.shrinking(CLOUD, []) == []
 
 
 def test_the_guard_is_for_a_kind_and_a_destination(ledger: Ledger) -> None:
     deliver(ledger, row(amount=200))
-    asked = [(VM, NOVEMBER, 1)]
+    asked = [(VM, NOVEMBER, 1, 1)]
     for stream in (Stream(ORIGIN, "cloud", "logstash"), Stream(ORIGIN, "accelerator", "ssm")):
         assert ledger.deliveries.shrinking(stream, asked) == []
 
@@ -161,7 +162,7 @@ def test_the_guard_holds_under_another_name_of_the_cloud(ledger: Ledger) -> None
     """A site that gives its region or Keystone another name sends the same servers."""
     deliver(ledger, row(amount=200))
     renamed = Stream(Origin("https://new.example.org/v3", "two", "p1"), "cloud", "ssm")
-    [found] = ledger.deliveries.shrinking(renamed, [(VM, NOVEMBER, 1)])
+    [found] = ledger.deliveries.shrinking(renamed, [(VM, NOVEMBER, 1, 1)])
     assert found.delivered == 200
     deliver(ledger, row(amount=300), stream=renamed)
     assert [one.stream for one in ledger.deliveries.of(VM)] == [renamed]
@@ -189,7 +190,7 @@ def test_an_estimate_gives_way_upwards_only(ledger: Ledger) -> None:
     """F-A8: better knowledge replaces it, unless it is smaller."""
     deliver(ledger, row(amount=100, is_estimated=True, has_ended=True))
     assert [one.row.key for one in ledger.deliveries.estimated()] == [VM]
-    assert ledger.deliveries.shrinking(CLOUD, [(VM, NOVEMBER, 99)])
+    assert ledger.deliveries.shrinking(CLOUD, [(VM, NOVEMBER, 99, 99)])
     deliver(ledger, row(amount=110, has_ended=True))
     assert ledger.deliveries.estimated() == []
     assert amounts(ledger) == {NOVEMBER: 110}
@@ -199,8 +200,8 @@ def test_a_count_may_fall_but_its_time_may_not(ledger: Ledger) -> None:
     """Fewer addresses than before take nothing back; an older count would."""
     addresses = Stream(ORIGIN, "ip", "ssm")
     deliver(ledger, row("p1/u1/IPv4", amount=5, cpu=None, progress=1000), stream=addresses)
-    assert ledger.deliveries.shrinking(addresses, [("p1/u1/IPv4", NOVEMBER, 1001)]) == []
-    [found] = ledger.deliveries.shrinking(addresses, [("p1/u1/IPv4", NOVEMBER, 999)])
+    assert ledger.deliveries.shrinking(addresses, [("p1/u1/IPv4", NOVEMBER, 1001, 5)]) == []
+    [found] = ledger.deliveries.shrinking(addresses, [("p1/u1/IPv4", NOVEMBER, 999, 5)])
     assert found == Shrinkage("p1/u1/IPv4", NOVEMBER, 1000, 999)
     deliver(ledger, row("p1/u1/IPv4", amount=9, cpu=None, progress=999), stream=addresses)
     assert amounts(ledger, "p1/u1/IPv4") == {NOVEMBER: 5}
@@ -208,6 +209,24 @@ def test_a_count_may_fall_but_its_time_may_not(ledger: Ledger) -> None:
     assert amounts(ledger, "p1/u1/IPv4") == {NOVEMBER: 2}
     [kept] = ledger.deliveries.of("p1/u1/IPv4")
     assert kept.row.progress == 1001
+
+
+def test_a_count_of_the_same_moment_may_not_fall(ledger: Ledger) -> None:
+    """Neutron no longer lists addresses that were released after the moment of the first count."""
+    addresses = Stream(ORIGIN, "ip", "ssm")
+    key = "p1/u1/IPv4"
+    deliver(ledger, row(key, amount=5, cpu=None, progress=1000), stream=addresses)
+    assert ledger.deliveries.shrinking(addresses, [(key, NOVEMBER, 1000, 5)]) == []
+    assert ledger.deliveries.shrinking(addresses, [(key, NOVEMBER, 1000, 6)]) == []
+    asked = (key, NOVEMBER, 1000, 4)
+    assert ledger.deliveries.shrinking(addresses, [asked]) == [Shrinkage(*asked[:2], 1000, 1000)]
+    fewer = row(key, amount=4, cpu=None, progress=1000)
+    deliver(ledger, fewer, stream=addresses)
+    assert amounts(ledger, key) == {NOVEMBER: 5}
+    deliver(ledger, fewer, stream=addresses, reason="counted twice")
+    assert amounts(ledger, key) == {NOVEMBER: 4}
+    [decrease] = ledger.deliveries.decreases()
+    assert (decrease.before, decrease.after) == (5, 4)
 
 
 def test_many_rows_go_in_pages_and_come_back_in_pages(ledger: Ledger) -> None:
@@ -223,7 +242,7 @@ def test_many_rows_go_in_pages_and_come_back_in_pages(ledger: Ledger) -> None:
     assert found == {key: number // 100 * 100 + 1 for number, key in enumerate(keys)}
     assert list(ledger.deliveries.rows(OCTOBER, "ssm")) == []
     assert list(ledger.deliveries.rows(NOVEMBER, "logstash")) == []
-    asked = [(key, NOVEMBER, 1) for key in keys]
+    asked = [(key, NOVEMBER, 1, 1) for key in keys]
     assert len(ledger.deliveries.shrinking(CLOUD, asked)) == len(keys) - 100
 
 

@@ -70,7 +70,7 @@ def test_reading_makes_no_file(path: Path) -> None:
         assert ledger.is_new
         assert count(ledger) == 0
         assert ledger.windows.all() == {}
-        assert ledger.deliveries.shrinking(STREAM, [("a", Month(202611), 1)]) == []
+        assert ledger.deliveries.shrinking(STREAM, [("a", Month(202611), 1, 1)]) == []
     assert not path.parent.exists()
 
 
