@@ -95,10 +95,7 @@ class ProjectWindows:
         windows: dict[str, KindWindow] = {}
         for kind, of_kind in streams.items():
             known = [reached[stream] for stream in of_kind]
-            checkpoint = (
-                lastrun if is_set_back else _least([one.checkpoint or lastrun for one in known])
-            )
-            found = self._window(selected, kind, known, checkpoint, lastrun, end)
+            found = self._window(selected, kind, known, lastrun, end, is_set_back=is_set_back)
             if found is not None:
                 windows[kind] = found
         return windows
@@ -108,32 +105,36 @@ class ProjectWindows:
         selected: Selected,
         kind: str,
         reached: Sequence[Reached],
-        checkpoint: datetime | None,
         lastrun: datetime | None,
         end: datetime,
+        *,
+        is_set_back: bool,
     ) -> KindWindow | None:
         asked = self.configuration.period
-        start = asked.start or checkpoint
+        known = [lastrun if is_set_back else one.checkpoint or lastrun for one in reached]
+        resumes = min((moment for moment in known if moment is not None), default=None)
+        start = asked.start or _least(known)
         self._refuse_future(selected, start, lastrun)
         if start is None:
             start = self.configuration.since or BEGINNING
+            start = min(start, resumes or start)
             what = f"{kind} records"
             if kind == "cloud":
                 moment = start.isoformat()
                 what = f"servers that existed on {moment} or later, each from its creation"
             logger.info("%s: first extraction: %s", selected.project, what)
-            window = ExtractionWindow(start, end, is_first=True)
+            window = ExtractionWindow(start, end, is_first=True, resumes=resumes)
             return KindWindow(window) if start < end else None
         window = ExtractionWindow(self._kept(selected, start, reached), end)
         if asked.end is not None:
             window = self._extended(selected, window, reached, lastrun)
         moves = True
-        if asked.start is not None and checkpoint is not None and checkpoint < window.start:
+        if asked.start is not None and resumes is not None and resumes < window.start:
             line = (
                 "%s: not extracted from %s to %s; its checkpoint stays, so that the next run"
                 " begins there"
             )
-            logger.warning(line, selected.project, checkpoint, window.start)
+            logger.warning(line, selected.project, resumes, window.start)
             moves = False
         return KindWindow(window, moves=moves) if window.start < window.end else None
 
@@ -205,6 +206,8 @@ class ProjectWindows:
         first = _first_moment(floor)
         if start >= first or not any(span.start < first for one in reached for span in one.spans):
             return start
+        if any(_lacks(one, start) for one in reached):
+            return start
         logger.warning(
             "%s: extracted from %s, not %s: the ledger no longer has what was delivered before %s",
             *(selected.project, first.isoformat(), start.isoformat(), month_text(floor)),
@@ -238,6 +241,13 @@ def _least(moments: Sequence[datetime | None]) -> datetime | None:
     """Return the earliest moment; None if one of them is missing."""
     known = [moment for moment in moments if moment is not None]
     return min(known) if known and len(known) == len(moments) else None
+
+
+def _lacks(reached: Reached, moment: datetime) -> bool:
+    """Check whether a moment after a checkpoint was not delivered."""
+    if reached.checkpoint is None or moment < reached.checkpoint:
+        return False
+    return not any(span.start <= moment <= span.end for span in reached.spans)
 
 
 def _first_moment(month: Month) -> datetime:

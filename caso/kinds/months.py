@@ -16,7 +16,7 @@ several months needs a record for each of them, cumulative since the server's cr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 SECOND = timedelta(seconds=1)
@@ -36,6 +36,19 @@ class ExtractionWindow:
     Then a server is accounted from its creation. Otherwise its whole life before the window would
     count as growth in the first month of the window.
     """
+    resumes: datetime | None = None
+    """Where a messenger goes on whose first window it is not."""
+
+    def of_present(self) -> ExtractionWindow:
+        """Return the window for a service that shows only what is there now.
+
+        Of a first window that is the present month, because nothing is known of earlier ones, and
+        what a messenger that is not new still lacks.
+        """
+        if not self.is_first or self.start > BEGINNING:
+            return self
+        month = first_moment(self.end)
+        return replace(self, start=min(month, self.resumes or month))
 
 
 @dataclass(frozen=True, slots=True)

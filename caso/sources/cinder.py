@@ -28,7 +28,7 @@ from datetime import datetime, timedelta
 
 from appliance.core.cloud.session import Scope
 from appliance.core.cloud.storage import SERVICE, Volume, volumes
-from caso.kinds.months import BEGINNING, ExtractionWindow, first_moment
+from caso.kinds.months import ExtractionWindow, first_moment
 from caso.kinds.storage import StorageRecord
 from caso.sources import volume as described
 from caso.sources.history import KnownState, LostThing, SeenThing, ThingListing
@@ -66,8 +66,7 @@ class ProjectVolumes:
     """The volumes of one project in a window."""
 
     def __init__(self, window: ExtractionWindow, context: ProjectContext, project_id: str) -> None:
-        if window.is_first and window.start <= BEGINNING:
-            window = replace(window, start=first_moment(window.end))
+        window = window.of_present()
         self._window = window
         self._context = context
         self._project_id = project_id

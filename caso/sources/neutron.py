@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime
 from ipaddress import ip_address
 from typing import Any
@@ -19,7 +18,7 @@ from appliance.core.cloud.compute import Servers
 from appliance.core.cloud.network import SERVICE, FloatingIP, floating_ips
 from appliance.core.cloud.session import Scope
 from caso.kinds.ip import IPRecord, PublicAddress, counts
-from caso.kinds.months import BEGINNING, ExtractionWindow, first_moment
+from caso.kinds.months import BEGINNING, ExtractionWindow
 from caso.kinds.text import fit
 from caso.sources.source import ProjectContext, Source, Unaccountable, Usage
 
@@ -41,8 +40,6 @@ class NeutronSource:
         if not scope.offers(SERVICE):
             context.warn("the cloud's catalog has no Neutron: there are no records of addresses")
             return
-        if window.is_first and window.start <= BEGINNING:  # how many there were is not known
-            window = replace(window, start=first_moment(window.end))
         owners = _Owners(scope, context)
         addresses: list[PublicAddress] = []
         for described in floating_ips(scope):
@@ -51,7 +48,7 @@ class NeutronSource:
             except (LookupError, TypeError, AttributeError, ValueError) as error:
                 reason = f"Neutron's description of the address is incomplete or wrong: {error!r}"
                 yield Unaccountable(str(described["id"]), reason, json.dumps(described), _KIND)
-        for moment, user_id, version, number in counts(addresses, window):
+        for moment, user_id, version, number in counts(addresses, window.of_present()):
             owner = user_id or str(scope.project_id)
             yield Usage(
                 _KIND,

@@ -242,3 +242,45 @@ def test_a_time_in_the_future_stops_the_project_until_the_file_has_another(
         project.windows()
     project.lastrun(day(11, 22))
     assert project.window() == (day(11, 22), NOW, True)
+
+
+def test_what_was_never_delivered_is_extracted_however_old_it_is(project: Project) -> None:
+    """A project was not selected for longer than the ledger keeps months."""
+    old = datetime(2024, 3, 10, tzinfo=UTC)
+    project.delivered(CLOUD, datetime(2024, 1, 1, tzinfo=UTC), old)
+    project.delivered(OTHER, datetime(2024, 1, 1, tzinfo=UTC), day(11, 20))
+    project.ledger.retention.purge(NOW)
+    assert project.window() == (old + SECOND, NOW, True)
+    assert project.window(streams={"cloud": [CLOUD, OTHER]}) == (old + SECOND, NOW, True)
+    # A person has set the file back into the time that was purged.
+    project.lastrun(datetime(2024, 2, 1, tzinfo=UTC))
+    for _ in range(2):  # the ledger follows the file
+        assert project.window()[0] == datetime(2024, 11, 1, tzinfo=UTC)
+
+
+def test_a_purge_by_a_wrong_clock_stops_no_project(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.delivered(CLOUD, day(10, 1), day(11, 20))
+    monkeypatch.setattr(clock, "now", lambda: NOW + timedelta(days=800))
+    project.ledger.retention.purge(clock.now())
+    monkeypatch.setattr(clock, "now", lambda: NOW)
+    assert project.window() == (day(11, 20) + SECOND, NOW, True)
+
+
+def test_a_new_messenger_takes_nothing_from_the_others(project: Project) -> None:
+    """The file is missing, or speaks of other regions; the new one has no checkpoint."""
+    project.delivered(VOLUMES, day(9, 1), day(10, 15))
+    new = Stream(ORIGIN, "storage", "logstash")
+    streams = {"storage": [VOLUMES, new]}
+    [found] = project.windows(streams=streams).values()
+    assert (found.window.start, found.window.is_first, found.moves) == (BEGINNING, True, True)
+    assert found.window.of_present().start == day(10, 15) + SECOND
+    [alone] = project.windows(streams={"storage": [new]}).values()
+    assert alone.window.of_present().start == day(11, 1)
+    # What exists on a date, and what the other one lacks.
+    assert project.window(streams=streams, since=day(11, 10))[0] == day(10, 15) + SECOND
+    assert project.window(streams=streams, since=day(10, 1))[0] == day(10, 1)
+    # After a gap, the checkpoint of the one that has it stays.
+    assert project.window(streams=streams, start=day(11, 2)) == (day(11, 2), NOW, False)
+    assert project.window(streams=streams, start=day(10, 2)) == (day(10, 2), NOW, True)
