@@ -15,14 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import chain
 
-from appliance.core import clock
 from appliance.core.cloud.session import Cloud
 from appliance.core.run import cli, lock, place
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
 from appliance.core.run.record import RunRecord
 from caso import quarantine
 from caso.checkpoint import Checkpoints
-from caso.kinds.months import SECOND
+from caso.kinds.months import BEGINNING, SECOND
 from caso.kinds.registry import KINDS
 from caso.lanes import Withheld
 from caso.ledger.ledger import Ledger
@@ -39,6 +38,7 @@ PROGRAM = "caso-extract"
 LOCK_NAME = "caso_should_not_run_in_parallel"
 """The name of cASO's lock file: caso-extract and cASO exclude each other."""
 LOCK_WAIT = timedelta(minutes=10)
+_MONTH = timedelta(days=31)
 
 
 def run(configuration: CasoConfiguration, record: RunRecord) -> ExitStatus:
@@ -181,6 +181,7 @@ class AccountingRun:
         stuck: Mapping[str, ApplianceError],
     ) -> list[ProjectOutcome]:
         self.regions[0].check_clocks()
+        self._purge()
         end = self.end()
         logger.info("%d projects, up to %s", len(selected), end.isoformat(timespec="seconds"))
 
@@ -280,8 +281,14 @@ class AccountingRun:
         done = self.ledger.deliveries.reconcile(is_held)
         for name in done.confirmed:
             logger.info("%s: committed by an interrupted run; its records count", name)
-        if self.ledger.retention.is_due(clock.now()):
-            purged = self.ledger.retention.purge(clock.now())
+
+    def _purge(self) -> None:
+        """Remove what is older than the retention, by a time that the cloud has confirmed."""
+        # Of a cloud that shows no time, the clock may be wrong by years: a month a run at most.
+        reached = [one.checkpoint for one in self.ledger.windows.all().values() if one.checkpoint]
+        now = min([self.cloud.server_time(), max(reached, default=BEGINNING) + _MONTH])
+        if not self.configuration.is_dry_run and self.ledger.retention.is_due(now):
+            purged = self.ledger.retention.purge(now)
             logger.info("ledger: %d rows older than the retention removed", purged.deliveries)
 
     def end(self) -> datetime:

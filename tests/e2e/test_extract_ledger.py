@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -411,3 +413,28 @@ def test_a_damaged_ledger_is_one_line_and_sends_nothing(
     before = site.repository()
     site.run()
     assert shrunk(before, site.repository()) == {}
+
+
+def test_months_are_purged_by_a_time_that_the_cloud_confirms(site: LedgerSite) -> None:
+    """A clock that is ahead by years must not remove what protects the months of today."""
+
+    def floor() -> int | None:
+        with Ledger(site.ledger, read_only=True) as ledger:
+            return ledger.retention.floor()
+
+    def two_years_before(moment: datetime) -> int:
+        return month_of(moment) - 200
+
+    site.cloud.more["one"].append(server(9, created=NOW - timedelta(days=900)))
+    site.run()
+    site.cloud.clock_offset = -timedelta(days=800)
+    site.run(expect=3)
+    assert floor() is None
+    site.cloud.clock_offset = timedelta(0)
+    last = NOW - timedelta(days=70)
+    with closing(sqlite3.connect(site.ledger)) as connection, connection:
+        connection.execute("UPDATE streams SET checkpoint = ?", (int(last.timestamp()),))
+    site.run()
+    assert floor() == two_years_before(last + timedelta(days=31))
+    site.run()
+    assert floor() == two_years_before(NOW)
