@@ -128,7 +128,12 @@ class OpenSpools:
     def is_held(self, name: str) -> bool | None:
         """Check whether a batch was committed and is not handed over completely."""
         # A batch is confirmed in the ledger before the first of its messages moves.
-        return Path(name).is_dir()
+        path = Path(name)
+        if not path.is_dir():
+            return False
+        # One in a spool of an earlier configuration stays there, so it is not delivered.
+        is_ours = any(staging.path == path.parent for staging in self._staging.values())
+        return True if is_ours else None
 
     def recover(self) -> Recovered:
         """Finish every committed batch and delete every other one; a failure stops no other."""

@@ -19,7 +19,7 @@ from caso.lanes import Advance, Lanes, Withheld
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import Month, Origin, Span, Stream
 from caso.messengers.messenger import Recovered, Written
-from caso.messengers.ssm import SSM
+from caso.messengers.ssm import SSM, OpenSpools
 from tests.wire.records import ADDRESSES
 from tests.wire.test_cloud import SPARE
 
@@ -197,6 +197,28 @@ def test_records_behind_a_batch_that_waits_do_not_count(ledger: Ledger, tmp_path
     ledger.deliveries.reconcile(lambda batch: messenger.is_held(batch.name))
     assert amounts(ledger) == {}
     assert ledger.windows.reached(Stream(ORIGIN, "cloud", "ssm")).spans == ()
+
+
+def test_a_batch_in_a_spool_that_is_no_longer_configured_is_extracted_again(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """A run is killed after its commit; then somebody sets another output_path."""
+    stream = Stream(ORIGIN, "cloud", "ssm")
+
+    def spools(name: str) -> OpenSpools:
+        return SSM((cloud.kind(),), {"cloud": tmp_path / name}, 100).open(Checkpoints(tmp_path))
+
+    [lane] = Lanes.open(ledger, ORIGIN, [spools("before")], ["cloud"]).lanes
+    lane.add(server())
+    lane.flush()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger.deliveries, "confirm", lambda _: None)
+        lane.commit(ADVANCE["cloud"], {})
+    messenger = spools("after")
+    ledger.deliveries.reconcile(lambda batch: messenger.is_held(batch.name))
+    assert messenger.recover().messages == 0
+    assert amounts(ledger) == {"ssm": 10}  # it may have been delivered, so the guard knows it
+    assert ledger.windows.reached(stream).checkpoint is None
 
 
 def test_what_would_shrink_is_withheld(ledger: Ledger) -> None:
