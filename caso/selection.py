@@ -101,7 +101,7 @@ def find(cloud: Cloud, known: Sequence[Project], wanted: str) -> Project:
     found = by_name_or_id([project for project in known if project.has_role], wanted)
     found = found or by_name_or_id(known, wanted)
     if len(found) > 1:
-        found = _in_domain(cloud, found) or found
+        found = identity.in_project_domain(cloud, found) or found
     if not found:
         raise AccessDenied(
             f"project {wanted}",
@@ -116,18 +116,6 @@ def find(cloud: Cloud, known: Sequence[Project], wanted: str) -> Project:
             f"use one of the ids: {ids}",
         )
     return found[0]
-
-
-def _in_domain(cloud: Cloud, found: Sequence[Project]) -> list[Project]:
-    """Return those of several projects that are in the configuration's project domain."""
-    by_id, by_name = cloud.access.project_domain_id, cloud.access.project_domain_name
-    if by_id:
-        return [project for project in found if project.domain_id == by_id]
-    if by_name:
-        return [
-            project for project in found if cloud.project(project.id).project_domain_name == by_name
-        ]
-    return []
 
 
 def _accept(

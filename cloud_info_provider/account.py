@@ -190,6 +190,7 @@ def login(
         timeout=timedelta(seconds=arguments.timeout),
         uses_system_scope=False,
         project_domain_id=keystone.text(section, "project_domain_id"),
+        project_domain_name=keystone.text(section, "project_domain_name"),
         interface=keystone.choice(
             section, "interface", default="public", allowed=("public", "internal")
         ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 from appliance.core.cloud import identity
-from appliance.core.cloud.project import by_name_or_id
 from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.run.errors import AccessDenied, ApplianceError
 from cloud_info_provider.settings import Auditor
@@ -34,7 +33,7 @@ def _scope(auditor: Auditor, cloud: Cloud) -> Scope:
             raise AccessDenied(cloud.host, f"the account {name!r} has no role on the system")
         return cloud.system
     if auditor.project and not auditor.access.is_bound:
-        found = by_name_or_id(identity.projects(cloud), auditor.project)
+        found = identity.own_projects(cloud, auditor.project)
         if len(found) == 1:
             return cloud.project(found[0].id)
         words = f"{len(found)} projects of the account have this name or id"

@@ -17,7 +17,6 @@ from appliance.core import clock
 from appliance.core.cloud import identity, offer, vo
 from appliance.core.cloud.compute import Servers
 from appliance.core.cloud.hops import LoginFailure
-from appliance.core.cloud.project import by_name_or_id
 from appliance.core.run import log
 from appliance.core.run.errors import (
     CHECK_LOGS,
@@ -111,11 +110,7 @@ def own_share(account: ProviderAccount) -> ShareSettings:
     """
     configuration = account.configuration
     access = configuration.access
-    found = by_name_or_id(
-        identity.projects(account.cloud(access.region or "")), configuration.project
-    )
-    if len(found) > 1 and access.project_domain_id:
-        found = [project for project in found if project.domain_id == access.project_domain_id]
+    found = identity.own_projects(account.cloud(access.region or ""), configuration.project)
     if len(found) != 1:
         count = f"{len(found)} projects are" if found else "no project is"
         words = f"{count} named {configuration.project!r} for this account; set OS_PROJECT_ID"

@@ -337,12 +337,15 @@ def test_an_ambiguous_single_project_is_a_configuration_error(
     assert err.count("\n") == 1
 
 
-def test_a_single_project_of_a_name_that_two_domains_have(cloud: Cloud, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flag", "domain"), [("id", "egi"), ("name", "Egi")])
+def test_a_single_project_of_a_name_that_two_domains_have(
+    cloud: Cloud, tmp_path: Path, flag: str, domain: str
+) -> None:
     cloud.projects = [
         {"id": key, "name": "lab", "domain_id": domain, "enabled": True, "VO": "ops"}
         for key, domain in (("p0", "default"), ("p1", "egi"))
     ]
-    status, out, err = run(cloud, tmp_path, "--os-project-domain-id", "egi", project="lab")
+    status, out, err = run(cloud, tmp_path, f"--os-project-domain-{flag}", domain, project="lab")
     assert (status, err) == (0, "")
     assert "share_ops_p1" in out.replace("\n ", "")
 

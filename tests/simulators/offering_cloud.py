@@ -176,10 +176,12 @@ class _Handler(BaseHTTPRequestHandler):
             "user": {"id": "u", "name": "ci", "domain": {"id": "default", "name": "Default"}},
         }
         if project:
+            listed = (one for one in self.cloud.projects if one["id"] == project)
+            domain = next(listed, {}).get("domain_id", "default")
             token["project"] = {
                 "id": project,
                 "name": f"name of {project}",
-                "domain": {"id": "default", "name": "Default"},
+                "domain": {"id": domain, "name": domain.capitalize()},
             }
             token["catalog"] = [
                 {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 
 from keystoneauth1 import exceptions
 
 from appliance.core.cloud import pages
 from appliance.core.cloud.locks import Locks
-from appliance.core.cloud.project import Project
+from appliance.core.cloud.project import Project, by_name_or_id
 from appliance.core.cloud.session import Cloud, Scope, understood
 from appliance.core.cloud.vo import MappingEntry
 from appliance.core.run.errors import AccessDenied
@@ -34,6 +34,25 @@ def projects(cloud: Cloud, *, tag: str = "") -> list[Project]:
         for project in _tagged(cloud, tag):
             by_id.setdefault(project.id, project)
     return [by_id[key] for key in sorted(by_id)]
+
+
+def own_projects(cloud: Cloud, wanted: str) -> list[Project]:
+    """Return the account's projects that a name or id of the configuration can mean."""
+    found = by_name_or_id(projects(cloud), wanted)
+    # names are unique within a domain only
+    return (in_project_domain(cloud, found) or found) if len(found) > 1 else found
+
+
+def in_project_domain(cloud: Cloud, found: Sequence[Project]) -> list[Project]:
+    """Return those of several projects that are in the configuration's project domain."""
+    by_id, by_name = cloud.access.project_domain_id, cloud.access.project_domain_name
+    if by_id:
+        return [project for project in found if project.domain_id == by_id]
+    if by_name:
+        return [
+            project for project in found if cloud.project(project.id).project_domain_name == by_name
+        ]
+    return []
 
 
 def _tagged(cloud: Cloud, tag: str) -> list[Project]:
