@@ -80,13 +80,16 @@ IGNORED_FLAGS = {
     "legacy-occi-os": "clouds have no OCCI any more; flavors have the ids that Nova knows",
     "collect-timing": "times of single requests are not collected",
 }
+_NO_DOMAIN = "projects are read, not a domain"
 _ONE_SERVICE = "Keystone, Nova and Glance are read, not one service"
 IGNORED_FLAGS_WITH_VALUE = {
     "os-service-type": _ONE_SERVICE,
     "os-service-name": _ONE_SERVICE,
     "os-api-version": "the version of each service is negotiated",
+    "os-domain-id": _NO_DOMAIN,
+    "os-domain-name": _NO_DOMAIN,
 }
-"""Flags of OpenStack's clients for one service."""
+"""Flags of OpenStack's clients for one service, and for a scope that is not read."""
 
 
 def accept(settings: Settings, tree: Tree, *, is_static: bool) -> None:

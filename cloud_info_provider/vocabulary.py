@@ -19,8 +19,6 @@ ACCOUNT_FLAGS = (
     "tenant_name",
     "default_domain_id",
     "default_domain_name",
-    "domain_id",
-    "domain_name",
     "trust_id",
     "token",
     "application_credential_id",
@@ -49,6 +47,24 @@ ACCOUNT_FLAGS = (
     "device_authorization_endpoint",
     "redirect_uri",
     "idp_otp_key",
+    "region",
+    "region_name",
+    "interface",
+    "cacert",
+    "cert",
+    "key",
+)
+
+# Those of them that all plugins have, and those of the connection.
+COMMON_FLAGS = (
+    "auth_type",
+    "auth_url",
+    "project_id",
+    "project_name",
+    "project_domain_id",
+    "project_domain_name",
+    "tenant_id",
+    "tenant_name",
     "region",
     "region_name",
     "interface",

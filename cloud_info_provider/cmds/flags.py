@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import fields
+from itertools import chain
 
+from appliance.core.cloud import login
 from cloud_info_provider import gocdb, settings, site_file, vocabulary
 from cloud_info_provider.account import RC_FILE
 from cloud_info_provider.conversion import PropertyNames
@@ -14,10 +16,15 @@ from cloud_info_provider.ignored import (
     IGNORED_FLAGS,
     IGNORED_FLAGS_WITH_VALUE,
 )
+from cloud_info_provider.settings import ProviderSettings
 
 # Seconds. Four attempts and those of one more login end before the BDII's time limit (300 s).
 _TIMEOUT = 30
 
+_NO_EFFECT = "has no effect here"
+_OF_REFRESHER = (
+    *("oidc_token_endpoint", "oidc_client_id", "oidc_client_secret", "oidc_refresh_token"),
+)
 _BUILT_IN = "formats are built in; choose one with --format"
 _NO_AMS = "EGI removed this publication in 2025; choose another one with --publisher"
 _OPENSTACK_ONLY = "this program reads OpenStack only"
@@ -28,6 +35,10 @@ _REJECTED_WITH_VALUE = {
     "os-system-scope": "projects are read; give the account the role reader in each of them",
     "os-endpoint-override": "one URL cannot be that of all services; correct the catalog",
     **dict.fromkeys(("os-endpoint", "os-url"), "Keystone knows the VOs: log in to it"),
+    **dict.fromkeys(
+        ("os-redirect-host", "os-redirect-port", "os-login-timeout"),
+        "it is for a login with a browser; choose another one with --os-auth-type",
+    ),
     "tls-ciphers": "OpenSSL's own choice is used",
     "tls-min-version": "it is 1.2 or newer in any case",
     **dict.fromkeys(
@@ -89,11 +100,32 @@ def add(made: argparse._ArgumentGroup) -> None:
         made.add_argument(f"--{name}", help=argparse.SUPPRESS)
 
 
-def without_effect(arguments: argparse.Namespace) -> Iterator[str]:
+def without_effect(arguments: argparse.Namespace, configuration: ProviderSettings) -> Iterator[str]:
     """Yield a line for each flag that is given and has no effect."""
     for name, reason in {**IGNORED_FLAGS, **IGNORED_FLAGS_WITH_VALUE}.items():
         if getattr(arguments, name.replace("-", "_")):
-            yield f"--{name}: has no effect here: {reason}"
+            yield f"--{name}: {_NO_EFFECT}: {reason}"
+    if not arguments.auth_refresher:
+        for name in _OF_REFRESHER:
+            if getattr(arguments, name):
+                yield f"--{name.replace('_', '-')}: {_NO_EFFECT}: it belongs to --auth-refresher"
+    for name in vocabulary.ACCOUNT_FLAGS:
+        if getattr(arguments, f"os_{name}") and (reason := _unused(name, configuration)):
+            yield f"--os-{name.replace('_', '-')}: {_NO_EFFECT}: {reason}"
+
+
+def _unused(name: str, configuration: ProviderSettings) -> str:
+    """Return why an option of the account has no effect; empty if it has one."""
+    if configuration.offer is not None:
+        return "--middleware static logs in nowhere"
+    if name in vocabulary.COMMON_FLAGS:
+        return ""
+    own = [share.account for share in configuration.shares if share.account]
+    types = {account.access.auth_type for account in (configuration.account, *own)}
+    for option in chain.from_iterable(map(login.options, types)):
+        if name in (option.name, *option.aliases):
+            return ""
+    return f"{' and '.join(sorted(types))} {'has' if len(types) == 1 else 'have'} no such option"
 
 
 class _RejectFlag(argparse.Action):

@@ -184,7 +184,7 @@ def _configure(arguments: argparse.Namespace) -> tuple[ProviderSettings, Publish
     if configuration is None or problems:
         raise ConfigurationError(problems)
     _check_format(configuration, arguments)
-    for line in flags.without_effect(arguments):
+    for line in flags.without_effect(arguments, configuration):
         logger.warning("%s", line)
     for problem in (*configuration.warnings, *(publishing.warnings if publishing else ())):
         logger.warning("%s", problem)

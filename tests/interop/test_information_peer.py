@@ -15,8 +15,6 @@ from typing import Any
 
 import pytest
 
-from appliance.core.run import cli
-from cloud_info_provider.cmds import service
 from tests import egi_information
 from tests.simulators.gocdb import Gocdb, Service
 from tests.simulators.offering_cloud import PASSWORD, Cloud, flavor, image, server
@@ -224,32 +222,3 @@ def test_the_reader_of_egi_finds_each_vo(pair: Pair) -> None:
 def test_requests_for_three_vos(pair: Pair) -> None:
     """Five a VO, one for Nova's version, and those of the VO that is gone."""
     assert pair.requests <= 24
-
-
-FLAGS = """
-import json
-from cloud_info_provider import core
-parser = core.get_parser(core.get_providers(), core.get_formatters(), core.get_publishers())
-print(json.dumps(sorted(parser._option_string_actions)))
-"""
-# Of releases 0.8 and 0.13, which are in no package index.
-OLDER_FLAGS = (
-    *("--yaml", "--yaml-file", "--full-bdii-ldif", "--site-in-suffix", "--template-extension"),
-    *("--legacy-occi-os", "--os-tenant-name", "--template-dir", "--auth-refresher"),
-    *("--ignore-share-errors", "--all-images", "--os-region", "--glite-site-info-static"),
-    *("--oidc-token-endpoint", "--oidc-client-id", "--oidc-client-secret", "--oidc-refresh-token"),
-    *("--oidc-scopes", "--oidc-credentials-path", "--ams-token", "--ams-host", "--ams-topic"),
-    *("--ams-project", "--ams-cert", "--ams-key", "--on-auth", "--on-rpcxml-endpoint"),
-    *("--rocci-template-dir", "--rocci-remote-templates", "--os-username", "--os-password"),
-)
-
-
-def test_every_flag_of_all_releases_is_known() -> None:
-    shown = subprocess.run(
-        [str(PEER), "-P", "-c", FLAGS], capture_output=True, text=True, check=True
-    )
-    theirs = set(json.loads(shown.stdout)) - {"-h", "--help"}
-    assert "--property-flavor-gpu-number" in theirs
-    program = cli.Program("x", "", service.add_arguments, lambda _: 0)
-    ours = set(cli.parser(program)._option_string_actions)
-    assert sorted({*theirs, *OLDER_FLAGS} - ours) == []

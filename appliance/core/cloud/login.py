@@ -31,6 +31,11 @@ SCOPE = frozenset(
 _PASSWORDS = frozenset({"v3password", "password"})
 """Plugins whose secret takes Keystone 0.3 s of CPU time to check (bcrypt)."""
 _USUAL = "v3password, v3applicationcredential"
+_BY_HAND = {
+    "v3multifactor": "needs a person who enters a code",
+    "v3websso": "needs a person with a browser",
+}
+"""Plugins that no program can use by itself."""
 _NEEDED = frozenset({"password", "token", "passcode"})
 """Options that a plugin needs if it has them; keystoneauth does not mark all of them."""
 
@@ -161,6 +166,8 @@ def options(auth_type: str) -> tuple[PluginOption, ...]:
     from keystoneauth1 import loading  # noqa: PLC0415
     from keystoneauth1.exceptions import NoMatchingPlugin  # noqa: PLC0415
 
+    if reason := _BY_HAND.get(auth_type):
+        raise LookupError(f"{auth_type!r} {reason}; write one like {_USUAL}")
     # stevedore logs an error for each plugin that lacks a library.
     logging.getLogger("stevedore").setLevel(logging.CRITICAL)
     try:
