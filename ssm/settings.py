@@ -15,7 +15,7 @@ from pathlib import Path
 
 from appliance.core import files, hosts
 from appliance.core.config import document, ini
-from appliance.core.config.settings import Settings
+from appliance.core.config.settings import Settings, note_endpoint
 from appliance.core.run.errors import Problem
 from appliance.core.run.layout import Layout
 from ssm import ignored
@@ -383,6 +383,11 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
         settings.warn("broker", old[0], f"{text}; {'host is used' if brokers else name_a_host}")
     if not words:
         settings.error("broker", "host", f"must be set: {name_a_host}")
+    if entry := settings.where("broker", "host"):
+        scheme, what = ("https", "AMS") if protocol == "AMS" else ("stomp", "message broker")
+        for broker in brokers:
+            url = f"{scheme}://{hosts.join_port(broker.host, broker.port)}"
+            note_endpoint(what, url, path=entry.path, line=entry.line)
     return tuple(brokers)
 
 

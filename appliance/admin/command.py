@@ -10,7 +10,7 @@ from appliance.core.run import cli
 
 VERBS = {
     "configure": "configure.configure",
-    "check": "check.offline",
+    "check": "check.check",
     "start": "start.start",
     "run": "run.run",
     "restart": "restart.restart",

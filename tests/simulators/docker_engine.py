@@ -5,8 +5,8 @@
         engine.add("caso", labels={…})
         engine.told                        # [("stop", "caso"), …]
 
-It speaks API 1.41: version, images/NAME/json, containers/json with labels as filter, and of one
-container json, logs, kill, stop and removal; and programs run in one.
+It speaks API 1.41: version, networks, images/NAME/json, containers/json with labels as filter, and
+of one container json, logs, kill, stop and removal; and programs run in one.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Engine:
     told: list[tuple[str, str]] = field(default_factory=list)
     ends: dict[str, int] = field(default_factory=dict)
     """By container, how a program ends that is run in it."""
+    networks: list[str] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     """What it tells of the past, whatever is asked."""
     failure: str = ""
@@ -85,6 +86,8 @@ class Engine:
             return 200, [
                 {"Id": name} for name, one in self.containers.items() if _fits(one, filters)
             ]
+        if path == "networks":
+            return 200, [_network(name) for name in self.networks]
         if path == "events":
             return 200, b"".join(json.dumps(event).encode() + b"\n" for event in self.events)
         if match := re.fullmatch(r"exec/(.+)/(start|json)", path):
@@ -94,13 +97,14 @@ class Engine:
                 else (200, {"ExitCode": self.ends.get(match[1], 0)})
             )
         match = re.fullmatch(r"containers/([^/]+)(?:/(\w+))?", path)
-        if match is None or match[1] not in self.containers:
-            return 404, {"message": f"No such container: {path}"}
-        return self._of_container(match[1], "remove" if verb == "DELETE" else match[2], query)
+        return self._of_container(verb, path, match, query)
 
     def _of_container(
-        self, name: str, action: str, query: Mapping[str, list[str]]
+        self, verb: str, path: str, match: re.Match[str] | None, query: Mapping[str, list[str]]
     ) -> tuple[int, object]:
+        if match is None or match[1] not in self.containers:
+            return 404, {"message": f"No such container: {path}"}
+        name, action = match[1], "remove" if verb == "DELETE" else match[2]
         if action == "json":
             return 200, self.containers[name]
         if action == "logs":
@@ -113,6 +117,10 @@ class Engine:
         elif action == "remove":
             del self.containers[name]
         return 204, None
+
+
+def _network(name: str) -> Mapping[str, object]:
+    return {"Id": name, "Labels": {"com.docker.compose.network": name}}
 
 
 def _fits(container: Mapping[str, Any], filters: Mapping[str, list[str]]) -> bool:

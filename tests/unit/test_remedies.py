@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from appliance.admin.check import inside, offline
+from appliance.admin.check import inside, programs
 from appliance.admin.command import main
 from appliance.admin.runtime import native
 from appliance.core.config import settings
@@ -87,6 +88,8 @@ FILLED = {
     },
     "etc/voms.json": {"mytenant": "project", "vo.example.org": "ops"},
 }
+ONE_AT_A_TIME = threading.Lock()
+"""A program has arguments, an environment and outputs of its own; here it is the process's."""
 PLACES = re.compile(r"(?<=[ =:])/(?=(?:etc|var)/)")
 
 
@@ -122,12 +125,13 @@ class Site:
         """Run a program in this process, as `inside._run` does in another."""
         name, *words = command
         said = io.StringIO()
-        settings._observed.clear()  # another process has read nothing yet
         with (
+            ONE_AT_A_TIME,
             contextlib.redirect_stderr(said),
             contextlib.redirect_stdout(None),
             pytest.MonkeyPatch.context() as patch,
         ):
+            settings._observed.clear()  # another process has read nothing yet
             for key, text in (dict(environment) | self.environment).items():
                 patch.setenv(key, text)
             patch.setattr(
@@ -185,7 +189,7 @@ def _filled(made: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     below = root / str(root).lstrip("/")
     below.parent.mkdir(exist_ok=True)
     below.symlink_to(root)
-    monkeypatch.setattr(offline, "_FRESH", 0)
+    monkeypatch.setattr(programs, "_FRESH", 0)
     monkeypatch.setattr(inside, "_run", made.ask)
     monkeypatch.setattr(
         native, "command", lambda job, *_, arguments, **__: [*job.command, *arguments]

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from appliance.admin.check.finding import Finding, of_problem
+from appliance.admin.check.finding import of_problem
+from appliance.admin.check.probe import CheckedSite
 from appliance.admin.mounts import site_files
 from appliance.admin.settings import PROFILES, Host
 from appliance.core import senders
@@ -19,6 +20,7 @@ from appliance.core.cloud import vo
 from appliance.core.config import document, yaml_file
 from appliance.core.config.settings import OUTPUT_PATHS, Value
 from appliance.core.run.errors import ConfigurationError
+from appliance.core.run.finding import Finding
 from appliance.core.run.layout import Layout
 
 _SITE_NAMES = {
@@ -34,6 +36,31 @@ _SHARES = "compute.shares."
 Table = Mapping[str, tuple[int, frozenset[str]]]
 """By VO, the number of its line and its projects."""
 _ReadTable = Callable[[Path], Table]
+
+
+def of_host(site: CheckedSite) -> Iterator[Finding]:
+    """Yield the findings in the files that the host itself reads."""
+    yield from host_files(site.host, site.layout, services=site.services)
+
+
+def of_names(site: CheckedSite) -> Iterator[Finding]:
+    """Yield a finding for each file with another name of the site."""
+    yield from site_names(site.values)
+
+
+def of_tables(site: CheckedSite) -> Iterator[Finding]:
+    """Yield a finding for each VO that has different projects in two tables."""
+    yield from vo_tables(site.host, site.layout, services=site.services)
+
+
+def of_destinations(site: CheckedSite) -> Iterator[Finding]:
+    """Yield a finding for each destination for tests."""
+    yield from test_destinations(site.values, site.host.profile)
+
+
+def of_spools(site: CheckedSite) -> Iterator[Finding]:
+    """Yield a finding for each directory that cASO writes to and no sender reads."""
+    yield from spools(site.values)
 
 
 def site_names(values: Sequence[Value]) -> Iterator[Finding]:

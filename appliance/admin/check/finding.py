@@ -1,37 +1,12 @@
-"""The finding of a check: a fault, its place on the host, and the remedy."""
+"""The row of each message of a program in the table of faults."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.core.run.errors import Problem
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Finding:
-    """A fault. ``line`` counts from 1; 0 stands for the whole file.
-
-    ``path`` is empty if the fault is in no file.
-    """
-
-    path: str
-    line: int
-    option: str
-    text: str
-    """The fault, a semicolon, and the remedy."""
-    identifier: str
-    """The id of its row in the table of faults, ``Cxx`` or ``Cxx.y``."""
-    program: str = ""
-    """The job or service that was checked; empty for a contradiction between files."""
-    is_error: bool = True
-    """Whether it prevents a program from working; otherwise it is a warning."""
-
-    def __str__(self) -> str:
-        where = f"{self.path}:{self.line}" if self.line else self.path
-        return ": ".join(part for part in (where, self.option, self.text) if part)
-
+from appliance.core.run.errors import ApplianceError, Problem
+from appliance.core.run.finding import Finding
 
 # By words of the message, because the programs of other packages report nothing but text.
 _RULES = (
@@ -67,3 +42,11 @@ def of_problem(problem: Problem, *, program: str = "") -> Finding:
     row = identify(problem.option, problem.text)
     path = "" if problem.path == Path() else str(problem.path)
     return Finding(path, problem.line, problem.option, problem.text, row, program, problem.is_fatal)
+
+
+def of_error(name: str, error: ApplianceError, *, identifier: str, tried: str = "") -> Finding:
+    """Return the finding for an error that kept something from being checked."""
+    path = error.subject if error.subject.startswith("/") else ""
+    text = f"{error.cause}; {error.remedy}".rstrip("; ")
+    text = text if path or not error.subject else f"{error.subject}: {text}"
+    return Finding(path, 0, "", text, identifier, name, tried=tried)

@@ -1,30 +1,33 @@
 """Checks of programs in their own containers, which see other files than the host.
 
-docker-compose runs each program with ``--check-config --log-json``. The container has the mounts,
-the account and the environment of the real one, but takes no name, port or lock of it. A program
-writes each finding, and each value that is compared with other files, as a line of JSON; other
-lines are ignored.
+docker-compose runs each program with ``--check-config --log-json``, or with ``--check-live`` if it
+also tries what it contacts. The container has the mounts, the account and the environment of the
+real one, but takes no name, port or lock of it. A program writes each finding, and each value that
+is compared with other files, as a line of JSON; other lines are ignored.
 """
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from appliance.admin import settings
-from appliance.admin.check.finding import Finding, identify
+from appliance.admin.check.finding import identify
 from appliance.admin.inventory import Job
 from appliance.admin.mounts import site_files
 from appliance.admin.runtime import compose, compose_output, native
 from appliance.admin.settings import Host
 from appliance.core.config.settings import Value
-from appliance.core.run.errors import ApplianceError, ExitStatus, Unavailable
+from appliance.core.run import finding
+from appliance.core.run.errors import ExitStatus, Unavailable
+from appliance.core.run.finding import Finding
 from appliance.core.run.layout import Layout
 
 _PROJECT = "fedcloud-check"
@@ -40,6 +43,10 @@ PROGRAMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "cloud-info": ((*_PROVIDER, "--format", "glue21json", "--publisher", "file"),),
 }
 """By service of the compose file, the programs that read its configuration."""
+LIVE: frozenset[str] = frozenset()
+"""The programs that have ``--check-live``."""
+WRITING: frozenset[str] = frozenset()
+"""Those of them that have ``--write``."""
 _LIMIT = 120
 """Time limit of one container in seconds; a check takes one or two."""
 _BEGUN, _ENDED = "fedcloud-check begun", "fedcloud-check ended"
@@ -48,11 +55,29 @@ _BEGUN, _ENDED = "fedcloud-check begun", "fedcloud-check ended"
 _SCRIPT = f"""
 for program in "$@"; do
   echo '{_BEGUN}' >&2
-  $program --check-config --log-json >/dev/null
+  $program --log-json >/dev/null
   echo "{_ENDED} $?" >&2
 done
 """
 _WHERE = re.compile(r"(?P<path>/[^\s:]+)(?::(?P<line>\d+))?: (?P<text>.*)", re.DOTALL)
+
+
+class Depth(enum.Enum):
+    """How far the check of a program goes."""
+
+    CONFIGURATION = "configuration"
+    """Its files."""
+    LIVE = "live"
+    """What it contacts, too."""
+    WRITE = "write"
+    """It also creates and deletes something there."""
+
+    def flags(self, program: str) -> tuple[str, ...]:
+        """Return the flags of a program for this depth."""
+        if self is Depth.CONFIGURATION or program not in LIVE:
+            return ("--check-config",)
+        is_writing = self is Depth.WRITE and program in WRITING
+        return ("--check-live", "--write") if is_writing else ("--check-live",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +90,17 @@ class CheckAnswer:
     @property
     def is_usable(self) -> bool:
         """Return whether the programs would run with this configuration."""
-        return not any(finding.is_error for finding in self.findings)
+        return not any(found.is_error for found in self.findings)
 
 
 def ask(
-    name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str] = ()
+    name: str,
+    service: str,
+    host: Host,
+    layout: Layout,
+    *,
+    mounts: Sequence[str] = (),
+    depth: Depth = Depth.CONFIGURATION,
 ) -> CheckAnswer:
     """Check a job or service in its own container; ``mounts`` are ``SOURCE:TARGET:ro``.
 
@@ -78,8 +109,8 @@ def ask(
 
     """
     if host.is_native:
-        return _ask_natively(name, service, host, layout, mounts=mounts)
-    programs = [" ".join(program) for program in PROGRAMS[service]]
+        return _ask_natively(name, service, host, layout, mounts=mounts, depth=depth)
+    programs = [" ".join((*words, *depth.flags(words[0]))) for words in PROGRAMS[service]]
     flags = [word for mount in mounts for word in ("-v", mount)]
     # No --use-aliases and no ports: a check takes neither names nor ports of the running service.
     words = ["run", "--rm", "-T", "--no-deps", "--label", f"{CHECK_LABEL}={name}", *flags]
@@ -103,17 +134,28 @@ def _has_no_network_of_its_own(service: str, host: Host) -> bool:
     the engine rejects with a ``network_mode``. In another project no container runs. Services with
     networks stay in the project, because another one would create the networks again.
     """
+    return "network_mode" in _network_services(host).get(service, {})
+
+
+def networks(host: Host) -> frozenset[str]:
+    """Return the networks that the services use, by their names in the compose file."""
+    services = _network_services(host).values()
+    return frozenset(str(name) for service in services for name in service.get("networks") or ())
+
+
+def _network_services(host: Host) -> Mapping[str, Mapping[str, Any]]:
+    """Return the services of the file of networks; none of a file that Compose will reject."""
     import yaml  # noqa: PLC0415  start-up is a cost
 
     try:
-        tree = yaml.safe_load(host.network.read_bytes())
-        return "network_mode" in tree["services"][service]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return False  # docker-compose reports it in more detail
+        services = yaml.safe_load(host.network.read_bytes())["services"]
+        return {name: one for name, one in services.items() if isinstance(one, dict)}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _ask_natively(
-    name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str]
+    name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str], depth: Depth
 ) -> CheckAnswer:
     """Check the programs of a host without containers, each as its job or service runs."""
     named = site_files.variables(layout).get("FEDCLOUD_CA_BUNDLE", "")
@@ -122,7 +164,7 @@ def _ask_natively(
     for program in PROGRAMS[service]:
         job = Job(name, None, service, program, log="", cron="", timeout=timedelta(seconds=_LIMIT))
         command = native.command(
-            job, layout, mounts=mounts, arguments=("--check-config", "--log-json")
+            job, layout, mounts=mounts, arguments=(*depth.flags(program[0]), "--log-json")
         )
         written, status = _run(name, command, environment)
         lines += [_BEGUN, *written, f"{_ENDED} {status}"]
@@ -180,10 +222,10 @@ def _of_program(name: str, lines: Sequence[str]) -> tuple[list[Finding], list[Va
             value = entry["value"]
             path, number = Path(str(value["path"])), int(value["line"])
             values.append(Value(value["section"], value["option"], value["text"], path, number))
-        elif finding := _finding(name, entry):
-            findings.append(finding)
+        elif found := _finding(name, entry):
+            findings.append(found)
     status = lines[-1].removeprefix(_ENDED).strip()
-    if status != "0" and not any(finding.is_error for finding in findings):
+    if status != "0" and not any(found.is_error for found in findings):
         findings.append(_unexplained(name, status, lines[:-1]))
     return findings, values
 
@@ -199,7 +241,9 @@ def _entry(line: str) -> dict[str, Any]:
 
 
 def _finding(name: str, entry: Mapping[str, Any]) -> Finding | None:
-    """Return the finding in a log entry of a program; None below the level of a warning."""
+    """Return the finding in a line of a program; None for a log entry below a warning."""
+    if isinstance(made := entry.get("finding"), dict):
+        return replace(finding.of_json(made), program=name)
     if entry.get("level") not in ("WARNING", "ERROR", "CRITICAL"):
         return None
     if isinstance(problem := entry.get("problem"), dict):
@@ -220,10 +264,3 @@ def _unexplained(name: str, status: str, lines: Sequence[str]) -> Finding:
     words = next((line.strip() for line in reversed(lines) if line.strip() and line[0] != "{"), "")
     kind = "is broken" if status == str(int(ExitStatus.BUG)) else f"ended with exit status {status}"
     return Finding("", 0, "", f"the check {kind}{f': {words}' if words else ''}", "C21", name)
-
-
-def of_error(name: str, error: ApplianceError, *, identifier: str) -> Finding:
-    """Return the finding for an error of the host that kept a program from being checked."""
-    path = error.subject if error.subject.startswith("/") else ""
-    text = f"{error.cause}; {error.remedy}".rstrip("; ")
-    return Finding(path, 0, "", text if path else f"{error.subject}: {text}", identifier, name)

@@ -1,17 +1,10 @@
-"""Findings about the host's certificate and about revocation lists."""
+"""The rows of errors and warnings about the host's certificate, of which programs report text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime, timedelta
-
-from appliance.admin.check.finding import Finding
 from appliance.core.run.errors import ApplianceError
-from appliance.core.run.layout import Layout
+from appliance.core.run.finding import Finding
 
-_STALE = timedelta(days=3)
-"""Revocation lists are fetched every six hours; most are valid for a week or more."""
-_REMEDY = "run appliance run fetch-crl, and see appliance schedule"
 _ROWS = (
     ("C10.b", "does not belong"),
     ("C10.c", "expired"),
@@ -44,23 +37,3 @@ def of_warning(name: str, text: str) -> Finding:
     )
     row = next((row for row, word in rows if word in words), "C10")
     return Finding(path, 0, "", words, row, name, is_error=False)
-
-
-def stale_lists(layout: Layout, *, at: datetime) -> Iterator[Finding]:
-    """Yield a finding if revocation lists are missing or were not fetched for days."""
-    directory = layout.grid_certificates
-    try:
-        times = [path.stat().st_mtime for path in directory.glob("*.r0")]
-    except OSError:
-        times = []
-    if not times:
-        # Without authorities there are no lists to fetch; a site without accounting may have none.
-        has_authorities = any(directory.glob("*.crl_url")) or any(directory.glob("*.0"))
-        if has_authorities:
-            text = f"holds no revocation list; {_REMEDY}"
-            yield Finding(str(directory), 0, "", text, "C10.g", is_error=False)
-        return
-    age = at - datetime.fromtimestamp(max(times), at.tzinfo)
-    if age > _STALE:
-        text = f"its newest revocation list is {age.days} days old; {_REMEDY}"
-        yield Finding(str(directory), 0, "", text, "C10.g", is_error=False)

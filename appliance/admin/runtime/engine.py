@@ -110,6 +110,13 @@ class Engine:
             return ""
         return str(found.id)
 
+    def networks(self) -> frozenset[str]:
+        """Return the networks of the project that exist, by their names in the compose file."""
+        wanted = {"label": f"com.docker.compose.project={PROJECT}"}
+        found = self._ask(self._client.networks.list, filters=wanted)
+        labels = (one.attrs.get("Labels") or {} for one in found)
+        return frozenset(str(one.get("com.docker.compose.network", "")) for one in labels)
+
     def remove_job(self, job: str, *, grace: timedelta) -> int:
         """Stop and remove the containers that a killed run has left; return how many."""
         left = self._containers(f"{JOB_LABEL}={job}")

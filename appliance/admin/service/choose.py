@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from appliance.admin.check import offline
+from appliance.admin.check import programs
 from appliance.admin.images import needed
 from appliance.admin.inventory import UNITS
 from appliance.admin.mounts import site_files
@@ -85,7 +85,7 @@ def check(service: str, host: Host, layout: Layout) -> Sequence[str]:
     try:
         if service == "cloudkeeper-os":
             site_files.check(site_files.variables(layout), layout)
-        answer = offline.patiently(service, service, host, layout)
+        answer = programs.patiently(service, service, host, layout)
     except ConfigurationError as error:
         return [str(problem) for problem in error.problems]
     except (ApplianceError, OSError) as error:

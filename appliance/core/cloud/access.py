@@ -17,7 +17,7 @@ from appliance.core import hosts
 from appliance.core.cloud import login
 from appliance.core.config import secret_file
 from appliance.core.config.document import Document, Setting
-from appliance.core.config.settings import Settings
+from appliance.core.config.settings import Settings, note_endpoint
 from appliance.core.run import log
 
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -40,6 +40,8 @@ def read_url(settings: Settings, section: str) -> str:
         settings.error(
             section, "auth_url", "Keystone's version 2 no longer exists; write https://HOST:5000/v3"
         )
+    if entry := settings.where(section, "auth_url"):
+        note_endpoint("Keystone", url, path=entry.path, line=entry.line)
     return url if url.endswith("/v3") else f"{url}/v3"
 
 

@@ -14,7 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
+from appliance.core import hosts
 from appliance.core.config.document import Document, Setting
 from appliance.core.run import log, place
 from appliance.core.run.errors import ConfigurationError, Problem
@@ -71,6 +73,8 @@ class Value:
 
 
 _observed: deque[Value] = deque(maxlen=256)
+ENDPOINT = "endpoint"
+"""The section of values that are URLs which a program contacts; ``option`` says what is there."""
 
 
 class _Ignored(NamedTuple):
@@ -88,10 +92,24 @@ _NOTHING = ("", "0", "0.0", "false", "no", "off", "none", "null", "undefined", "
 
 
 def observed() -> tuple[Value, ...]:
-    """Return the values of `COMPARED` options that this process has read, and forget them."""
+    """Return what this process has read of `COMPARED` options and endpoints, and forget it."""
     found = tuple(dict.fromkeys(_observed))
     _observed.clear()
     return found
+
+
+def note_endpoint(what: str, url: str, *, path: Path = Path(), line: int = 0) -> None:
+    """Note a URL that this process contacts, for `appliance check`; path and line set it.
+
+    An account, a path or a query in the URL is left out, because it may be a secret.
+    """
+    try:
+        parts = urlsplit(url)
+        place = f"{parts.scheme}://{hosts.join_port(parts.hostname or '', parts.port)}"
+    except ValueError:
+        return  # it is reported as an error of its option
+    if parts.hostname:
+        _observed.append(Value(ENDPOINT, what, place, path, line))
 
 
 class Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import io
 import json
@@ -18,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from appliance.core.run import log
+from appliance.core.run import live, log
 from appliance.core.run.errors import ApplianceError, ConfigurationError, ExitStatus, LocalFailure
 from appliance.core.run.layout import Layout
 from appliance.core.version import __version__
@@ -50,6 +51,8 @@ class Program:
     """Whether the words after ``--`` belong to another program; ``rest`` holds them then."""
     reads_flags_of_files: bool = False
     """Whether ``@FILE`` stands for the words in a file, one a line."""
+    attempts: live.Attempts | None = None
+    """Tries what a run contacts, for ``--check-live``; None for a program that contacts nothing."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -129,7 +132,7 @@ class Verb:
         else:
             made.has_rest = verb.has_rest
             made.set_defaults(verb=verb)
-            _add_common(made)
+            _add_common(made, verb)
         return made
 
     def parse_known_args(self, args: Any, namespace: Any) -> Any:
@@ -153,7 +156,7 @@ def parser(program: Program) -> argparse.ArgumentParser:
     if program.verbs:
         _add_verbs(made, program.verbs, default=program.default_verb)
     else:
-        _add_common(made)
+        _add_common(made, program)
     return made
 
 
@@ -174,13 +177,19 @@ def dispatch(arguments: argparse.Namespace) -> int:
     return verb.run(arguments)
 
 
-def _add_common(made: argparse.ArgumentParser) -> None:
+def _add_common(made: argparse.ArgumentParser, program: Program) -> None:
     common = made.add_argument_group("common to all programs")
     common.add_argument(
         "--check-config",
         action="store_true",
         help="check the configuration, print its problems, and exit",
     )
+    if program.attempts:
+        common.add_argument(
+            "--check-live",
+            action="store_true",
+            help="check the configuration, try what a run contacts, print the faults, and exit",
+        )
     common.add_argument(
         "--debug", action="store_true", help="log every step, and a traceback of a bug"
     )
@@ -239,10 +248,14 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = parser(program).parse_args(argv)
+    is_live = getattr(arguments, "check_live", False)
+    arguments.check_config = arguments.check_config or is_live
     log.check_only(is_on=arguments.check_config)
     configure_log(arguments)
     log.hide_proxies()
-    status = _guarded(program, arguments)
+    status = _guarded(program, arguments, program.run)
+    if is_live and status == ExitStatus.DONE:
+        status = _guarded(program, arguments, functools.partial(_try_all, program))
     log.check_only(is_on=False)
     if arguments.check_config and arguments.log_json:
         _print_values()
@@ -255,9 +268,27 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
 _NO_THREAD = "can't start new thread"  # Python has no class of its own for this RuntimeError
 
 
-def _guarded(program: Program, arguments: argparse.Namespace) -> int:
+def _try_all(program: Program, arguments: argparse.Namespace) -> ExitStatus:
+    """Print what the attempts of a program, or of its verb, find."""
+    attempts = getattr(arguments, "verb", program).attempts
+    status = ExitStatus.DONE
+    for finding in live.findings(attempts, arguments) if attempts else ():
+        if finding.is_error:
+            status = ExitStatus.PARTLY
+        if arguments.log_json:
+            _print_error(json.dumps({"finding": finding.as_json()}, ensure_ascii=False))
+        else:
+            _print_error(f"{program.name}: {finding.identifier}: {finding}")
+    return status
+
+
+def _guarded(
+    program: Program,
+    arguments: argparse.Namespace,
+    run: Callable[[argparse.Namespace], int],
+) -> int:
     try:
-        return program.run(arguments)
+        return run(arguments)
     except ApplianceError as error:
         report_in_form(program.name, error, arguments)
         return error.status

@@ -1,0 +1,192 @@
+"""``appliance check [NAME ...]``: find what does not work, and what EGI would find, beforehand.
+
+Probes look at this host, the configuration, and what each job and service contacts, with the
+account of each. They run at the same time (`appliance.admin.check.parallel`); each is a line in
+`appliance.admin.check.registry`. Nothing is locked or stopped, and nothing changes elsewhere
+without ``--write``. The only files written are a copy of the host key on tmpfs, which the check of
+ssmsend needs, and a note that a service passed (`appliance.admin.service.kept`).
+
+Exit status: 0 nothing found; 1 findings, listed; 2 usage, or the host's own settings cannot be
+read; 3 nothing could be probed; 4 a bug in a probe, reported after the findings. With ``--nagios``
+it is a plugin's: 0 nothing found, 1 warnings, 2 errors, 3 nothing could be probed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from appliance.admin import inventory, settings
+from appliance.admin.check import endpoints, parallel, registry
+from appliance.admin.check.inside import Depth
+from appliance.admin.check.probe import CheckedSite, Need, Probe
+from appliance.admin.check.programs import Programs
+from appliance.admin.check.report import CheckReport
+from appliance.admin.settings import Host
+from appliance.core import clock
+from appliance.core.run import cli
+from appliance.core.run.errors import ExitStatus, UsageError
+from appliance.core.run.layout import Layout
+from appliance.core.suggestion import did_you_mean
+
+_ROW = re.compile(r"C\d\d(\.[a-z])?")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's own flags."""
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"jobs and services to check, and nothing else: {', '.join(_names())} "
+        " (default: this host and all whose flow is on, except cloud-info)",
+    )
+    parser.add_argument("--offline", action="store_true", help="contact no other host")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="ID",
+        help="ids of the findings to look for, such as C30 or C30.a",
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="also create small things in the cloud, and delete them again",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the findings as JSON")
+    form.add_argument(
+        "--nagios",
+        action="store_true",
+        help="print one line and the exit status of a Nagios plugin, then the findings",
+    )
+    parser.add_argument(
+        "--endpoints",
+        action="store_true",
+        help="print the names and ports that each flow contacts, instead of findings",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, and print the findings."""
+    layout = cli.layout(arguments)
+    host = settings.load(layout)
+    chosen = list(dict.fromkeys(name for word in arguments.names for name in _members(word)))
+    if not host.is_native:
+        settings.require_files(host)
+    if arguments.check_config:
+        return ExitStatus.DONE
+    if os.geteuid() != 0:
+        raise UsageError("check", "only root can read all files", "sudo appliance check")
+    if arguments.write and arguments.offline:
+        raise UsageError("--write", "contacts the cloud", "leave out --offline")
+    report, site = check(
+        host,
+        layout,
+        chosen,
+        only=_rows(arguments.only),
+        is_offline=arguments.offline,
+        writes=arguments.write,
+    )
+    if arguments.endpoints:
+        endpoints.print_all(site, as_json=arguments.json)
+    elif arguments.json:
+        report.print_json()
+    elif arguments.nagios:
+        report.print_nagios()
+    else:
+        report.print_text()
+    if report.bugs:
+        raise report.bugs[0]
+    return report.plugin_status if arguments.nagios else report.status
+
+
+def check(
+    host: Host,
+    layout: Layout,
+    chosen: Sequence[str],
+    *,
+    only: Sequence[str] = (),
+    is_offline: bool = True,
+    writes: bool = False,
+) -> tuple[CheckReport, CheckedSite]:
+    """Check the ``chosen`` jobs and services; without a choice this host, and all that are on."""
+    names = list(chosen) or [name for name in _names() if _is_usual(name)]
+    report = CheckReport(off=[host.off(name) for name in names if not host.is_wanted(name)])
+    # fetch-crl has no service: it runs on the host and has no configuration to check.
+    services = {
+        name: service for name in names if host.is_wanted(name) and (service := _service(name))
+    }
+    depth = Depth.CONFIGURATION if is_offline else Depth.WRITE if writes else Depth.LIVE
+    programs = Programs(host, layout, services, depth=depth)
+    site = CheckedSite(host, layout, clock.now(), programs, writes=writes)
+    known = [*registry.of_programs(list(services)), *registry.PROBES]
+    if only and not any(probe.finds(only) for probe in known):
+        raise UsageError("--only", f"no probe finds {', '.join(only)}", "see the ids in the guide")
+    probes = [
+        probe
+        for probe in known
+        if probe.finds(only)
+        and _is_chosen(probe, site, is_offline=is_offline, is_selected=bool(chosen))
+    ]
+    for outcome in parallel.outcomes(probes, site):
+        report.add(outcome, only=only)
+    report.asked = [name for name in services if name in programs.asked]
+    report.sort()
+    return report, site
+
+
+def _is_chosen(probe: Probe, site: CheckedSite, *, is_offline: bool, is_selected: bool) -> bool:
+    if is_selected and probe.needs is not Need.CONFIGURATION:
+        return False
+    if probe.needs is Need.MACHINE and site.layout.root != Path("/"):
+        return False
+    if is_offline and not probe.needs.is_offline:
+        return False
+    if probe.writes and not site.writes:
+        return False
+    return probe.flow is None or site.is_on(probe.flow)
+
+
+def _rows(words: Sequence[str]) -> list[str]:
+    rows = [row for word in words for row in word.split(",") if row]
+    for row in rows:
+        if not _ROW.fullmatch(row):
+            raise UsageError("--only", f"{row!r} is no id", "write ids such as C30 or C30.a")
+    return rows
+
+
+def _names() -> list[str]:
+    return [*inventory.JOBS, *inventory.SERVICES]
+
+
+def _is_usual(name: str) -> bool:
+    return name in inventory.SERVICES or inventory.JOBS[name].is_scheduled
+
+
+def _service(name: str) -> str:
+    return name if name in inventory.SERVICES else inventory.JOBS[name].service
+
+
+def _members(name: str) -> Sequence[str]:
+    """Return the job or service of this name, or the services of the unit."""
+    if name in _names():
+        return [name]
+    if name in inventory.UNITS:
+        return inventory.UNITS[name]
+    known = [*_names(), *inventory.UNITS]
+    hint = did_you_mean(name, known, otherwise=f"write one of {', '.join(known)}")
+    raise UsageError(name, "there is no such job or service", hint)
+
+
+VERB = cli.Program(
+    "check",
+    "Find what does not work on this host, in its configuration, and in what it contacts.",
+    add_arguments,
+    run,
+)

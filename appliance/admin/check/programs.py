@@ -1,0 +1,190 @@
+"""Checks of programs, all at the same time, each in its own container.
+
+They begin when the first probe asks for an answer. If the engine has not yet made all networks of
+the compose file, one container follows the other: Compose 1.29 makes a missing network twice if two
+commands need it at the same time, and no service could start then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from appliance.admin import inventory
+from appliance.admin.check import inside, trust
+from appliance.admin.check.finding import identify, of_error
+from appliance.admin.check.inside import CheckAnswer, Depth
+from appliance.admin.images import needed
+from appliance.admin.run import hostkey
+from appliance.admin.runtime.engine import Engine
+from appliance.admin.service import kept
+from appliance.admin.settings import Host
+from appliance.core import clock
+from appliance.core.config.settings import Value
+from appliance.core.run.errors import ApplianceError, ConfigurationError, LocalFailure
+from appliance.core.run.finding import Finding
+from appliance.core.run.layout import Layout
+
+_FRESH = 3.0
+"""Seconds: an editor may still be writing a file that has changed so recently."""
+_PAUSE = 1.0
+_AT_ONCE = 4
+"""Containers at the same time; each uses a processor for a second or two."""
+
+
+class Programs:
+    """The programs that are checked, and their answers."""
+
+    def __init__(
+        self, host: Host, layout: Layout, services: Mapping[str, str], *, depth: Depth
+    ) -> None:
+        self.services = services
+        """By job or service, the service of the compose file."""
+        self._host, self._layout, self._depth = host, layout, depth
+        self._lock = threading.Lock()
+        self._answers: dict[str, Future[_ProgramAnswer]] = {}
+
+    def findings(self, name: str) -> Sequence[Finding]:
+        """Return what the check of a program has found; waits for it."""
+        return self._begun()[name].result().findings
+
+    @property
+    def values(self) -> Sequence[Value]:
+        """Return the values that all programs have read; waits for them."""
+        return [value for one in self._begun().values() for value in one.result().values]
+
+    @property
+    def asked(self) -> list[str]:
+        """Return the programs that have answered until now."""
+        return [
+            name for name, one in self._answers.items() if one.done() and one.result().is_answer
+        ]
+
+    def _begun(self) -> Mapping[str, Future[_ProgramAnswer]]:
+        with self._lock:
+            if not self._answers and self.services:
+                self._answers = {name: Future() for name in self.services}
+                threading.Thread(target=self._ask_all, daemon=True).start()
+        return self._answers
+
+    def _ask_all(self) -> None:
+        try:
+            at_once = _AT_ONCE if self._host.is_native or self._has_networks() else 1
+        except ApplianceError as error:
+            failed = _ProgramAnswer((of_error("", error, identifier="C04.a"),), (), is_answer=False)
+            for future in self._answers.values():
+                future.set_result(failed)
+            return
+        gate = threading.Semaphore(at_once)
+        for name in self.services:
+            gate.acquire()
+            threading.Thread(target=self._answer, args=(name, gate), daemon=True).start()
+
+    def _has_networks(self) -> bool:
+        with Engine(self._host.socket) as engine:
+            return inside.networks(self._host) <= engine.networks()
+
+    def _answer(self, name: str, gate: threading.Semaphore) -> None:
+        future = self._answers[name]
+        try:
+            future.set_result(self._ask(name, self.services[name]))
+        except BaseException as error:  # noqa: BLE001  it belongs to the probe that waits for it
+            future.set_exception(error)
+        finally:
+            gate.release()
+
+    def _ask(self, name: str, service: str) -> _ProgramAnswer:
+        host, layout = self._host, self._layout
+        try:
+            # A connection of its own: the SDK's is not made for several threads.
+            with contextlib.nullcontext() if host.is_native else Engine(host.socket) as engine:
+                answer = _noted(engine, name, service, host, layout, depth=self._depth)
+        except (ApplianceError, OSError) as error:
+            return _ProgramAnswer(tuple(_of_failure(name, error)), (), is_answer=False)
+        return _ProgramAnswer(answer.findings, answer.values, is_answer=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _ProgramAnswer:
+    """The answer of a program, or the findings that explain why there is none."""
+
+    findings: tuple[Finding, ...]
+    values: tuple[Value, ...]
+    is_answer: bool
+
+
+def _noted(
+    engine: Engine | None, name: str, service: str, host: Host, layout: Layout, *, depth: Depth
+) -> CheckAnswer:
+    """Check a program; note a service that passes, so that its start does not check it again."""
+    if engine is None:
+        return patiently(name, service, host, layout, depth=depth)
+    image = next(iter(needed.require(engine, host, [service]).values()))
+    is_service = name in inventory.SERVICES
+    before = kept.take(service, host, layout, image=image) if is_service else None
+    answer = patiently(name, service, host, layout, depth=depth)
+    # An editor may have replaced a file in between; it is unknown which one was checked.
+    if before and answer.is_usable and before == kept.take(service, host, layout, image=image):
+        kept.note_check(before, service, layout)
+    return answer
+
+
+def patiently(
+    name: str, service: str, host: Host, layout: Layout, *, depth: Depth = Depth.CONFIGURATION
+) -> CheckAnswer:
+    """Check a program; check again if a file with an error is just being written."""
+    try:
+        answer = _ask(name, service, host, layout, depth)
+    except ApplianceError as error:
+        # A file that exists now has been replaced meanwhile; any other one is missing.
+        if not Path(error.subject).is_absolute() or not Path(error.subject).exists():
+            raise
+        answer = None  # an editor has just replaced the file by renaming a new one
+    if answer is None or any(one.is_error and _is_fresh(one.path) for one in answer.findings):
+        time.sleep(_PAUSE)
+        answer = _ask(name, service, host, layout, depth)
+    return answer
+
+
+def _ask(name: str, service: str, host: Host, layout: Layout, depth: Depth) -> CheckAnswer:
+    job = inventory.JOBS.get(name)
+    if job is None:
+        return inside.ask(name, service, host, layout, depth=depth)
+    warnings: list[str] = []
+    with hostkey.staged(
+        job, layout, at=clock.now(), name=f"check-{name}", warn=warnings.append
+    ) as mounts:
+        answer = inside.ask(name, service, host, layout, mounts=mounts, depth=depth)
+    return replace(
+        answer, findings=(*answer.findings, *(trust.of_warning(name, one) for one in warnings))
+    )
+
+
+def _is_fresh(path: str) -> bool:
+    try:
+        return abs(time.time() - Path(path).stat().st_mtime) < _FRESH
+    except OSError:
+        return False
+
+
+def _of_failure(name: str, error: ApplianceError | OSError) -> Iterator[Finding]:
+    known = error if isinstance(error, ApplianceError) else LocalFailure.from_os(error)
+    if isinstance(known, ConfigurationError):
+        for problem in known.problems:
+            row = identify(problem.option, problem.text)
+            yield Finding(str(problem.path), problem.line, problem.option, problem.text, row, name)
+    elif row := trust.row_of(known):
+        yield of_error(name, known, identifier=row)
+    else:
+        yield of_error(name, known, identifier=_row_of_image(known.cause))
+
+
+def _row_of_image(cause: str) -> str:
+    if "as in" in cause and "images.lock" in cause:
+        return "C04.d"
+    return "C04.c" if "image" in cause else "C04"
