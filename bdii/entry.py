@@ -1,4 +1,4 @@
-"""Entries that are read from disk when somebody needs them.
+"""Entries that are read from disk when they are needed.
 
 A tree of a hundred thousand entries has a hundred megabytes of text, of which a cycle needs the few
 entries that have changed. In memory there is for each entry its place in a file, a digest of its
@@ -55,7 +55,7 @@ class Traits:
 
 
 class LazyEntry(Entry):
-    """An entry whose attributes are made anew each time that somebody asks for them."""
+    """An entry whose attributes are made again for each reader."""
 
     __slots__ = ()
 

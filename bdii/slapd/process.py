@@ -1,4 +1,4 @@
-"""slapd as a process of its own: started, found again, started anew when it has ended.
+"""slapd as a process of its own: started, found again, restarted when it has ended.
 
 slapd outlives the program that started it, which may be killed or crash: clients are served on. The
 next program takes it over (`Slapd.adopt`), and learns from slapd itself which entries it serves. A

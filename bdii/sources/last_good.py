@@ -384,7 +384,7 @@ def _older_if_same(old: Entry | None, new: Entry, usual: tuple[str, str]) -> Ent
     """Return the old entry if the new one has its content; None if the new one replaces it.
 
     A creation time that is not ``usual`` was given while the clock was wrong, or long ago. It is
-    given anew: readers reject what is from the future, and take what is older than two years for
+    replaced: readers reject a time in the future, and take an entry of more than two years for
     abandoned.
     """
     if old is None or not is_same(old, new, ignoring=CREATION_TIME):

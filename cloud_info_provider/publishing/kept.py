@@ -154,7 +154,7 @@ class KeptDocument:
         """Check whether a document that lacks ``gone`` of ``size`` objects waits, and note it.
 
         Only the machine's uptime counts, because a clock that is set forward confirms nothing. A
-        restart of the machine begins the wait anew.
+        restart of the machine restarts the wait.
         """
         if not shrink.is_held(removed=gone, size=size):
             return False
@@ -226,7 +226,7 @@ class KeptDocument:
 
 
 def _held_since(entry: Any) -> Moment | None:
-    """Return the beginning of a hold in a state; one without uptime begins anew."""
+    """Return the beginning of a hold in a state; a hold without uptime starts again."""
     since = entry.get("held_since")
     if not since:
         return None

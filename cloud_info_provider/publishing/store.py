@@ -115,7 +115,7 @@ def upload(
         replacing: a foreign object that may be replaced, or removed if it has another name.
 
     Raises:
-        Unavailable: the store failed, or has an object of the same GOCDB id of somebody else.
+        Unavailable: the store failed, or has an object of the same GOCDB id from another writer.
 
     """
     name, key = _identity(content)
@@ -222,7 +222,7 @@ def _check(store: ObjectStore, name: str, content: bytes) -> None:
 
 
 def _remove(store: ObjectStore, name: str, listed: Mapping[str, str], memory: StoreMemory) -> None:
-    """Remove an object of ours under an earlier name, unless somebody else has replaced it."""
+    """Remove an object of ours under an earlier name, unless another writer has replaced it."""
     # a store without a listing shows only the object that it is asked for
     found = listed if name in listed else store.tags(name)
     if name in found and not memory.is_ours(name, found[name]):

@@ -131,7 +131,7 @@ def _first_seen(letter: DeadLetter) -> str:
 
     try:
         return stamp(clock.parse(letter.first_seen))
-    except ValueError:  # a field that somebody has changed
+    except ValueError:  # a field that was edited
         return ""
 
 
