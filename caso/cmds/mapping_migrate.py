@@ -47,6 +47,9 @@ def migrate(arguments: argparse.Namespace) -> ExitStatus:
     if tagged and not configuration.tag:
         raise UsageError("--migrate-projects", "the configuration has no tag", "set caso_tag")
     _refuse_two_vos(configuration)
+    if not configuration.mapping.entries and not tagged:
+        print(f"{configuration.mapping.path}: names no project; nothing is to be copied")
+        return ExitStatus.DONE
     if configuration.is_dry_run:
         print(
             "Nothing is changed. Run these as an administrator, or run again with --nodry-run:",

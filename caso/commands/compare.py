@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from appliance.core.run import cli, output
+from appliance.core.run import cli, output, place
 from appliance.core.run.errors import ExitStatus
 from caso.commands import months
 from caso.commands import shadow as shadow_verb
@@ -76,7 +76,10 @@ class _Sums:
 
 
 def _run(arguments: argparse.Namespace) -> ExitStatus:
-    """Print the comparison; the exit status is 1 if a difference has no known cause."""
+    """Print the comparison.
+
+    The exit status is 1 if a difference has no known cause, or if no message of cASO was kept.
+    """
     shadow = shadow_verb.chosen(arguments, cli.layout(arguments))
     begun = shadow.begun()
     ours = rows.read_ours(shadow.spool("cloud"))
@@ -94,8 +97,8 @@ def _run(arguments: argparse.Namespace) -> ExitStatus:
     else:
         for line in _lines(sums, ours, theirs):
             output.line(line)
-    is_good = not sums.unexplained and not ours.unread and not theirs.unread
-    return ExitStatus.DONE if is_good else ExitStatus.PARTLY
+    faults = (sums.unexplained, ours.unread, theirs.unread, not theirs.messages)
+    return ExitStatus.PARTLY if any(faults) else ExitStatus.DONE
 
 
 def _lines(sums: _Sums, ours: UsageSide, theirs: UsageSide) -> Iterator[str]:
@@ -103,6 +106,9 @@ def _lines(sums: _Sums, ours: UsageSide, theirs: UsageSide) -> Iterator[str]:
         f"{ours.messages} messages of ours, {theirs.messages} of cASO;"
         f" the last runs ended at {_last(ours)} and {_last(theirs)}"
     )
+    if not theirs.messages:
+        command = place.command("caso", "caso", "shadow", "--only-keep")
+        yield f"no message of cASO was kept: after its next run, and before the sender's: {command}"
     for side, name in ((ours, "ours"), (theirs, "cASO's")):
         if side.unread:
             yield f"{side.unread} records of {name} cannot be read and are not compared"
@@ -125,7 +131,8 @@ def _lines(sums: _Sums, ours: UsageSide, theirs: UsageSide) -> Iterator[str]:
             f" {_signed(sums.cpu[cause])} CPU hours: {EXPLANATIONS[cause]}"
         )
     yield from map(_line, sums.shown)
-    yield _verdict(sums)
+    if theirs.messages:  # otherwise all is explained by runs of cASO that have yet to come
+        yield _verdict(sums)
 
 
 def _verdict(sums: _Sums) -> str:

@@ -51,7 +51,10 @@ def kinds(settings: Settings, name: str) -> tuple[RecordKind[Any], ...]:
 def _usable(settings: Settings, wanted: set[str]) -> tuple[str, ...]:
     """Return the kinds that a source gives."""
     given = _of_sources(settings)
-    for kind in sorted(wanted & set(KNOWN) - set(given)) if given else ():
+    entry = settings.where("DEFAULT", "extractor")
+    # A flag is for one run, which leaves other kinds out on purpose. It has no line.
+    is_in_file = entry is not None and entry.line > 0
+    for kind in sorted(wanted & set(KNOWN) - set(given)) if given and is_in_file else ():
         source = next(name for name, kinds in SERVICES.items() if kind in kinds)
         words = f"{kind} records are asked for, but {source} is missing; add it"
         settings.warn("DEFAULT", "extractor", words)

@@ -390,6 +390,20 @@ def test_the_verb_compares_a_period(
     assert ended_with.value.code == 2
 
 
+def test_without_a_message_of_caso_nothing_is_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender that is faster than the shadow takes all of them away."""
+    path = shadowed(tmp_path, [alive(FIRST, "a"), alive(SECOND, "a")], [])
+    status, text, _ = verb(capsys, monkeypatch, "--directory", str(path))
+    assert status == 1
+    assert (
+        "no message of cASO was kept: after its next run, and before the sender's: caso shadow"
+        " --only-keep" in text.splitlines()
+    )
+    assert "equal or explained" not in text
+
+
 def test_records_that_cannot_be_read_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -269,6 +269,11 @@ def test_kinds_without_their_source_are_reported(tmp_path: Path) -> None:
         "storage records are asked for, but cinder is missing; add it"
     ]
     assert [kind.name for kind in read.messengers[0].kinds] == ["cloud"]
+    # A run for some kinds leaves others out on purpose.
+    text = text.replace("extractor = nova\n", "") + f"[ssm]\noutput_path_storage = {tmp_path}/x"
+    read = load(tmp_path, text, "--extractor", "nova")
+    assert read.warnings == ()
+    assert [kind.name for kind in read.messengers[0].kinds] == ["cloud"]
 
 
 def test_several_properties_may_hold_the_vo(tmp_path: Path) -> None:

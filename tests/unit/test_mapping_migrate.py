@@ -54,6 +54,16 @@ def test_the_same_twice_and_other_domains_are_no_conflict(
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+@pytest.mark.parametrize("flags", [(), ("--nodry-run",)])
+def test_nothing_to_copy(
+    flags: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert migrate(tmp_path, {}, *flags) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{tmp_path}/voms.json: names no project; nothing is to be copied\n"
+    assert "Run these" not in shown.err
+
+
 def test_no_tag_to_give(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         migrate(tmp_path, {"vo.x": {"projects": ["a"]}}, "--migrate-projects", option="caso_tag =")
