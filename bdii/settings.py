@@ -183,10 +183,7 @@ def _check(options: Settings, settings: BdiiSettings) -> None:
     if not _HOST.fullmatch(settings.hostname):
         text = f"{settings.hostname!r} is not a host name; write printable ASCII without blanks"
         options.error(SECTION, "BDII_HOSTNAME", text)
-    for option, instead in IGNORED["bdii.conf"].items():
-        options.accept(SECTION, [option])
-        if options.where(SECTION, option) is not None:
-            options.warn(SECTION, option, f"has no effect here: {instead}")
+    options.ignore(SECTION, IGNORED["bdii.conf"])
     if len(bytes(settings.socket)) > _SOCKET_LENGTH:
         text = f"'{settings.run}' is too long for a socket; use a path of at most 90 characters"
         options.error(SECTION, "BDII_RUN_DIR", text)

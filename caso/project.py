@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, partial
 
-from appliance.core import clock
+from appliance.core import causes, clock
 from appliance.core.cloud.hops import LoginFailure
 from appliance.core.cloud.identity import UserNames
 from appliance.core.cloud.image import ImageProperties
@@ -411,7 +411,7 @@ class _Reading:
             text = kind.render(record)
             return Unaccountable(key, "; ".join(checked.faults), text, found.kind, record)
         except ArithmeticError as error:
-            reason = f"its figures cannot be computed: {error}"
+            reason = f"its figures cannot be computed: {causes.of_answer(error)}"
             return Unaccountable(record.key, reason, repr(record))
 
     def _refuse(self, refused: Unaccountable) -> None:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from appliance.core import files
+from appliance.core import causes, files
 from appliance.core.run.errors import LocalFailure
 from caso.kinds.kind import UsageRecord
 from caso.kinds.registry import KINDS
@@ -69,7 +69,7 @@ class RefusedRecord:
         try:
             found: UsageRecord = from_json(KINDS[self.kind].record, self.stored)
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-            words = f"its record cannot be read: {error}"
+            words = f"its record cannot be read: {causes.of_answer(error)}"
             raise LocalFailure(self.path, words, "extract its month again") from error
         return found
 

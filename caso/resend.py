@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from appliance.core import clock
+from appliance.core import causes, clock
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.run.record import RunRecord
 from caso import quarantine, run
@@ -115,6 +115,6 @@ def _judged(entry: RefusedRecord, configuration: CasoConfiguration) -> UsageReco
     try:
         checked = KINDS[entry.kind].check(record, clock.now())
     except ArithmeticError as error:
-        return f"its figures cannot be computed: {error}"
+        return f"its figures cannot be computed: {causes.of_answer(error)}"
     found: UsageRecord = checked.record
     return "; ".join(checked.faults) or found

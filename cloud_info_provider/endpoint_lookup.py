@@ -112,7 +112,8 @@ class EndpointLookup:
                 words = f"; the answer of {kept.read[:10]} stays" if kept.read else ""
                 logger.warning("%s%s", error, words)
             except Exception as error:  # it must cost nothing but itself
-                logger.warning("look-up of the endpoint: %s: %s", type(error).__name__, error)
+                words = f"{type(error).__name__}: {error}"
+                logger.warning("look-up of the endpoint: bug in this program: %s", words)
                 logger.debug("look-up of the endpoint", exc_info=True)
             else:
                 kept.value, kept.read = value, kept.asked

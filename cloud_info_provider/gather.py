@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from appliance.core import clock
+from appliance.core import causes, clock
 from appliance.core.cloud import identity, offer, vo
 from appliance.core.cloud.compute import Servers
 from appliance.core.cloud.hops import LoginFailure
@@ -137,7 +137,7 @@ def _attempt(account: ProviderAccount, share: ShareSettings) -> _Answered | _Unr
         return _Unread(log.redact(" ".join(str(error).split())), error)
     except Exception as error:  # an unexpected answer must stop this VO only
         logger.debug("%s", share.vo, exc_info=True)
-        reason = f"unexpected answer from the cloud: {type(error).__name__}: {error}"
+        reason = f"unexpected answer from the cloud: {causes.of_answer(error)}"
         return _Unread(log.redact(" ".join(reason.split())))
 
 
@@ -187,7 +187,7 @@ def _converted(
         try:
             found.append(convert(item))
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            faults.append(f"{kind} {item.get('id')!r}: {type(error).__name__}: {error}")
+            faults.append(f"{kind} {item.get('id')!r}: {causes.of_answer(error)}")
     if faults and not found:
         raise Unavailable(f"the cloud's {kind}s", f"cannot be understood: {faults[0]}", CHECK_LOGS)
     for fault in faults:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from appliance.core import hosts, proxy
+from appliance.core import causes, hosts, proxy
 from appliance.core.run.errors import Unavailable
 from cloud_info_provider.facts import GocdbEntry
 
@@ -59,7 +59,7 @@ def _get(base: str, timeout: timedelta) -> bytes:
     except requests.exceptions.ProxyError as error:
         raise Unavailable(host, *proxy.explain(base, error, "no answer")) from error
     except requests.exceptions.RequestException as error:
-        words = f"GOCDB cannot be reached: {type(error).__name__}"
+        words = f"GOCDB cannot be reached: {causes.of_connection(error)}"
         raise Unavailable(host, words, "check the network and --gocdb-url") from error
     if answer.status_code != _OK:
         raise Unavailable(host, f"GOCDB answers {answer.status_code}", "check --gocdb-url")

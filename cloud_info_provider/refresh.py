@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from appliance.core import hosts, proxy
+from appliance.core import causes, hosts, proxy
 from appliance.core.cloud.hops import ISSUER, LoginDenied, LoginFailure, LoginUnavailable
 from appliance.core.cloud.login import Access
 from appliance.core.run import log, place
@@ -67,7 +67,7 @@ def _ask(refresh: TokenRefresh, access: Access) -> requests.Response:
             error
         )
     except requests.exceptions.RequestException as error:
-        words = f"{ISSUER} cannot be reached: {type(error).__name__}"
+        words = f"{ISSUER} cannot be reached: {causes.of_connection(error)}"
         raise LoginUnavailable(host, words, f"check {where} and the network") from error
 
 

@@ -82,4 +82,4 @@ def parse(text: str) -> datetime:
     try:
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except OverflowError as error:  # a zone may move the first or last day out of the calendar
-        raise ValueError(text) from error
+        raise ValueError(f"{text!r} is out of the calendar") from error

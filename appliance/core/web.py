@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance.core import hosts, proxy
+from appliance.core import causes, hosts, proxy
 from appliance.core.run import place
 from appliance.core.run.errors import CHECK_LOGS, Unavailable
 
@@ -64,12 +64,12 @@ def send(
         raise Unavailable(host, *proxy.explain(url, error, "no answer")) from error
     except requests.exceptions.SSLError as error:
         remedy = place.trust_remedy(server.trust)
-        raise Unavailable(host, f"its TLS certificate is not trusted: {error}", remedy) from error
+        raise Unavailable(host, f"its TLS certificate is not trusted: {causes.of_connection(error)}", remedy) from error
     except requests.exceptions.Timeout as error:
         words = f"does not answer within {server.timeout.total_seconds():g} s"
         raise Unavailable(host, words, CHECK_LOGS) from error
     except requests.exceptions.RequestException as error:
-        words = f"cannot be reached: {type(error).__name__}"
+        words = f"cannot be reached: {causes.of_connection(error)}"
         raise Unavailable(host, words, "check the URL, the network and the service") from error
 
 

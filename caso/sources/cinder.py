@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from appliance.core import causes
 from appliance.core.cloud.session import Scope
 from appliance.core.cloud.storage import SERVICE, Volume, volumes
 from caso.kinds.months import ExtractionWindow, first_moment
@@ -95,7 +96,8 @@ class ProjectVolumes:
             try:
                 present = described.describe(volume)
             except (LookupError, TypeError, AttributeError, ValueError) as error:
-                reason = f"Cinder's description of the volume is incomplete or wrong: {error!r}"
+                words = causes.of_answer(error)
+                reason = f"Cinder's description of the volume is incomplete or wrong: {words}"
                 yield Unaccountable(str(volume["id"]), reason, json.dumps(volume), _KIND)
                 # It exists, as it was: otherwise it would count as deleted.
                 seen += [SeenThing(volume["id"], one.facts, one.user) for one in _open(known)]

@@ -13,7 +13,7 @@ from datetime import datetime
 from ipaddress import ip_address
 from typing import Any
 
-from appliance.core import clock
+from appliance.core import causes, clock
 from appliance.core.cloud.compute import Servers
 from appliance.core.cloud.network import SERVICE, FloatingIP, floating_ips
 from appliance.core.cloud.session import Scope
@@ -46,7 +46,8 @@ class NeutronSource:
             try:
                 addresses.append(_address(described, owners))
             except (LookupError, TypeError, AttributeError, ValueError) as error:
-                reason = f"Neutron's description of the address is incomplete or wrong: {error!r}"
+                words = causes.of_answer(error)
+                reason = f"Neutron's description of the address is incomplete or wrong: {words}"
                 yield Unaccountable(str(described["id"]), reason, json.dumps(described), _KIND)
         for moment, user_id, version, number in counts(addresses, window.of_present()):
             owner = user_id or str(scope.project_id)

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from appliance.core import clock
+from appliance.core import causes, clock
 from caso.kinds.cloud import Benchmark, CloudRecord, ServerStatus
 from caso.kinds.months import Cut, ExtractionWindow, cuts
 from caso.kinds.text import fit
@@ -108,8 +108,9 @@ def reading() -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        words = causes.of_answer(error)
         raise NotUnderstood(
-            f"Nova's description of the server is incomplete or wrong: {error!r}"
+            f"Nova's description of the server is incomplete or wrong: {words}"
         ) from error
 
 

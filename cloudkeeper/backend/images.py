@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from appliance.core import clock
+from appliance.core import causes, clock
 from appliance.core.cloud import glance
 from appliance.core.cloud.glance import Glance, GlanceRefusal, Image
 from appliance.core.run.errors import ApplianceError
@@ -130,7 +130,7 @@ class ProjectImages:
             self.tally.fail(
                 Failed(
                     f"project {self.name}: image {image.get('id')}",
-                    f"its properties are invalid: {type(error).__name__}: {error}",
+                    f"its properties are invalid: {causes.of_answer(error)}",
                     "correct or delete it; until then it is ignored",
                     status=CallStatus.RESOURCE_RETRIEVAL,
                 )

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
+from appliance.core import causes
 from appliance.core.cloud.glance import Glance
 from appliance.core.cloud.session import Cloud, Scope
 from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
@@ -264,7 +265,7 @@ class Run:
     def _note_nonsense(self, name: str, error: Exception) -> Failed:
         failure = Failed(
             f"project {name}",
-            f"cannot read an answer of the cloud: {type(error).__name__}: {error}",
+            f"cannot read an answer of the cloud: {causes.of_answer(error)}",
             status=CallStatus.RESOURCE_RETRIEVAL,
         )
         self.tally.fail(failure)

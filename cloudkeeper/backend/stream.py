@@ -28,7 +28,7 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import SplitResult, urlsplit
 
-from appliance.core import hosts
+from appliance.core import causes, hosts
 from cloudkeeper.backend.data_places import DataPlaces
 from cloudkeeper.backend.digests import PENDING, Digests
 from cloudkeeper.backend.errors import Failed
@@ -379,7 +379,7 @@ def _ask(
         connection.request("GET", target, headers={"Accept-Encoding": "identity", **headers})
         response = connection.getresponse()
     except (OSError, http.client.HTTPException, ValueError) as error:
-        words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        words = getattr(error, "strerror", None) or causes.of_connection(error)
         where = hosts.of_url(data.location) if image_socket.socket_of(data.location) is None else ""
         raise transfer_failure(
             data,

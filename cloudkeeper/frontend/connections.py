@@ -14,7 +14,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from appliance.core import proxy
+from appliance.core import causes, proxy
 from appliance.core.proxied_session import ProxiedSession
 from appliance.core.run.errors import ApplianceError, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
@@ -79,7 +79,7 @@ def cause(error: BaseException) -> str:
         return "no answer in time"
     if isinstance(inner, OSError) and inner.strerror:
         return inner.strerror.lower()
-    return type(inner).__name__
+    return causes.of_connection(inner)
 
 
 class _Adapter(HTTPAdapter):

@@ -145,11 +145,7 @@ class _SourcesReader:
 
     def read(self, name: str, entry: Setting) -> None:
         found = self.settings
-        ignored = SOURCES_IGNORED
-        found.accept(name, ignored)
-        for option in ignored:
-            if found.where(name, option):
-                found.warn(name, option, "has no effect here")
+        found.ignore(name, SOURCES_IGNORED)
         self._refuse_subscriptions(name)
         if name == _SHARED and not found.where(name, "type"):
             self._read_shared()

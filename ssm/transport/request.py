@@ -246,7 +246,7 @@ def _explain(
         case http.client.IncompleteRead():
             return Interrupted(subject, "breaks off in the middle of an answer", LASTS)
         case http.client.HTTPException():
-            return Interrupted(subject, f"does not answer in HTTP: {type(error).__name__}", LOOK)
+            return Interrupted(subject, "does not answer in HTTP", LOOK)
         case _:
             words = (error.strerror or str(error)).lower()
             return Interrupted(

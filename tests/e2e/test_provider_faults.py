@@ -85,7 +85,7 @@ FAULTS = {
     ),
     "flavors-short": (
         Fault("/flavors/detail", body=b'{"flavors": [{"id": "1"}]}'),
-        "the cloud's flavors: cannot be understood: flavor '1': KeyError: 'vcpus'",
+        "the cloud's flavors: cannot be understood: flavor '1': it lacks 'vcpus'",
     ),
     "flavors-number": (
         Fault("/flavors/detail", body=b'{"flavors": [7]}'),

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from appliance.core.run import log
 from appliance.core.run.layout import Layout
 from bdii import settings
 from bdii.ignored import IGNORED
@@ -20,14 +23,14 @@ UPSTREAM = {
     "BDII_READ_TIMEOUT": "300",
     "BDII_BREATHE_TIME": "120",
     "BDII_DELETE_DELAY": "7",
-    "BDII_ARCHIVE_SIZE": "0",
+    "BDII_ARCHIVE_SIZE": "10",
     "BDII_USER": "ldap",
     "BDII_VAR_DIR": "/var/lib/bdii",
     "BDII_IPV6_SUPPORT": "yes",
     "SLAPD_HOST": "192.0.2.1",
     "SLAPD_HOST6": "2001:db8::1",
     "SLAPD_PORT": "2171",
-    "BDII_RAM_DISK": "no",
+    "BDII_RAM_DISK": "yes",
     "BDII_RAM_SIZE": "1500M",
     "SLAPD_CONF": "/etc/bdii/bdii-slapd.conf",
     "SLAPD": "/usr/sbin/slapd",
@@ -37,7 +40,10 @@ UPSTREAM = {
 }
 
 
-def test_every_key_of_upstream_acts_or_is_reported(tmp_path: Path) -> None:
+def test_every_key_of_upstream_acts_or_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_is_checking", True)
     file = tmp_path / "bdii.conf"
     file.write_text("".join(f"{key}={value}\n" for key, value in UPSTREAM.items()))
     read, warnings = settings.read(file, layout=Layout(tmp_path))
@@ -48,3 +54,13 @@ def test_every_key_of_upstream_acts_or_is_reported(tmp_path: Path) -> None:
     assert len(warnings) == sum(key in IGNORED["bdii.conf"] for key in UPSTREAM)
     assert read.plugin_directory == Path("/var/lib/bdii/gip/plugin")
     assert (read.addresses, read.port) == (("192.0.2.1", "2001:db8::1"), 2171)
+
+
+def test_keys_without_effect_are_one_line_in_a_run(tmp_path: Path) -> None:
+    file = tmp_path / "bdii.conf"
+    file.write_text("BDII_USER=ldap\nBDII_RAM_DISK=no\nDELAYED_DELETE=/var/lib/bdii/gone.pkl\n")
+    _, warnings = settings.read(file, layout=Layout(tmp_path))
+    assert [str(one) for one in warnings] == [
+        f"{file}:1: BDII_USER: has no effect here, nor have options of line 3;"
+        " --check-config says why"
+    ]

@@ -201,7 +201,7 @@ def test_the_service_is_away(httpserver: HTTPServer, tmp_path: Path) -> None:
     put(messenger, "storage", [VOLUME])
     httpserver.stop()
     (failure,) = messenger.deliver()
-    assert "cannot be reached: ConnectionError" in str(failure)
+    assert "cannot be reached: connection refused" in str(failure)
     httpserver.start()
 
 

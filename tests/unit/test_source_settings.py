@@ -74,7 +74,7 @@ list:
     assert found.endorser == Endorser("/CN=endorser", "/CN=ca")
     assert found.selection == Selection(wanted=("a", "b"))
     assert [str(warning) for warning in warnings] == [
-        f"{FILE}:4: [harbor] page_size: has no effect here"
+        f"{FILE}:4: [harbor] page_size: has no effect here: the length of pages is fixed"
     ]
 
 

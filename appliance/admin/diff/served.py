@@ -22,7 +22,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from appliance.admin.diff import view
 from appliance.admin.diff.view import SiteView
-from appliance.core import hosts, proxy, site_document
+from appliance.core import causes, hosts, proxy, site_document
 from appliance.core.run.errors import CHECK_LOGS, Unavailable
 from appliance.core.version import __version__
 
@@ -84,7 +84,7 @@ class Reader:
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             if has_expired.is_set():
                 raise _late(where, seconds) from error
-            cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            cause = getattr(error, "strerror", None) or causes.of_connection(error)
             if proxy.is_refusal(error):
                 raise Unavailable(where, *proxy.explain(url, error, cause)) from error
             words = f"cannot be reached: {cause}"

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from keystoneauth1 import exceptions
 from keystoneauth1.adapter import Adapter
 
-from appliance.core import hosts, retry
+from appliance.core import causes, hosts, retry
 from appliance.core.cloud import pages
 from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import CHECK_LOGS, AccessDenied, Unavailable
@@ -261,7 +261,7 @@ class Glance:
                     break
                 yield block
         except OSError as error:  # what requests raises, when the connection is lost
-            words = f"GET {path}: {error}"
+            words = f"GET {path}: {causes.of_connection(error)}"
             raise Unavailable(hosts.of_url(response.url), words, CHECK_LOGS) from error
         finally:
             response.close()

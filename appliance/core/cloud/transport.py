@@ -21,7 +21,7 @@ from typing import Any
 import requests
 from keystoneauth1 import exceptions, session
 
-from appliance.core import clock, hosts, proxy, retry
+from appliance.core import causes, clock, hosts, proxy, retry
 from appliance.core.cloud import hops
 from appliance.core.cloud.bounded import BoundedSession
 from appliance.core.cloud.clocks import Clocks
@@ -298,24 +298,6 @@ def _after_host(error: Exception) -> str:
     return str(error).partition(" ")[2]
 
 
-_CAUSES = (
-    r"certificate verify failed: ([^('\"]+)",
-    r"(doesn't match)",
-    r"\[Errno -?\d+\] ([\w ,]+)",
-    r"(Remote end closed connection without response)",
-    r"([Tt]imed out)",
-)
-
-
-def _cause(error: Exception) -> str:
-    """Return the words about the cause in an error that requests and urllib3 have wrapped."""
-    text = str(error)
-    for pattern in _CAUSES:
-        if found := re.search(pattern, text):
-            return found[1].strip().lower()
-    return text.rpartition(": ")[2].strip("'\")(")[:100] or type(error).__name__
-
-
 def _is_unmade(error: Exception) -> bool:
     """Check whether a connection was never made: refused, or a name that does not resolve."""
     if isinstance(error.__context__, requests.exceptions.ConnectTimeout):
@@ -340,7 +322,7 @@ def _unreachable(error: Exception, url: str, access: Access) -> Unavailable:
     if isinstance(error, exceptions.SSLError):
         return Unavailable(
             host,
-            f"its TLS certificate is not trusted: {_cause(error)}",
+            f"its TLS certificate is not trusted: {causes.of_connection(error)}",
             place.trust_remedy(f"set {access.trust_option} to the authority that issued it")
             + ", or renew the certificate",
         )
@@ -357,13 +339,13 @@ _HUNG_UP = ("RemoteDisconnected", "ConnectionResetError", "BadStatusLine")
 def _failure(error: Exception, site: str) -> tuple[str, str]:
     """Return cause and remedy of a connection that could not be made."""
     if "ProxyError(" in str(error):  # requests' own, quoted by keystoneauth
-        return proxy.explain(site, error, _cause(error))
+        return proxy.explain(site, error, causes.of_connection(error))
     if site.startswith("http://") and any(word in str(error) for word in _HUNG_UP):
         return (
             "it closes the connection on plain HTTP",
             "write https in the URL if that port expects TLS",
         )
-    return _cause(error), "check the URL, the network and the service"
+    return causes.of_connection(error), "check the URL, the network and the service"
 
 
 def not_in_catalog(wanted: Mapping[str, Any], access: Access) -> Unavailable:
