@@ -40,6 +40,22 @@ class LedgerHistory:
         others = [one for one in self._sightings.of(key) if one.origin != self._origin]
         return _state(others[-1]) if others else None
 
+    def last(self, kind: str, key: str) -> KnownState | None:
+        """Return the last state of a thing of the project."""
+        found = self._sightings.last(self._origin, kind, key)
+        return _state(found) if found else None
+
+    def kept(self, kind: str) -> Mapping[str, KnownState]:
+        """Return what was kept of the project's things."""
+        found = self._sightings.of_kind(kind)
+        return {one.key: _state(one) for one in found if one.origin.project == self._origin.project}
+
+    def keep(self, kind: str, thing: SeenThing) -> None:
+        """Keep what is known of a thing."""
+        if self._is_kept and thing.since is not None:
+            sight = Sight(thing.key, thing.user, thing.facts, thing.since)
+            self._sightings.keep(self._origin, kind, sight)
+
     def listing(self, kind: str) -> ThingListing:
         """Begin a listing."""
         if not self._is_kept:

@@ -159,6 +159,7 @@ class KindLook:
                 service=names.service,
                 facts=one.sighting.facts,
                 amount=last.amount,
+                cpu=last.cpu,
                 measured=last.measured,
                 until=until,
             )

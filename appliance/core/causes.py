@@ -11,7 +11,9 @@ _CONNECTION = (
     r"(Remote end closed connection without response)",
     r"([Tt]imed out)",
 )
-_NO_NUMBER = re.compile(r"(?:invalid literal for int\(\)|could not convert string to float).*?: (.+)")
+_NO_NUMBER = re.compile(
+    r"(?:invalid literal for int\(\)|could not convert string to float).*?: (.+)"
+)
 _NO_TIME = re.compile(r"Invalid isoformat string: (.+)")
 
 

@@ -64,7 +64,9 @@ def send(
         raise Unavailable(host, *proxy.explain(url, error, "no answer")) from error
     except requests.exceptions.SSLError as error:
         remedy = place.trust_remedy(server.trust)
-        raise Unavailable(host, f"its TLS certificate is not trusted: {causes.of_connection(error)}", remedy) from error
+        raise Unavailable(
+            host, f"its TLS certificate is not trusted: {causes.of_connection(error)}", remedy
+        ) from error
     except requests.exceptions.Timeout as error:
         words = f"does not answer within {server.timeout.total_seconds():g} s"
         raise Unavailable(host, words, CHECK_LOGS) from error

@@ -86,7 +86,10 @@ def _run(arguments: argparse.Namespace) -> ExitStatus:
     theirs = rows.read_theirs(shadow.theirs, ours)
     _, unlaunched = shadow.unlaunched()
     evidence = Evidence(
-        int(begun.timestamp()) if begun else 0, shadow.set_aside(), frozenset(unlaunched)
+        int(begun.timestamp()) if begun else 0,
+        shadow.set_aside(),
+        frozenset(unlaunched),
+        shadow.resized(),
     )
     sums = _Sums()
     for one in causes.differences(ours, theirs, evidence):

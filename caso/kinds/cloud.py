@@ -82,6 +82,8 @@ class CloudRecord:
     image: str | None = None
     benchmark: Benchmark | None = None
     cloud_type: str = CLOUD_TYPE
+    charged: timedelta | None = None
+    """CPU time of a server that had other numbers of cores before; None: wall time by cores."""
 
     @property
     def key(self) -> str:
@@ -101,6 +103,8 @@ class CloudRecord:
     @property
     def cpu(self) -> timedelta:
         """Return the CPU time: of all allotted cores, whether they were busy or not."""
+        if self.charged is not None:
+            return self.charged
         return timedelta(seconds=int(self.amount * self.cpu_count))
 
     @property
@@ -239,7 +243,10 @@ def _raised(record: CloudRecord, wall: int) -> CloudRecord:
     reached = timedelta(seconds=wall)
     elapsed = reached + (record.suspended or timedelta(0))
     end = None if record.end is None else record.start + elapsed
-    return replace(record, wall=reached, end=end)
+    charged = record.charged
+    if charged is not None:
+        charged += timedelta(seconds=int((wall - record.amount) * record.cpu_count))
+    return replace(record, wall=reached, end=end, charged=charged)
 
 
 def _facts(record: CloudRecord) -> dict[str, object]:
@@ -258,6 +265,8 @@ def _closed(last: LastSight) -> Iterator[CloudRecord]:
     facts = last.facts
     start = last.measured - last.amount * SECOND
     until = max(last.until, last.measured).replace(microsecond=0)
+    cores = facts["cpu_count"]
+    earlier = last.amount * cores if last.cpu is None else last.cpu
     for cut in cuts(start, until, ExtractionWindow(last.measured, until)):
         yield CloudRecord(
             vm_uuid=last.key,
@@ -270,7 +279,8 @@ def _closed(last: LastSight) -> Iterator[CloudRecord]:
             start=start,
             end=cut.until if cut.has_ended else None,
             wall=cut.until - start,
-            cpu_count=facts["cpu_count"],
+            cpu_count=cores,
+            charged=timedelta(seconds=int(earlier + (cut.until - last.measured) // SECOND * cores)),
             memory=facts["memory"],
             disk=facts["disk"],
             image=facts["image"],

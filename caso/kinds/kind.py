@@ -68,6 +68,8 @@ class LastSight:
     facts: Mapping[str, Any]
     """As `RecordLife.facts` returned them."""
     amount: int
+    cpu: int | None
+    """Seconds of CPU, of a kind that has them."""
     measured: datetime
     """The moment of ``amount``."""
     until: datetime

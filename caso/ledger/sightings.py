@@ -157,6 +157,47 @@ class Sightings:
             ).fetchall()
         return [_sighting(row) for row in found]
 
+    def last(self, origin: Origin, kind: str, key: str) -> Sighting | None:
+        """Return the latest segment of a thing, if that is of this project, in any region."""
+        with self._file.reading() as connection:
+            row = connection.execute(
+                "SELECT * FROM segments WHERE thing = (SELECT id FROM things WHERE kind = ?"
+                " AND key = ?) ORDER BY since DESC LIMIT 1",
+                (names.find_word(connection, kind), names.pack(key)),
+            ).fetchone()
+        found = _sighting(row) if row else None
+        return found if found and found.origin.project == origin.project else None
+
+    def of_kind(self, kind: str) -> list[Sighting]:
+        """Return all segments of a kind of which few things are."""
+        with self._file.reading() as connection:
+            found = connection.execute(
+                "SELECT * FROM segments WHERE thing IN (SELECT id FROM things WHERE kind = ?)",
+                (names.find_word(connection, kind),),
+            ).fetchall()
+        return [_sighting(row) for row in found]
+
+    def keep(self, origin: Origin, kind: str, sight: Sight) -> None:
+        """Write the segment of a thing that begins at ``sight.since``, in place of the one there.
+
+        It is no part of a look.
+        """
+        numbers = self._file.numbers
+        with self._file.transaction() as connection:
+            word, key = numbers.word(connection, kind), names.pack(sight.key)
+            connection.execute(
+                "INSERT OR IGNORE INTO things (kind, key) VALUES (?, ?)", (word, key)
+            )
+            values = (
+                *(seconds(sight.since or moment_of(0)), numbers.origin(connection, origin), word),
+                *(numbers.facts(connection, _text(sight)), numbers.user(connection, sight.user)),
+            )
+            connection.execute(
+                "INSERT OR REPLACE INTO sightings (thing, since, origin, kind, facts, user)"
+                " SELECT id, ?, ?, ?, ?, ? FROM things WHERE kind = ? AND key = ?",
+                (*values, word, key),
+            )
+
     def end(self, kind: str, ends: Iterable[tuple[str, datetime]]) -> None:
         """End the open segments of things (key, moment)."""
         with self._file.transaction() as connection:

@@ -71,8 +71,8 @@ EXPLANATIONS: Mapping[Cause, str] = {
     " life when it has been deleted",
     Cause.SUSPENDED: "the site counts the suspended time of servers apart; cASO does not",
     Cause.BEFORE: "the server ended before the shadow began; cASO has reported it before",
-    Cause.FLAVOR: "the flavor was changed: the two saw different numbers of cores, and each counts"
-    " them for the whole life",
+    Cause.FLAVOR: "the flavor was changed: cASO counts the cores that it saw last for the whole"
+    " life; we count each part with its own cores, as far as the shadow has seen it",
     Cause.DELETED_FLAVOR: "cASO counts a second of CPU time for a server whose flavor was deleted",
     Cause.SET_ASIDE: "our record is in the quarantine of the shadow, with the reason",
     Cause.OURS_MISSING: "our run has no record of the server",
@@ -133,6 +133,8 @@ class Evidence:
     """Server and month of our records in the quarantine."""
     unlaunched: frozenset[str] = frozenset()
     """Servers that were never launched."""
+    resized: frozenset[str] = frozenset()
+    """Servers of which our runs have seen several numbers of cores."""
 
 
 def differences(ours: UsageSide, theirs: UsageSide, evidence: Evidence) -> Iterator[Difference]:
@@ -369,7 +371,8 @@ def _cpu(gap: _Gap, wall: Counter[Cause], difference: int) -> Counter[Cause]:
     rest = difference - found.total()
     if not rest:
         return found
-    if mine and other and mine.cores != other.cores and _is_product(other):
+    is_resized = gap.server.uuid in gap.comparison.evidence.resized
+    if mine and other and _is_product(other) and (is_resized or mine.cores != other.cores):
         cause = Cause.FLAVOR
     elif other and other.cpu <= 1 < other.wall:
         cause = Cause.DELETED_FLAVOR

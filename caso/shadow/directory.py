@@ -28,6 +28,7 @@ from appliance.core.run import lock, place
 from appliance.core.run.errors import ApplianceError, Busy, LocalFailure
 from appliance.core.spool import ElementName, Spool
 from caso import quarantine
+from caso.ledger.ledger import Ledger
 
 _MAX_NOTE = 2**26
 _LONGEST_CHECKPOINT = 2**12
@@ -175,6 +176,13 @@ class Shadow:
         """Return server and month of our records in the quarantine."""
         found = quarantine.entries(self.state / "quarantine")
         return frozenset((one.key, one.month) for one in found if one.kind == "cloud")
+
+    def resized(self) -> frozenset[str]:
+        """Return the servers of which our runs have seen several numbers of cores."""
+        if not self.ledger.exists():
+            return frozenset()
+        with Ledger(self.ledger, read_only=True) as ledger:
+            return frozenset(one.key for one in ledger.sightings.of_kind("cores"))
 
     def unlaunched(self) -> tuple[datetime, set[str]]:
         """Return when Nova was asked for servers without a launch, and the ids of those.

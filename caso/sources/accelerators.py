@@ -18,15 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 
-from appliance.core import clock
 from appliance.core.cloud.compute import Server, Servers
 from caso.kinds.accelerator import Accelerator, AcceleratorRecord, AcceleratorState, durations
 from caso.kinds.months import ExtractionWindow, first_moment
 from caso.kinds.text import fit
 from caso.sources.history import KnownState, LostThing, SeenThing
+from caso.sources.resizes import changed_at
 from caso.sources.server import Life
 from caso.sources.source import ProjectContext, Usage
 
@@ -34,8 +34,6 @@ KIND = "accelerator"
 
 _PAGE = 500
 _OTHER_PROPERTIES = ("pci_passthrough:alias", "resources:VGPU", "resources:PGPU")
-_CHANGES = ("resize", "revertResize")
-"""Actions that change the flavor of a server."""
 _NOTHING: Mapping[str, object] = {}
 
 
@@ -92,20 +90,8 @@ class ServerAccelerators:
         last = replace(known[-1], until=None)
         if last.facts == facts:
             return [*known[:-1], last]
-        since = self._changed(server_id, last.since)
+        since = changed_at(self._servers, server_id, last.since, self._window)
         return [*known[:-1], replace(last, until=since), KnownState(since, None, facts)]
-
-    def _changed(self, server_id: str, after: datetime) -> datetime:
-        """Return when the flavor of a server changed last."""
-        for action in self._servers.actions(server_id):
-            try:
-                started = clock.parse(action["start_time"])
-                is_change = action["action"] in _CHANGES and not action.get("message")
-            except (LookupError, TypeError, ValueError, AttributeError):
-                continue
-            if is_change and after < started <= self._window.end:
-                return started
-        return max(self._window.start, after + timedelta(seconds=1))
 
     def _see(self, server_id: str, user_id: object, state: KnownState) -> None:
         user = user_id if isinstance(user_id, str) else None

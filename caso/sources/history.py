@@ -65,6 +65,15 @@ class History(Protocol):
     def last_elsewhere(self, key: str) -> KnownState | None:
         """Return the last state that a thing had in another project."""
 
+    def last(self, kind: str, key: str) -> KnownState | None:
+        """Return the last state of a thing of the project."""
+
+    def kept(self, kind: str) -> Mapping[str, KnownState]:
+        """Return what was kept of the project's things, by thing."""
+
+    def keep(self, kind: str, thing: SeenThing) -> None:
+        """Keep what is known of a thing beside the listings, instead of what was kept before."""
+
     def listing(self, kind: str) -> ThingListing:
         """Begin a listing."""
 
@@ -87,6 +96,17 @@ class NoHistory:
     def last_elsewhere(self, key: str) -> KnownState | None:  # noqa: ARG002
         """Return no state."""
         return None
+
+    def last(self, kind: str, key: str) -> KnownState | None:  # noqa: ARG002
+        """Return no state."""
+        return None
+
+    def kept(self, kind: str) -> Mapping[str, KnownState]:  # noqa: ARG002
+        """Return nothing."""
+        return {}
+
+    def keep(self, kind: str, thing: SeenThing) -> None:
+        """Forget it."""
 
     def listing(self, kind: str) -> ThingListing:  # noqa: ARG002
         """Begin a listing."""

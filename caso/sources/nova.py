@@ -21,6 +21,7 @@ from caso.kinds.months import BEGINNING, ExtractionWindow
 from caso.kinds.text import fit
 from caso.sources import accelerators
 from caso.sources.listing import OVERLAP, LivedServers
+from caso.sources.resizes import ServerCores
 from caso.sources.server import NotUnderstood, life_of, public_ips, reading, records
 from caso.sources.source import ProjectContext, Source, Unaccountable, Usage
 from caso.sources.suspension import Suspensions
@@ -48,6 +49,7 @@ class NovaSource:
             addresses=_AddressCounts(scope, context.warn),
             suspensions=None if since is None else Suspensions(Servers(scope), since),
         )
+        cores = ServerCores(Servers(scope), window, context) if "cloud" in context.kinds else None
         found = None
         if accelerators.KIND in context.kinds:
             found = accelerators.ServerAccelerators(Servers(scope), window, context)
@@ -55,7 +57,7 @@ class NovaSource:
             for server in servers:
                 _note_owner(server, context)
                 try:
-                    yield from _of_server(server, reach, context, found)
+                    yield from _of_server(server, reach, context, cores, found)
                 except NotUnderstood as error:
                     yield Unaccountable(
                         str(server.get("id")), str(error), json.dumps(server), "cloud"
@@ -72,11 +74,12 @@ def _of_server(
     server: Server,
     window: ExtractionWindow,
     context: ProjectContext,
+    cores: ServerCores | None,
     found: accelerators.ServerAccelerators | None,
 ) -> Iterator[Usage]:
     """Yield the records of a server, kind by kind."""
-    if "cloud" in context.kinds:
-        for record in records(server, window, context):
+    if cores is not None:
+        for record in records(server, window, context, cores):
             yield Usage("cloud", record)
     if found is not None:
         with reading():

@@ -9,7 +9,7 @@
                  is ``unknown``.
     cores,       of the flavor inside the server (microversion 2.47), so that a flavor deleted in
     memory,      the meantime still counts. Disk is root and ephemeral. CPU time is wall time by
-    disk         cores.
+    disk         cores, in parts for a resized server: `caso.sources.resizes`.
     image        the URL of an endorsed image, otherwise the image's id; none for a server booted
                  from a volume.
     wall         from ``created`` on; with ``suspended_since``, without the time since then in which
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -38,7 +38,8 @@ from appliance.core import causes, clock
 from caso.kinds.cloud import Benchmark, CloudRecord, ServerStatus
 from caso.kinds.months import Cut, ExtractionWindow, cuts
 from caso.kinds.text import fit
-from caso.sources import suspension
+from caso.sources import resizes, suspension
+from caso.sources.resizes import ServerCores, Step
 from caso.sources.source import ProjectContext
 
 Server = dict[str, Any]
@@ -79,9 +80,14 @@ class NotUnderstood(Exception):
 
 
 def records(
-    server: Server, window: ExtractionWindow, context: ProjectContext
+    server: Server,
+    window: ExtractionWindow,
+    context: ProjectContext,
+    cores: ServerCores | None = None,
 ) -> Iterator[CloudRecord]:
     """Yield the records of a server, one for each month that the window touches, oldest first.
+
+    ``cores`` knows the resized ones; without it, a server has always had its present flavor.
 
     Raises:
         NotUnderstood: this one server cannot be accounted. Errors of the lookups in ``context``
@@ -92,13 +98,18 @@ def records(
         life = life_of(server)
         born = life.born
         parts = list(cuts(born, life.died, life.reach(window))) if life.launched else []
-        cores = int(server["flavor"]["vcpus"]) if parts else 0
-    if not parts:
+        present = int(server["flavor"]["vcpus"]) if parts else 0
+    if not parts or life.launched is None:
         return
+    steps: Sequence[Step] = (Step(born, present),)
+    if cores is not None:
+        steps = cores.of(server, born, life.launched)
+        if parts[-1].has_ended:
+            cores.end(str(server["id"]), parts[-1].until)
     optional = _OptionalFields(server, context)
     for cut in parts:
         with reading():
-            record = _record(server, born, cut, context, optional, cores=cores)
+            record = _record(server, born, cut, context, optional, steps)
         yield record
 
 
@@ -199,8 +210,7 @@ def _record(
     cut: Cut,
     context: ProjectContext,
     optional: _OptionalFields,
-    *,
-    cores: int,
+    steps: Sequence[Step],
 ) -> CloudRecord:
     status = (
         ServerStatus.COMPLETED
@@ -208,6 +218,11 @@ def _record(
         else _STATUS.get(str(server["status"]).upper(), ServerStatus.UNKNOWN)
     )
     suspended = suspension.of(server, cut.until)
+
+    def used(moment: datetime) -> timedelta:
+        moment = max(moment.replace(microsecond=0), born)
+        return moment - born - (suspension.of(server, moment) or timedelta(0))
+
     return CloudRecord(
         vm_uuid=server["id"],
         site=context.names.site,
@@ -222,7 +237,8 @@ def _record(
         end=cut.until if cut.has_ended else None,
         wall=cut.until - born - (suspended or timedelta(0)),
         suspended=suspended,
-        cpu_count=cores,
+        cpu_count=resizes.cores_at(steps, cut.until),
+        charged=resizes.charged(steps, cut.until, used) if len(steps) > 1 else None,
         memory=optional.memory,
         disk=optional.disk,
         public_ips=optional.public_ips,

@@ -265,6 +265,17 @@ def test_a_resized_server(tmp_path: Path) -> None:
     assert one.cpu == {Cause.CUT: 240, Cause.FLAVOR: 2 * (FIRST - 60 - BORN)}
 
 
+def test_a_resized_server_that_we_count_part_by_part(tmp_path: Path) -> None:
+    """Ours has 2 cores for an hour and 8 since then, as its ledger has seen."""
+    cpu = 2 * HOUR + 8 * (FIRST - BORN - HOUR)
+    ours = [run(FIRST, until("a", FIRST), until("b", FIRST, cores=8, cpu=cpu))]
+    theirs = [run(FIRST, until("a", FIRST), until("b", FIRST, cores=8))]
+    found = compared(tmp_path, ours, theirs, Evidence(resized=frozenset({"b"})))
+    assert found["b", "2026-11"].cpu == {Cause.FLAVOR: -6 * HOUR}
+    unseen = compared(tmp_path, ours, theirs)
+    assert unseen["b", "2026-11"].cpu == {Cause.FIGURES: -6 * HOUR}
+
+
 def test_a_deleted_flavor(tmp_path: Path) -> None:
     """B8: cASO prints a second of CPU time."""
     theirs = [run(FIRST, until("a", FIRST), until("b", FIRST, cpu=1))]

@@ -16,13 +16,15 @@ import requests
 from appliance.core import causes
 
 NOTHING: Any = None
+ANSWER: dict[str, int] = {}
+NOTHING_IN_IT: tuple[int, ...] = ()
 
 
 @pytest.mark.parametrize(
     ("read", "words"),
     [
-        (lambda: {}["vcpus"], "it lacks 'vcpus'"),
-        (lambda: [][0], "a list in it is too short"),
+        (lambda: ANSWER["vcpus"], "it lacks 'vcpus'"),
+        (lambda: NOTHING_IN_IT.__getitem__(0), "a list in it is too short"),
         (lambda: NOTHING["id"], "a value in it has the wrong type"),
         (lambda: NOTHING.id, "a value in it has the wrong type"),
         (lambda: int("many"), "'many' in it is no number"),
