@@ -36,7 +36,7 @@ _NONE = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class CoreStep:
     """The cores that a server had from a moment on."""
 
     since: datetime
@@ -54,18 +54,18 @@ class ServerCores:
         self._warn = context.warn
         self._kept = {key: _steps(one.facts) for key, one in history.kept(KIND).items()}
 
-    def of(self, server: Server, born: datetime, launched: datetime) -> Sequence[Step]:
+    def of(self, server: Server, born: datetime, launched: datetime) -> Sequence[CoreStep]:
         """Return the steps of a server, oldest first; the first one begins with the server."""
         number, cores = str(server["id"]), int(server["flavor"]["vcpus"])
         known = self._kept.get(number)
         is_due = not self._window.is_first and launched >= self._window.start - OVERLAP
         if known is None and is_due and (before := self._before(number)) is not None:
-            known = (Step(born, before),)
+            known = (CoreStep(born, before),)
         if known is None:
-            return (Step(born, cores),)
+            return (CoreStep(born, cores),)
         if known[-1].cores != cores:
             since = self._changed(number, known[-1].since)
-            known = (*known, Step(since, cores))
+            known = (*known, CoreStep(since, cores))
             self._keep(number, known)
         return known
 
@@ -86,14 +86,14 @@ class ServerCores:
         cores = seen.facts.get("cpu_count") if seen else None
         return cores if isinstance(cores, int) else None
 
-    def _keep(self, number: str, steps: Sequence[Step]) -> None:
+    def _keep(self, number: str, steps: Sequence[CoreStep]) -> None:
         self._kept[number] = tuple(steps)
         facts = {one.since.isoformat(): one.cores for one in steps}
         self._history.keep(KIND, SeenThing(number, facts, since=steps[0].since))
 
 
-def _steps(facts: Mapping[str, object]) -> Sequence[Step]:
-    return tuple(Step(clock.parse(since), int(str(facts[since]))) for since in sorted(facts))
+def _steps(facts: Mapping[str, object]) -> Sequence[CoreStep]:
+    return tuple(CoreStep(clock.parse(since), int(str(facts[since]))) for since in sorted(facts))
 
 
 def changed_at(
@@ -116,13 +116,13 @@ def started_at_latest(after: datetime, window: ExtractionWindow) -> datetime:
     return max(window.start, after + timedelta(seconds=1))
 
 
-def cores_at(steps: Sequence[Step], moment: datetime) -> int:
+def cores_at(steps: Sequence[CoreStep], moment: datetime) -> int:
     """Return the cores that a server had at a moment."""
     return next((one.cores for one in reversed(steps) if one.since <= moment), steps[0].cores)
 
 
 def charged(
-    steps: Sequence[Step], until: datetime, used: Callable[[datetime], timedelta]
+    steps: Sequence[CoreStep], until: datetime, used: Callable[[datetime], timedelta]
 ) -> timedelta:
     """Return the CPU time up to a moment; ``used`` returns the wall time up to one."""
     total = _NONE

@@ -39,7 +39,7 @@ from caso.kinds.cloud import Benchmark, CloudRecord, ServerStatus
 from caso.kinds.months import Cut, ExtractionWindow, cuts
 from caso.kinds.text import fit
 from caso.sources import resizes, suspension
-from caso.sources.resizes import ServerCores, Step
+from caso.sources.resizes import CoreStep, ServerCores
 from caso.sources.source import ProjectContext
 
 Server = dict[str, Any]
@@ -101,7 +101,7 @@ def records(
         present = int(server["flavor"]["vcpus"]) if parts else 0
     if not parts or life.launched is None:
         return
-    steps: Sequence[Step] = (Step(born, present),)
+    steps: Sequence[CoreStep] = (CoreStep(born, present),)
     if cores is not None:
         steps = cores.of(server, born, life.launched)
         if parts[-1].has_ended:
@@ -210,7 +210,7 @@ def _record(
     cut: Cut,
     context: ProjectContext,
     optional: _OptionalFields,
-    steps: Sequence[Step],
+    steps: Sequence[CoreStep],
 ) -> CloudRecord:
     status = (
         ServerStatus.COMPLETED
