@@ -38,7 +38,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_columns,
         default=_columns(_USUAL),
         metavar="LIST",
-        help=f"what a line is for: {', '.join(_BY)}; by day, servers alone (default: {_USUAL})",
+        help=f"what a line is for: {', '.join(_BY)}; addresses are of the day of their last count"
+        f" (default: {_USUAL})",
     )
     parser.add_argument("--users", action="store_true", help="a line for each user, by id")
     parser.add_argument(
@@ -85,8 +86,6 @@ def _run(arguments: argparse.Namespace) -> ExitStatus:
     failures: list[ApplianceError] = []
     for spent in _spent(configuration, arguments, failures):
         for day, part in hours.by_day(spent) if "day" in columns else [("", spent)]:
-            if day and part.kind not in hours.CUMULATIVE:
-                continue
             key = (part.kind, *(_value(part, column, day) for column in columns))
             lines.setdefault(key, _Line()).add(part, priced)
     _print(arguments, columns, sorted(lines.items(), key=_order), priced)

@@ -4,11 +4,14 @@ A record of a server counts from its creation. Its hours in a month are the grow
 of an earlier month; without one (the ledger is younger than the server), the time from the month's
 begin. A month ends at 23:59:59, because the record of that moment is its last one; so does a day.
 
-Records of the other kinds hold the use of their month alone.
+Records of the other kinds hold the use of their month alone. One of accelerators does not say when
+in the month that was: it is spread over the time of its server. A count of addresses belongs to the
+day on which they were counted.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -18,8 +21,11 @@ from caso.ledger.model import LedgerRow, Month, moment_of, seconds
 
 SECOND = timedelta(seconds=1)
 _DAY = 86_400
-CUMULATIVE = frozenset({"cloud"})
+_CUMULATIVE = frozenset({"cloud"})
 """The kinds whose records count from the beginning of a thing."""
+_COUNTS = frozenset({"ip"})
+_OF_SERVERS = "accelerator"
+"""A kind whose keys begin with the id of a server."""
 
 
 class Owned(NamedTuple):
@@ -55,13 +61,25 @@ class Growth:
     def __init__(self) -> None:
         self._before: dict[tuple[str, str], tuple[int, int, int]] = {}
         """By kind and key, amount, CPU seconds and end of the latest record."""
+        self._times: dict[str, tuple[int, int]] = {}
+        """The times of servers in the month, from and to."""
+
+    def begin_month(self) -> None:
+        """Forget the times of servers in the month before."""
+        self._times.clear()
 
     def of(self, owned: Owned) -> Spent:
         """Return the use that a record adds to the earlier ones of the same thing."""
         kind, region, project, row = owned
         end, cpu = seconds(row.measured), row.cpu or 0
         begin, amount, used = end - row.amount, row.amount, cpu
-        if kind in CUMULATIVE:
+        if kind in _COUNTS:
+            begin = end
+        elif kind == _OF_SERVERS:
+            first = seconds(_first_moment(row.month)) - 1
+            server, _, _ = row.key.partition("/")
+            begin, end = self._times.get(server, (first, first + row.amount))
+        elif kind in _CUMULATIVE:
             before = self._before.get((kind, row.key))
             if before is not None:
                 begin, amount, used = before[2], row.amount - before[0], cpu - before[1]
@@ -70,6 +88,7 @@ class Growth:
                 amount = min(row.amount, end - begin)
                 used = cpu * amount // row.amount if row.amount else 0
             self._before[kind, row.key] = row.amount, cpu, end
+            self._times[row.key] = begin, end
         return Spent(
             *(kind, region, project, row.vo, row.user or "", row.key),
             *(row.month, begin, end, amount, used),
@@ -82,7 +101,7 @@ def by_day(spent: Spent) -> Iterator[tuple[str, Spent]]:
     Use that the record does not place within its time is spread evenly over it.
     """
     length = spent.end - spent.begin
-    if spent.kind not in CUMULATIVE or length <= 0:
+    if length <= 0:
         yield _day(spent.end), spent
         return
     done = amount = cpu = 0
@@ -107,7 +126,15 @@ def by_day(spent: Spent) -> Iterator[tuple[str, Spent]]:
 def spent(rows: Iterable[Owned]) -> Iterator[Spent]:
     """Yield the use of each record; the records come in the order of months."""
     growth = Growth()
-    return map(growth.of, rows)
+    for _, of_month in itertools.groupby(rows, key=lambda owned: owned.row.month):
+        growth.begin_month()
+        later: list[Owned] = []
+        for owned in of_month:
+            if owned.kind == _OF_SERVERS:
+                later.append(owned)
+            else:
+                yield growth.of(owned)
+        yield from map(growth.of, later)
 
 
 def _day(moment: int) -> str:

@@ -80,6 +80,50 @@ def test_other_kinds_have_the_use_of_their_month() -> None:
     assert [one.amount for one in hours.spent(rows)] == [row.row.amount for row in rows]
 
 
+def days(*rows: Owned) -> dict[str, dict[str, int]]:
+    """Return the amounts of each kind by day."""
+    found: dict[str, dict[str, int]] = {}
+    for spent in hours.spent(rows):
+        for day, share in hours.by_day(spent):
+            of_kind = found.setdefault(spent.kind, {})
+            of_kind[day] = of_kind.get(day, 0) + share.amount
+    return found
+
+
+def test_a_volume_counts_on_the_days_of_its_segment() -> None:
+    until = datetime(2026, 11, 4, 6, tzinfo=UTC)
+    amount = 2 * 86_400 + 6 * 3600
+    row = LedgerRow("volume", Month(202611), amount, until, "ops")
+    assert days(Owned("storage", "", "p1", row)) == {
+        "storage": {
+            "2026-11-02": 86_400 - 1,  # the second of midnight belongs to the day before
+            "2026-11-03": 86_400,
+            "2026-11-04": 6 * 3600 + 1,
+        }
+    }
+
+
+def test_accelerators_count_on_the_days_of_their_server() -> None:
+    """The record comes before that of its server, and names no day."""
+    month = datetime(2026, 11, 1, tzinfo=UTC)
+    accelerators = LedgerRow("vm/GPU/A100/2", Month(202611), 24 * 3600 + 1, month, "ops")
+    found = days(
+        owned(202610, BORDER),
+        Owned("accelerator", "", "p1", accelerators),
+        owned(202611, DIED),
+    )
+    wanted = seconds_of_days(BORDER, DIED)
+    assert found["accelerator"] == wanted
+    assert {day: found["cloud"][day] for day in wanted} == wanted
+    alone = days(Owned("accelerator", "", "p1", accelerators))
+    assert alone == {"accelerator": {"2026-11-01": 86_400, "2026-11-02": 1}}
+
+
+def test_addresses_count_on_the_day_when_they_were_counted() -> None:
+    row = LedgerRow("one", Month(202611), 7, datetime(2026, 11, 9, 5, tzinfo=UTC), "ops")
+    assert days(Owned("ip", "", "p1", row)) == {"ip": {"2026-11-09": 7}}
+
+
 def test_a_server_that_ends_where_it_begins() -> None:
     (only,) = hours.spent([owned(202610, BORN)])
     assert only.amount == 0
