@@ -58,7 +58,7 @@ def test_every_key_of_upstream_acts_or_is_reported(
 
 def test_keys_without_effect_are_one_line_in_a_run(tmp_path: Path) -> None:
     file = tmp_path / "bdii.conf"
-    file.write_text("BDII_USER=ldap\nBDII_RAM_DISK=no\nDELAYED_DELETE=/var/lib/bdii/gone.pkl\n")
+    file.write_text("BDII_USER=ldap\nBDII_RAM_DISK=no\nDELAYED_DELETE=/x\nBDII_RUN_DIR=/run\n")
     _, warnings = settings.read(file, layout=Layout(tmp_path))
     (warning,) = map(str, warnings)
     words = "has no effect here, nor have options of line 3; --check-config says why"
