@@ -111,7 +111,11 @@ def run(arguments: argparse.Namespace) -> int:
         return _validate(settings)
     if arguments.diff not in (None, _PUBLISHED):
         return _compare(settings, arguments.diff, as_json=arguments.json)
-    return _show(settings, with_differences=arguments.diff is not None)
+    status = _show(settings, with_differences=arguments.diff is not None)
+    if arguments.compat_exit_codes and arguments.diff is None:
+        # the upstream program ends with 0 whatever its sources do
+        return ExitStatus.DONE
+    return status
 
 
 def _allow_open_files() -> None:

@@ -2,7 +2,8 @@
 
 Rows are ``info case value unit``. CPU and memory are those of the program, slapd not counted; its
 children that have ended, such as providers and ldapsearch, are. The first publication is compared
-with ``slapadd -q`` of the same file in the same run. The smallest size is also measured as clients
+with ``slapadd -q`` of the same file in the same run, and each size with the upstream program
+(`tests.bench.info_upstream`). The smallest size is also measured as clients
 meet it, while the tree changes and programs are killed (`tests.bench.info_clients`).
 """
 
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import info_clients, usage
+from tests.bench import info_clients, info_upstream, usage
 from tests.e2e.bdii_service import SERVICE, Bdii, cloud, running, search
 
 _MEASURED_CYCLES = 10
@@ -50,10 +51,15 @@ def main() -> None:
     for entries in sizes:
         with tempfile.TemporaryDirectory(prefix="bench-info") as directory:
             _measure(Path(directory), entries)
+        with tempfile.TemporaryDirectory(prefix="bench-info") as directory:
+            info_upstream.measure(
+                Path(directory), entries, write=write, count_changed=_count_changed, row=_row
+            )
 
 
 def _row(case: str, value: float, unit: str) -> None:
-    print(f"info {case} {value:.3g} {unit}", flush=True)
+    shown = value if isinstance(value, int) else f"{value:.3g}"
+    print(f"info {case} {shown} {unit}", flush=True)
 
 
 def text(entries: int, title: str = "image") -> Iterator[str]:
@@ -68,7 +74,10 @@ def text(entries: int, title: str = "image") -> Iterator[str]:
 
 
 def _write(bdii: Bdii, entries: int, title: str = "image") -> None:
-    path = bdii.directory / "cloud.ldif"
+    write(bdii.directory / "cloud.ldif", entries, title)
+
+
+def write(path: Path, entries: int, title: str) -> None:
     with path.with_suffix(".new").open("w") as file:
         file.writelines(text(entries, title))
     path.with_suffix(".new").rename(path)
@@ -90,6 +99,10 @@ def _measure(directory: Path, entries: int) -> None:
         _unchanged(bdii, entries)
         _changes(directory, bdii, entries)
         _row(f"{entries} memory after a change", _memory(bdii), "MiB")
+        bdii.script("exit 1")
+        _cycles(bdii, 3)
+        left = len(_csns(bdii))
+        _row(f"{entries} entries left after a provider fails", left, "entries")
     begin = time.monotonic()
     with running(bdii):
         bdii.wait_for(lambda: bool(bdii.entries(SERVICE, "1.1")), seconds=600)
@@ -137,10 +150,10 @@ def _changes(directory: Path, bdii: Bdii, entries: int) -> None:
         _cycles(bdii, 1)
         _write(bdii, entries, "changed image")
         begin = time.monotonic()
-        _wait(bdii, lambda: _count_changed(bdii, "o=glue") == CHANGED)
+        _wait(bdii, lambda: _count_changed(bdii.port) == CHANGED)
         seen = time.monotonic()
         _row(f"{entries} {CHANGED} changed: visible", seen - begin, "s")
-        _wait(site, lambda: _count_changed(site, "o=glue") == CHANGED)
+        _wait(site, lambda: _count_changed(site.port) == CHANGED)
         _row(f"{entries} site: {CHANGED} changed: visible", time.monotonic() - seen, "s")
         # after a change the tree is read once more, when it has a version again
         _cycles(site, 2)
@@ -171,11 +184,11 @@ def _site(directory: Path, below: Bdii) -> Bdii:
     return Bdii(directory / "site", settings)
 
 
-def _count_changed(bdii: Bdii, base: str) -> int:
+def _count_changed(port: int) -> int:
     """Return the number of changed images; a client asks for them by an index."""
     done = subprocess.run(
         [
-            *("ldapsearch", "-x", "-LLL", "-H", f"ldap://127.0.0.1:{bdii.port}", "-b", base),
+            *("ldapsearch", "-x", "-LLL", "-H", f"ldap://127.0.0.1:{port}", "-b", "o=glue"),
             "(|"
             + "".join(
                 "(GLUE2ApplicationEnvironmentID=http://schemas.openstack.org/template/os"

@@ -3,27 +3,32 @@
 ``scripts/bench provider [ROUNDS]`` prints rows ``provider case value unit``, medians of the rounds.
 Both read the same simulated cloud in turn: 3 VOs, and 20 VOs with 200 images, 50 flavors and 100
 servers each, without latency and with 20 ms for each request.
+
+``scripts/bench provider --real [ROUNDS]`` reads the test bed's cloud, 3 VOs of real services.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tests.bench.accounting import Requests
 from tests.bench.usage import Usage, run
-from tests.interop.test_information_peer import DRIVER, PEER, PROGRAM
+from tests.interop.test_information_peer import DRIVER, PEER, PROGRAM, Side, real
 from tests.simulators.gocdb import Gocdb, Service
 from tests.simulators.offering_cloud import PASSWORD, Cloud, flavor, image, server
+from tests.testbed import CLOUD_SERVICES, Testbed
 
 _LATENCY = 0.02
 
 
-def _cloud(vos: int, *, images: int, flavors: int, servers: int) -> Cloud:
+def large_cloud(vos: int, *, images: int, flavors: int, servers: int) -> Cloud:
     projects = [f"p{number}" for number in range(vos)]
     offered = [
         image(
@@ -51,23 +56,22 @@ def _entry(number: int) -> dict[str, Any]:
     return {"eu.egi.cloud.image_ref": reference, "eu.egi.cloud.tag": f"{number}", "pad": "x" * 500}
 
 
-def measure(case: str, cloud: Cloud, rounds: int) -> None:
-    """Let both programs read the cloud in turn, and print the medians."""
+def measure(case: str, side: Side, rounds: int, *, requests: Callable[[], int]) -> None:
+    """Let both programs read the cloud in turn, and print the medians.
+
+    ``requests`` returns how many requests the cloud has had so far.
+    """
+    os.environ.update(side.environment)
     with (
-        cloud.serve(),
         tempfile.TemporaryDirectory(prefix="bench-provider-") as directory,
-        Gocdb([Service("1G0", "EXAMPLE-SITE", f"{cloud.url}/identity/v3")]).serve() as gocdb,
+        Gocdb([Service("1G0", "EXAMPLE-SITE", side.url)]).serve() as gocdb,
     ):
         root = Path(directory)
-        vos = [
-            {"name": f"vo{n}", "auth": {"project_id": key}} for n, key in enumerate(cloud.flavors)
-        ]
-        described = {"gocdb": "EXAMPLE-SITE", "endpoint": f"{cloud.url}/identity/v3", "vos": vos}
+        vos = [{"name": vo, "auth": {"project_id": key}} for vo, key in side.projects.items()]
+        described = {"gocdb": "EXAMPLE-SITE", "endpoint": side.url, "vos": vos}
         (root / "site.yaml").write_text(json.dumps(described))
-        account = [
-            *("--os-auth-type", "v3password", "--os-username", "ci", "--os-password", PASSWORD),
-            *("--os-user-domain-name", "Default", str(root / "site.yaml")),
-        ]
+        login = ["--os-auth-type", "v3password", "--os-user-domain-name", "Default"]
+        account = [*login, *side.account, str(root / "site.yaml")]
         programs = {
             "ours": [str(PROGRAM), "--root", directory, "--gocdb-url", gocdb.url, *account],
             "1.2.0": [str(PEER), "-P", "-c", DRIVER, gocdb.url, *account],
@@ -75,10 +79,12 @@ def measure(case: str, cloud: Cloud, rounds: int) -> None:
         taken: dict[str, list[tuple[Usage, int]]] = {name: [] for name in programs}
         for _ in range(rounds):
             for name, command in programs.items():
-                before = cloud.requests.total()
-                taken[name].append((run(command), cloud.requests.total() - before))
-        for name, results in taken.items():
-            _rows(f"{case}: {name}", results)
+                before = requests()
+                taken[name].append((run(command), requests() - before))
+    for name, results in taken.items():
+        _rows(f"{case}: {name}", results)
+    ours, theirs = (median(used.cpu for used, _ in taken[name]) for name in programs)
+    print(f"provider {case}: CPU {ours / theirs:.3g} of 1.2.0's", flush=True)
 
 
 def _rows(case: str, results: Sequence[tuple[Usage, int]]) -> None:
@@ -91,14 +97,43 @@ def _rows(case: str, results: Sequence[tuple[Usage, int]]) -> None:
         print(f"provider {case}: {name} {median(values):.3g} {unit}".rstrip(), flush=True)
 
 
+def _simulated(case: str, cloud: Cloud, rounds: int) -> None:
+    with cloud.serve():
+        account = ["--os-username", "ci", "--os-password", PASSWORD]
+        projects = {f"vo{number}": key for number, key in enumerate(cloud.flavors)}
+        side = Side(f"{cloud.url}/identity/v3", account, projects, {})
+        measure(case, side, rounds, requests=cloud.requests.total)
+
+
+def _real(rounds: int) -> None:
+    top = Path(__file__).parents[2]
+    state = Path(os.environ.get("FEDCLOUD_TESTBED_STATE") or top / ".cache/testbed/tests")
+    testbed = Testbed(state, int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000))
+    was_running = testbed.running()
+    testbed.up(CLOUD_SERVICES)
+
+    try:
+        side = real(testbed)
+        measure("test bed, 3 VOs", side, rounds, requests=Requests(testbed).count)
+    finally:
+        if not was_running:
+            testbed.down()
+
+
 def main() -> None:
     """Print the rows."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    measure("3 VOs", _cloud(3, images=4, flavors=5, servers=5), rounds)
-    large = _cloud(20, images=200, flavors=50, servers=100)
-    measure("20 VOs", large, rounds)
+    parser = argparse.ArgumentParser(prog="scripts/bench provider")
+    parser.add_argument("--real", action="store_true", help="read the test bed's cloud")
+    parser.add_argument("rounds", nargs="?", type=int, default=3)
+    arguments = parser.parse_args()
+    if arguments.real:
+        _real(arguments.rounds)
+        return
+    _simulated("3 VOs", large_cloud(3, images=4, flavors=5, servers=5), arguments.rounds)
+    large = large_cloud(20, images=200, flavors=50, servers=100)
+    _simulated("20 VOs", large, arguments.rounds)
     large.latency = _LATENCY
-    measure("20 VOs, 20 ms", large, 1)
+    _simulated("20 VOs, 20 ms", large, 1)
 
 
 if __name__ == "__main__":

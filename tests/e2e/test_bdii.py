@@ -544,6 +544,11 @@ def test_once_prints_the_tree_and_diff_prints_the_changes(tmp_path: Path) -> Non
     failed = bdii.once()
     assert failed.returncode == 1
     assert "provider/cloud: failed with status 7" in failed.stderr
+    as_upstream = bdii.once("--compat-exit-codes")
+    assert (as_upstream.returncode, as_upstream.stdout) == (0, failed.stdout)
+    assert bdii.once("--compat-exit-codes", "--diff").returncode == 1
+    bdii.configuration.write_text("BDII_PORT=none\n")
+    assert bdii.once("--compat-exit-codes").returncode == 1
 
 
 def test_a_plugin_that_slapd_refuses_costs_no_entry(tmp_path: Path) -> None:
