@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from appliance.core.cloud.session import Scope
 
-NOT_FOUND = 404
-_REFUSED = (401, 403)
+FORBIDDEN, NOT_FOUND = 403, 404
+_REFUSED = (401, FORBIDDEN)
 
 
 def accepted(
@@ -45,13 +45,26 @@ def body(response: requests.Response, key: str, *, service: str, purpose: str) -
         Unavailable: it holds something else, like the page of a proxy.
 
     """
-    try:
-        found = response.json()[key]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        found = None
+    found = whole(response, service=service, purpose=purpose).get(key)
     if not isinstance(found, Mapping):
         raise unexpected(response, service=service, purpose=purpose)
     return dict(found)
+
+
+def whole(response: requests.Response, *, service: str, purpose: str) -> dict[str, Any]:
+    """Return the object that a successful answer is; ``purpose`` is for messages.
+
+    Raises:
+        Unavailable: it is something else, like the page of a proxy, or an error.
+
+    """
+    try:
+        found = response.json() if response.ok else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise unexpected(response, service=service, purpose=purpose)
+    return found
 
 
 def unexpected(response: requests.Response, *, service: str, purpose: str) -> Unavailable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from urllib.parse import quote
 
 from keystoneauth1 import exceptions
 
@@ -132,7 +133,8 @@ class UserNames:
 
     def _named(self, user_id: str, scope: Scope) -> str:
         with understood(self._cloud.host, "Keystone", passing=(exceptions.NotFound, *_REFUSED)):
-            name = scope.keystone.users.get(user_id).name
+            # keystoneclient would cost each run its import, for one kind of request.
+            name = scope.identity.get(f"/users/{quote(user_id, safe='')}").json()["user"]["name"]
             if not isinstance(name, str):
                 raise TypeError(name)
             return name

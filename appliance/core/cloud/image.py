@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from typing import Any
+from urllib.parse import quote
 
-from appliance.core.cloud.glance import FORBIDDEN, NOT_FOUND, Glance, GlanceRefusal, Image
+from appliance.core.cloud import answers
 from appliance.core.cloud.locks import Locks
 from appliance.core.cloud.session import Scope
-from appliance.core.run.errors import CHECK_LOGS, Unavailable
 
 
 class ImageProperties:
@@ -39,14 +40,12 @@ class ImageProperties:
             return self._found.get(image_id)
 
 
-def _image(image_id: str, scope: Scope) -> Image | None:
-    try:
-        found = Glance(scope).get(image_id)
-    except GlanceRefusal as error:
-        if error.code in (NOT_FOUND, FORBIDDEN):
-            return None
-        raise
+def _image(image_id: str, scope: Scope) -> dict[str, Any] | None:
+    response = scope.image.get(f"/v2/images/{quote(image_id, safe='')}", raise_exc=False)
+    if response.status_code in (answers.NOT_FOUND, answers.FORBIDDEN):
+        return None
+    purpose = f"a request for image {image_id}"
+    found = answers.whole(response, service="Glance", purpose=purpose)
     if found.get("id") != image_id:
-        words = "Glance answers with something else than this image"
-        raise Unavailable(f"image {image_id}", words, CHECK_LOGS)
+        raise answers.unexpected(response, service="Glance", purpose=purpose)
     return found

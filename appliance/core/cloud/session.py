@@ -121,6 +121,11 @@ class Scope:
         return self._adapter("block-storage")
 
     @cached_property
+    def image(self) -> Adapter:
+        """Return an HTTP adapter for single requests to Glance, which need no glanceclient."""
+        return self._adapter("image")
+
+    @cached_property
     def network(self) -> Adapter:
         """Return an HTTP adapter for Neutron."""
         return self._adapter("network")
