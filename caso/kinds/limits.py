@@ -74,7 +74,7 @@ def moment(name: str, value: datetime, *, now: datetime) -> str:
 
 def found(results: Iterable[str]) -> tuple[str, ...]:
     """Return the results that are not empty."""
-    return tuple(result for result in results if result)
+    return tuple(filter(None, results))
 
 
 def leave_out(
@@ -85,9 +85,9 @@ def leave_out(
     ``results`` has a result by the name of each optional attribute; those in ``empty`` are texts
     that become empty, all others become None.
     """
-    wrong = {name: result for name, result in results.items() if result}
-    if not wrong:  # nearly always; a copy of each record would cost more than the checks
+    if not any(results.values()):  # nearly always; a copy of each record would cost more
         return record, ()
+    wrong = {name: result for name, result in results.items() if result}
     texts = frozenset(empty)
     changes: dict[str, Any] = {name: "" if name in texts else None for name in wrong}
     return replace(record, **changes), tuple(wrong.values())  # type: ignore[type-var]

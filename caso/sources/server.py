@@ -27,7 +27,6 @@ run had no record then, so it gets those of the months before the window as well
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -113,16 +112,25 @@ def records(
         yield record
 
 
-@contextlib.contextmanager
-def reading() -> Iterator[None]:
+_WRONG = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
+"""What is raised where a description lacks something, or has something of another kind."""
+
+
+class reading:  # noqa: N801  a context manager; one of contextlib costs each record more
     """Turn what goes wrong with a description into `NotUnderstood`."""
-    try:
-        yield
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        words = causes.of_answer(error)
-        raise NotUnderstood(
-            f"Nova's description of the server is incomplete or wrong: {words}"
-        ) from error
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        """Raise the error about the description, if there is one."""
+        if isinstance(error, _WRONG):
+            words = causes.of_answer(error)
+            raise NotUnderstood(
+                f"Nova's description of the server is incomplete or wrong: {words}"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +196,7 @@ class _OptionalFields:
     def _read(self, name: str, value: Callable[[], T]) -> T | None:
         try:
             return value()
-        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError):
+        except _WRONG:
             server = self._server.get("id")
             line = f"Nova describes server {server} without a usable {name}: its records have none"
             self._context.warn(line)
