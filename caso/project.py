@@ -27,7 +27,7 @@ from caso.kinds.months import ExtractionWindow
 from caso.kinds.registry import KINDS
 from caso.lanes import Advance, Lanes, OneMonth, RecordSink, Withheld
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import Month, Origin, Span, Stream
+from caso.ledger.model import Month, Origin, Span, Stream, month_of, month_text
 from caso.memory.cloud import CloudMemory
 from caso.messengers.messenger import OpenMessenger
 from caso.seen import LedgerHistory
@@ -35,6 +35,7 @@ from caso.selection import Selected
 from caso.settings import CasoConfiguration
 from caso.sources import nova
 from caso.sources import registry as sources
+from caso.sources.shared_usage import SharedUsage
 from caso.sources.source import ProjectContext, Source, Unaccountable, Usage
 from caso.vanished import KindLook
 from caso.windows import KindWindow, ProjectWindows
@@ -135,6 +136,8 @@ class ProjectAccounting:
         self.checkpoints = checkpoints
         self.messengers = messengers
         self.ledger = ledger
+        key = f"usage, {cloud.access.account}, {self.region}"
+        self.usage = SharedUsage(shared.memory.listings, key)
         self.windows = ProjectWindows(configuration, checkpoints, ledger)
         wanted = frozenset(kind.name for messenger in messengers for kind in messenger.kinds)
         chosen = [sources.source(name) for name in configuration.sources]
@@ -307,6 +310,7 @@ class ProjectAccounting:
             history=LedgerHistory(
                 self.ledger.sightings, self.origin(selected), is_kept=self.lists_the_present
             ),
+            usage=self.usage,
             owners=owners,
         )
 
@@ -393,7 +397,7 @@ class _Reading:
         if self._latest.get(found.kind) != record.key:  # the records of a thing come together
             self._latest[found.kind] = record.key
             self.tally.things[found.kind] += 1
-        of_month = f"{record.measured:%Y-%m}", found.kind
+        of_month = month_text(month_of(record.measured)), found.kind
         self.tally.records[of_month] += 1
         self.tally.amounts[of_month] += record.amount
         is_estimated |= found.is_estimated

@@ -185,6 +185,9 @@ class AccountingRun:
         end = self.end()
         logger.info("%d projects, up to %s", len(selected), end.isoformat(timespec="seconds"))
 
+        for region in self.regions:
+            region.usage.expect([one.project.id for one in selected])
+
         def account(one: Selected) -> list[ProjectOutcome]:
             outcomes = [self._account(one, region, stuck, end) for region in self.regions]
             with self._recording:

@@ -9,6 +9,9 @@ from caso.memory.names import RememberedNames
 from caso.memory.servers import ServerMemory
 from caso.memory.store import MemoryFile
 
+_LISTINGS_AGE = timedelta(days=1)
+"""An account that becomes an administrator's is noticed after a day at most."""
+
 
 class CloudMemory:
     """What a run remembers for the next one."""
@@ -18,6 +21,8 @@ class CloudMemory:
         self._keystone = keystone
         self.users = RememberedNames(self._file, keystone, "user", age=names_age)
         self.images = RememberedNames(self._file, keystone, "image", age=names_age)
+        self.listings = RememberedNames(self._file, keystone, "listing", age=_LISTINGS_AGE)
+        """Why a listing of many projects cannot be used, by account and region."""
 
     def servers(self, region: str, project_id: str) -> ServerMemory:
         """Return the memory of the servers of a project."""
@@ -27,4 +32,5 @@ class CloudMemory:
         """Write the new names, and close the file."""
         self.users.flush()
         self.images.flush()
+        self.listings.flush()
         self._file.close()

@@ -21,7 +21,7 @@ fails, while a listing silently lacks the servers of the cell.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 
 from appliance.core import clock
@@ -29,6 +29,7 @@ from appliance.core.cloud.compute import Server, Servers, Used
 from appliance.core.run.errors import Unavailable
 from caso.kinds.months import BEGINNING, ExtractionWindow
 from caso.memory.servers import ServerMemory
+from caso.sources.shared_usage import SharedUsage
 from caso.sources.suspension import Suspensions
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class LivedServers:
 
     ``window`` begins by `OVERLAP` before the time that is accounted. ``addresses`` returns the
     number of floating IP addresses of each server that has any, None if it is not known.
+    ``shared`` may have the usage of the project already.
 
     Raises:
         Unavailable: while it is read: Nova does not answer, or its answers contradict each other.
@@ -76,6 +78,7 @@ class LivedServers:
         *,
         addresses: Callable[[], Mapping[str, int] | None],
         suspensions: Suspensions | None = None,
+        shared: SharedUsage | None = None,
     ) -> None:
         self._nova = nova
         self._project_id = project_id
@@ -84,6 +87,7 @@ class LivedServers:
         self._memory = memory
         self._addresses = addresses
         self._suspensions = suspensions
+        self._shared = shared
         self._seen: set[str] = set()
         self._left: dict[str, Used] = {}
         """Rows of usage of servers that nothing has described yet."""
@@ -107,12 +111,20 @@ class LivedServers:
     def _remembered(self) -> Iterator[Server]:
         """Yield the servers whose usage is as they are remembered; note the others."""
         block: list[Used] = []
-        for row in self._nova.used(self._since, self._until + _AHEAD):
+        for row in self._used():
             block.append(row)
             if len(block) == _BLOCK:
                 yield from self._described(block)
                 block = []
         yield from self._described(block)
+
+    def _used(self) -> Iterable[Used]:
+        """Return the usage of the window, from the listing of many projects if that has it."""
+        period = self._since, self._until + _AHEAD
+        rows = None
+        if self._shared is not None:
+            rows = self._shared.of(self._nova, self._project_id, *period)
+        return self._nova.used(*period) if rows is None else rows
 
     def _described(self, rows: list[Used]) -> Iterator[Server]:
         known = self._memory.known([row["instance_id"] for row in rows])

@@ -48,6 +48,7 @@ class NovaSource:
             context.servers,
             addresses=_AddressCounts(scope, context.warn),
             suspensions=None if since is None else Suspensions(Servers(scope), since),
+            shared=context.usage,
         )
         cores = ServerCores(Servers(scope), window, context) if "cloud" in context.kinds else None
         found = None

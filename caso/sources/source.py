@@ -18,6 +18,7 @@ from caso.sources.history import History, NoHistory
 
 if TYPE_CHECKING:  # it loads the OpenStack clients, which reading the settings does not need
     from appliance.core.cloud.session import Scope
+    from caso.sources.shared_usage import SharedUsage
 
 BENCHMARK_TYPE = "accounting:benchmark_type"
 BENCHMARK_VALUE = "accounting:benchmark_value"
@@ -66,6 +67,8 @@ class ProjectContext:
     """What earlier runs have seen of the project's servers."""
     history: History = field(default_factory=NoHistory)
     """What earlier runs saw."""
+    usage: SharedUsage | None = None
+    """The usage of many projects from one listing, if the run has many."""
     owners: dict[str, str] = field(default_factory=dict)
     """The users of servers with a public address, by the server's id: Nova's, for Neutron's."""
 

@@ -122,6 +122,10 @@ def row(case: str, value: float, unit: str) -> None:
 _SIMULATED = {
     "10k": (Shape(10_000, 10), True),
     "50": (Shape(100, 50, timedelta(milliseconds=20), "nova,cinder,neutron"), True),
+    "50-administrator": (
+        Shape(100, 50, timedelta(milliseconds=20), "nova,cinder,neutron", is_administrator=True),
+        False,
+    ),
     "100k": (Shape(100_000, 20), True),
     "100k-ours": (Shape(100_000, 20), False),
 }

@@ -36,10 +36,13 @@ class Shape:
     projects: int
     latency: timedelta = timedelta(0)
     extractors: str = "nova"
+    is_administrator: bool = False
+    """Whether the account may list the usage of all projects."""
 
     def __str__(self) -> str:
         pause = f", {self.latency.total_seconds() * 1000:.0f} ms" if self.latency else ""
-        return f"{self.servers} servers, {self.projects} projects{pause}, {self.extractors}"
+        role = ", administrator" if self.is_administrator else ""
+        return f"{self.servers} servers, {self.projects} projects{pause}, {self.extractors}{role}"
 
     def cloud(self) -> openstack.Cloud:
         """Return the cloud."""
@@ -54,6 +57,7 @@ class Shape:
             images=100,
             flavors=50,
             latency=self.latency,
+            is_administrator=self.is_administrator,
         )
 
 

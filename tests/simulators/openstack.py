@@ -93,6 +93,8 @@ class Cloud:
     """Application credentials by id."""
     closed: frozenset[str] = frozenset()
     """Projects in which the account has no role."""
+    is_administrator: bool = False
+    """Whether the account may list the usage of all projects."""
     users: int = 5
     """Users of a project."""
     images: int = 0
@@ -376,6 +378,8 @@ class Cloud:
     def _nova(self, request: Request, path: str, project: str) -> Answer:
         found, query = self.all_servers(project), request.query
         place = path.removeprefix("/compute/v2.1")
+        if place == "/os-simple-tenant-usage":
+            return self._usage_of_all(request, project)
         if place.startswith("/os-simple-tenant-usage/"):
             return self._usage(request, nova.used(found, query["start"], query["end"]))
         if place.startswith("/flavors"):
@@ -434,6 +438,24 @@ class Cloud:
         if marker:
             body["tenant_usage_links"] = [{"rel": "next", "href": self._link(request, marker)}]
         return Answer(body=body)
+
+    def _usage_of_all(self, request: Request, project: str) -> Answer:
+        """Answer as Nova's policy does: to administrators with all projects, to others not."""
+        if not self.is_administrator:
+            rule = "os_compute_api:os-simple-tenant-usage:list"
+            words = f"Policy doesn't allow {rule} to be performed."
+            return Answer(403, {"forbidden": {"code": 403, "message": words}})
+        region = project.rpartition("/")[0]
+        start, end = request.query["start"], request.query["end"]
+        places = [f"{region}/{name}" if region else name for name in self.projects]
+        found = [one for name in places for one in nova.used(self.all_servers(name), start, end)]
+        found.sort(key=lambda one: one["id"])
+        items, marker = nova.page(found, "id", request.query, self.max_limit)
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for one in items:
+            groups.setdefault(one["tenant_id"], []).append(nova.usage(one, start, end))
+        listed = [{"tenant_id": name, "server_usages": rows} for name, rows in groups.items()]
+        return self._page("tenant_usages", listed, request, marker)
 
     def _cinder(self, request: Request, _: str, project: str) -> Answer:
         listed = self.volumes.get(project, [])

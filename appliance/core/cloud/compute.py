@@ -22,7 +22,7 @@ from keystoneauth1.adapter import Adapter
 from appliance.core import hosts
 from appliance.core.cloud import answers, pages
 from appliance.core.cloud.session import Scope
-from appliance.core.run.errors import Unavailable
+from appliance.core.run.errors import CHECK_LOGS, Unavailable
 
 Server = dict[str, Any]
 """A server as Nova's API describes it."""
@@ -91,6 +91,40 @@ class Servers:
             added={"limit": _USAGE_PAGE},
             most=_MOST_PAGES,
         )
+
+    def used_by_all(self, since: datetime, until: datetime) -> Iterator[tuple[str, Used]]:
+        """Yield the usage of the servers of all projects, each with its project's id.
+
+        Raises:
+            AccessDenied: the account is no administrator.
+            Unavailable: Nova does not answer, or with rows that contradict each other.
+
+        """
+        listed = pages.follow(
+            lambda url: self._fetch(url, "usage"),
+            "/os-simple-tenant-usage",
+            key="tenant_usages",
+            identifier="tenant_id",
+            service="Nova",
+            catalog=self._scope.catalog_hosts,
+            query={
+                "start": _naive(since),
+                "end": _naive(until),
+                "detailed": "1",
+                "limit": _USAGE_PAGE,
+            },
+            added={"limit": _USAGE_PAGE},
+            most=_MOST_PAGES,
+        )
+        for project in listed:
+            for row in project["server_usages"]:
+                if row["tenant_id"] != project["tenant_id"] or not row["instance_id"]:
+                    raise Unavailable(
+                        f"project {project['tenant_id']}",
+                        "Nova's usage of all projects has a row of another one here",
+                        CHECK_LOGS,
+                    )
+                yield project["tenant_id"], row
 
     def one(self, server_id: str) -> Server | None:
         """Return a server; None if it was deleted, or is one of another project."""
