@@ -100,7 +100,7 @@ def pages_alone(testbed: Testbed) -> float:
     options |= {"auth_url": testbed.keystone_url, "user_domain_name": "Default"}
     access = Access("v3password", testbed.keystone_url, options, verify=str(testbed.ca_file))
     cloud = Cloud(access)
-    scopes = [cloud.project(project.id) for project in seed.projects.values()]
+    scopes = [cloud.project(seed.projects[name].id) for name in account.projects]
     begin = time.perf_counter()
     for scope in scopes:
         for _ in Servers(scope).changed(BEGINNING):
