@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +114,16 @@ class ServerMemory:
         self._numbers: dict[str, int] = {}
         self._new: dict[str, KnownServer] = {}
         self._project = 0
+        self.suspended_until: datetime | None = None
+        """Up to when the suspended times of the servers are complete."""
         with file.transaction() as connection:
             if connection is not None:
                 values = (file.cloud(connection, keystone), region, project_id)
                 if not file.read_only:
                     _note(connection, values)
-                found = connection.execute(f"SELECT id {_OF_PROJECT}", values).fetchone()
-                self._project = found[0] if found else 0
+                query = f"SELECT id, suspended {_OF_PROJECT}"
+                self._project, until = connection.execute(query, values).fetchone() or (0, None)
+                self.suspended_until = None if until is None else datetime.fromtimestamp(until, UTC)
 
     def known(self, ids: Sequence[str]) -> dict[str, KnownServer]:
         """Return those of some servers that are remembered."""
@@ -168,14 +171,24 @@ class ServerMemory:
                     ((self._project, number) for number in ids),
                 )
 
-    def finish(self) -> None:
-        """Write what is new, and remove what belongs to projects that are accounted no more."""
+    def finish(self, *, suspended_until: datetime | None = None) -> None:
+        """Write what is new, and remove what belongs to projects that are accounted no more.
+
+        All suspended times up to ``suspended_until`` have been learned; None if they were not
+        asked for.
+        """
         self._flush()
         if self._file.read_only:
             return
         old = int((clock.now() - _FORGOTTEN).timestamp())
         with self._file.transaction() as connection:
             if connection is not None:
+                if suspended_until is not None:
+                    connection.execute(
+                        "UPDATE projects SET suspended = max(coalesce(suspended, 0), ?)"
+                        " WHERE id = ?",
+                        (int(suspended_until.timestamp()), self._project),
+                    )
                 connection.execute(
                     "DELETE FROM servers WHERE project IN"
                     " (SELECT id FROM projects WHERE looked < ?)",

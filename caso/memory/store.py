@@ -19,7 +19,7 @@ from appliance.core import files, sqlite
 logger = logging.getLogger(__name__)
 
 _APPLICATION_ID = 0x4341534D
-_VERSION = 2
+_VERSION = 3
 _MODE = 0o640
 _WITHOUT = "this run asks the cloud for everything"
 _WAIT = 5.0
@@ -34,6 +34,7 @@ CREATE TABLE names (
 CREATE TABLE projects (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     cloud INTEGER NOT NULL, region TEXT NOT NULL, project TEXT NOT NULL, looked INTEGER NOT NULL,
+    suspended INTEGER,
     UNIQUE (cloud, region, project)
 );
 CREATE TABLE flavors (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);

@@ -58,7 +58,8 @@ class LivedServers:
     """The servers of a project that lived in a window, each once, described as Nova does.
 
     With ``suspensions``, each description has the time in which its server was suspended, and the
-    servers that changed are always asked for, first.
+    servers that changed are always asked for, first. What is remembered is used only if no change
+    before the window was missed.
 
     ``window`` begins by `OVERLAP` before the time that is accounted. ``addresses`` returns the
     number of floating IP addresses of each server that has any, None if it is not known.
@@ -88,6 +89,8 @@ class LivedServers:
         self._addresses = addresses
         self._suspensions = suspensions
         self._shared = shared
+        until = memory.suspended_until
+        self._has_suspended = until is not None and self._since <= until
         self._seen: set[str] = set()
         self._left: dict[str, Used] = {}
         """Rows of usage of servers that nothing has described yet."""
@@ -106,7 +109,8 @@ class LivedServers:
             if self._left:
                 yield from self._others()
             yield from self._missing()
-        self._memory.finish()
+        is_asked = self._suspensions is not None
+        self._memory.finish(suspended_until=self._until if is_asked else None)
 
     def _remembered(self) -> Iterator[Server]:
         """Yield the servers whose usage is as they are remembered; note the others."""
@@ -138,7 +142,9 @@ class LivedServers:
             if found is not None and found.fits(row):
                 count = None if addresses is None else addresses.get(number, 0)
                 server = found.server(row, self._project_id, count)
-                if self._suspensions is None or self._suspensions.holds(server):
+                if self._suspensions is None or (
+                    self._has_suspended and self._suspensions.holds(server)
+                ):
                     yield server
                     continue
             self._left[number] = row

@@ -201,7 +201,7 @@ def test_hours_add_up_run_by_run(service: openstack.Cloud, tmp_path: Path) -> No
     run(service, tmp_path, (start + HOUR, start + 2.5 * HOUR))
     for step in range(3, 6):
         until = start + step * HOUR
-        found = run(service, tmp_path, (until - HOUR / 2, until))
+        found = run(service, tmp_path, (until - HOUR, until))
         wanted = HOUR / 4 + (step - 2) * HOUR - HOUR / 10
         assert found[machine.id][-1].suspended == wanted
         assert found[machine.id][-1].measured == until
@@ -267,3 +267,25 @@ def test_another_moment_is_asked_for_again(service: openstack.Cloud, tmp_path: P
     assert first[machine.id][-1].suspended == 10 * HOUR
     second = run(service, tmp_path, (NOW - HOUR, NOW), since=NOW - 80 * HOUR)
     assert second[machine.id][-1].suspended == 30 * HOUR
+
+
+@pytest.mark.parametrize("is_off", [False, True])
+def test_what_came_and_went_while_nobody_looked(
+    service: openstack.Cloud, tmp_path: Path, *, is_off: bool
+) -> None:
+    """`--extract-from` begins later, an older copy of the memory is back, or the option was off."""
+    machine, quiet, gone = Machine(service), Machine(service), Machine(service)
+    start = NOW - 10 * HOUR
+    run(service, tmp_path, (BEGINNING, start))
+    machine.act("stop", start + HOUR, "SHUTOFF")
+    gone.act("pause", start + HOUR, "PAUSED")
+    if is_off:
+        run(service, tmp_path, (start, start + 6 * HOUR), since=None)
+    machine.act("start", start + 3 * HOUR, "ACTIVE")
+    found = run(service, tmp_path, (start + 6 * HOUR, start + 7 * HOUR))
+    assert found[machine.id][-1].suspended == 2 * HOUR
+    assert found[gone.id][-1].suspended == 6 * HOUR
+    assert found[quiet.id][-1].suspended == timedelta(0)
+    found = run(service, tmp_path, (start + 7 * HOUR, start + 8 * HOUR))
+    assert (found[machine.id][-1].suspended, found[gone.id][-1].suspended) == (2 * HOUR, 7 * HOUR)
+    assert service.requests["GET /compute/v2.1/servers"] == 1  # what changed since
