@@ -370,7 +370,8 @@ class _Reading:
         for kind, streams in self._accounting.streams(self._selected).items():
             if kind in kinds and KINDS[kind].life is not None:
                 destinations = {stream.destination for stream in streams}
-                looks[kind] = KindLook(ledger, origin, KINDS[kind], destinations)
+                vo = self._selected.vo
+                looks[kind] = KindLook(ledger, origin, KINDS[kind], destinations, vo=vo)
         return looks
 
     def _found(self, found: Usage | Unaccountable, looks: Mapping[str, KindLook]) -> None:

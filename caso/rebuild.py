@@ -15,19 +15,21 @@ until a sender has sent the lower one. It is not read again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from appliance.core import files, sqlite, usage_messages
 from appliance.core.run.errors import ApplianceError, LocalFailure
-from appliance.core.spool import Spool
+from appliance.core.spool import ElementName, Spool
 from appliance.core.usage_messages import SentRecord
 from caso.ledger.deliveries import Intent
 from caso.ledger.ledger import Ledger
@@ -36,8 +38,14 @@ from caso.ledger.model import LedgerRow, Month, Origin, Stream, moment_of
 _APPLICATION, _VERSION = 0x65676973, 1
 """SQLite's ``application_id`` and the newest known ``user_version`` of SSM's journal."""
 _PAGE = 1000
+_LAST = 20
+"""Messages at the end of a spool that are read to find out how far it goes."""
 _LONGEST_MESSAGE = 2**26
 _WAIT_SECONDS = 30
+_NEWEST = """
+SELECT max(measured) FROM record WHERE kind = ? AND month >= ? AND destination IN (
+    SELECT number FROM destination WHERE spool IN (SELECT value FROM json_each(?)))
+"""
 _RECORDS = """
 SELECT record.destination, kind, key, month, amount, measured, uuid, project, cpu, sha256
 FROM record JOIN message ON message.number = record.message
@@ -94,6 +102,26 @@ def rebuild(
     result.sent = learn(_of_journal(journal, spools.values()))
     result.waiting = learn(_of_spools(spools.values(), result.failures))
     return result
+
+
+def latest_record(spools: Mapping[str, Path], journal: Path, *, since: Month) -> datetime | None:
+    """Return up to when the newest records of messages go that wait or were sent.
+
+    Only months from ``since`` on are looked at, and of a spool its end. A journal that cannot be
+    read shows nothing here; `rebuild` reports it.
+    """
+    found = [
+        one.record.measured
+        for path in dict.fromkeys(spools.values())
+        for one in _of_messages(path, list(Spool(path).names())[-_LAST:], [])
+    ]
+    month, paths = f"{since // 100}-{since % 100:02d}", _json(spools.values())
+    with contextlib.suppress(LocalFailure), _opened(journal) as connection:
+        if connection is not None:
+            for kind in spools:
+                rows = connection.execute(_NEWEST, (kind, month, paths))
+                found += [measured for (measured,) in rows if measured is not None]
+    return moment_of(max(found)) if found else None
 
 
 def _learn(
@@ -176,35 +204,57 @@ def _of_spools(spools: Iterable[Path], failures: list[ApplianceError]) -> Iterat
     """Yield the records of messages that wait, in the order in which they will be sent."""
     for path in dict.fromkeys(spools):
         spool = Spool(path)
-        for name in spool.names():
-            try:
-                text = files.read_regular(path / name, limit=_LONGEST_MESSAGE)
-            except FileNotFoundError:  # a sender has taken it
-                continue
-            except OSError as error:
-                failures.append(files.describe_skipped(path / name, error))
-                continue
-            digest = hashlib.sha256(text).digest()
-            for record in usage_messages.read(text).records:
-                yield _Known(record, digest)
+        yield from _of_messages(path, spool.names(), failures)
         failures.extend(spool.skipped.values())
+
+
+def _of_messages(
+    spool: Path, names: Iterable[ElementName], failures: list[ApplianceError]
+) -> Iterator[_Known]:
+    for name in names:
+        try:
+            text = files.read_regular(spool / name, limit=_LONGEST_MESSAGE)
+        except FileNotFoundError:  # a sender has taken it
+            continue
+        except OSError as error:
+            failures.append(files.describe_skipped(spool / name, error))
+            continue
+        digest = hashlib.sha256(text).digest()
+        for record in usage_messages.read(text).records:
+            yield _Known(record, digest)
 
 
 def _of_journal(path: Path, spools: Iterable[Path]) -> Iterator[_Known]:
     """Yield the records that were sent from some spools."""
     wanted = _json(spools)
+    with _opened(path) as connection:
+        last: tuple[object, ...] = (-1, "", "", "")
+        while connection is not None:
+            page = connection.execute(_RECORDS, (*last, wanted, _PAGE)).fetchall()
+            if not page:
+                return
+            for _, *record, sha256 in page:
+                yield _Known(SentRecord(*record), bytes.fromhex(sha256))
+            destination, kind, key, month = page[-1][:4]
+            last = (destination, kind, month, key)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """Open the journal for reading; None if SSM runs elsewhere, keeps none, or has sent nothing.
+
+    Raises:
+        LocalFailure: also from the block: it cannot be read.
+
+    """
     try:
-        if sqlite.is_missing(path):  # SSM runs elsewhere, keeps no journal, or has sent nothing
+        if sqlite.is_missing(path):
+            yield None
             return
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=_WAIT_SECONDS)) as connection:
             _require_journal(connection, path)
-            last: tuple[object, ...] = (-1, "", "", "")
-            while page := connection.execute(_RECORDS, (*last, wanted, _PAGE)).fetchall():
-                for _, *record, sha256 in page:
-                    yield _Known(SentRecord(*record), bytes.fromhex(sha256))
-                destination, kind, key, month = page[-1][:4]
-                last = (destination, kind, month, key)
+            yield connection
     except (sqlite3.Error, OSError, ValueError) as error:
         raise LocalFailure(
             path,

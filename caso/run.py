@@ -25,10 +25,10 @@ from caso.kinds.months import BEGINNING, SECOND
 from caso.kinds.registry import KINDS
 from caso.lanes import Withheld
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import Month, Origin, Outstanding, month_text
+from caso.ledger.model import Month, Origin, Outstanding, month_of, month_text
 from caso.messengers.messenger import Recovered
 from caso.project import ProjectAccounting, ProjectOutcome, ProjectTally, SharedAnswers
-from caso.rebuild import rebuild
+from caso.rebuild import latest_record, rebuild
 from caso.selection import Selected, select
 from caso.settings import CasoConfiguration
 
@@ -234,9 +234,8 @@ class AccountingRun:
     def _rebuild(self) -> None:
         """Read earlier deliveries again, if the ledger may lack some of them.
 
-        It is lost, or older than lastrun files. Or the run ends in the past: if the whole state is
-        an older copy, as after a snapshot of the host was restored, only spool and journal show how
-        far its months were delivered.
+        It is lost, or older than lastrun files, spool or journal. Or the run ends in the past: then
+        only they show how far its months were delivered.
         """
         ends_early = self.configuration.period.end is not None
         if not (self.ledger.is_lost or self._is_behind() or ends_early):
@@ -267,10 +266,18 @@ class AccountingRun:
             self.ledger.restored()
 
     def _is_behind(self) -> bool:
-        """Check whether a lastrun file knows of deliveries after those of the ledger."""
-        reached = [one.checkpoint for one in self.ledger.windows.all().values() if one.checkpoint]
+        """Check whether lastrun files, spools or journal go further than the ledger."""
+        known = self.ledger.windows.all().values()
+        reached = [one.checkpoint for one in known if one.checkpoint]
         latest = self.checkpoints.latest()
-        return bool(reached) and latest is not None and latest > max(reached) + SECOND
+        if reached and latest is not None and latest > max(reached) + SECOND:
+            return True
+        ends = [one.end for one in known if one.end]
+        if not ends:
+            return False
+        spools, journal = [one.spools for one in self.messengers], self.configuration.sent_journal
+        seen = [latest_record(one, journal, since=month_of(max(ends))) for one in spools if one]
+        return any(one is not None and one > max(ends) + SECOND for one in seen)
 
     def _reconcile(self) -> None:
         """Settle the batches that a killed run has left between ledger and messenger."""

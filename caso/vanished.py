@@ -47,11 +47,14 @@ class KindLook:
         origin: Origin,
         kind: RecordKind[Any],
         destinations: Collection[str],
+        *,
+        vo: str,
     ) -> None:
         self._ledger = ledger
         self._origin = origin
         self._kind = kind
         self._destinations = destinations
+        self._vo = vo
         self._look = ledger.sightings.look(origin, kind.name)
         self._latest: UsageRecord | None = None
         self._page: list[Sight] = []
@@ -154,7 +157,7 @@ class KindLook:
                 key=last.key,
                 project_id=self._origin.project,
                 user_id=one.sighting.user,
-                vo=last.vo,
+                vo=last.vo or self._vo,  # a row that was read again has none
                 site=names.site,
                 service=names.service,
                 facts=one.sighting.facts,

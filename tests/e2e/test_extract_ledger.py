@@ -438,3 +438,35 @@ def test_months_are_purged_by_a_time_that_the_cloud_confirms(site: LedgerSite) -
     assert floor() == two_years_before(last + timedelta(days=31))
     site.run()
     assert floor() == two_years_before(NOW)
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_an_older_copy_of_the_state_closes_no_server_too_early(
+    site: LedgerSite, *, is_sent: bool
+) -> None:
+    """Ledger and lastrun are of yesterday; today's messages are in the journal or the spool."""
+    site.run()
+    if is_sent:
+        site.send()
+    before = site.repository()
+    age = int(min(timedelta(hours=20), (NOW - THIS_MONTH) / 2).total_seconds())
+    with closing(sqlite3.connect(site.ledger)) as connection, connection:
+        amounts = "amount = amount - :age, measured = measured - :age"
+        for change in (
+            f"deliveries SET {amounts} WHERE month = {NOW:%Y%m}",
+            "streams SET checkpoint = checkpoint - :age",
+            "windows SET end = end - :age",
+            "looks SET at = at - :age",
+            "sightings SET since = since - :age",
+        ):
+            connection.execute(f"UPDATE {change}", {"age": age})
+    last = datetime.fromisoformat(site.lastrun().read_text())
+    site.lastrun().write_text(str(last - timedelta(seconds=age)))
+    gone = site.cloud.more["one"][0]
+    gone["_archived"] = True
+    site.run()
+    assert shrunk(before, site.repository()) == {}
+    with Ledger(site.ledger, read_only=True) as ledger:
+        [estimate] = ledger.deliveries.estimated()
+    assert estimate.row.key == gone["id"]
+    assert estimate.row.amount == before[gone["id"], f"{NOW:%Y-%m}"]

@@ -92,7 +92,7 @@ class ResizingSite:
         cores = ServerCores(cast("Servers", self), window, context)
         found = list(records(shown, window, context, cores))
         if is_kept:
-            look = KindLook(self.ledger, origin, cloud.KIND, ("ssm",))
+            look = KindLook(self.ledger, origin, cloud.KIND, ("ssm",), vo="vo.x")
             for record in found:
                 look.see(record)
             assert not list(look.close(window.end, lambda _since: {}, NAMES))

@@ -44,7 +44,7 @@ class Listings:
         self.ledger.deliveries.confirm(destination)
 
     def look(self, *destinations: str) -> KindLook:
-        return KindLook(self.ledger, ORIGIN, cloud.KIND, destinations)
+        return KindLook(self.ledger, ORIGIN, cloud.KIND, destinations, vo="vo")
 
     def seen(self, at: datetime) -> None:
         look = self.look("ssm")
