@@ -33,6 +33,8 @@ from appliance.core.run.errors import LocalFailure
 ElementName = NewType("ElementName", str)
 """Directory and file, ``DDDDDDDD/SSSSSSSSMMMMMR``: the name of an element in all our files."""
 
+NAME = re.compile(r"[0-9a-f]{8}/[0-9a-f]{14}")
+"""The form of the names of elements."""
 _DIRECTORY = re.compile(r"[0-9a-f]{8}")
 _ELEMENT = re.compile(r"[0-9a-f]{14}")
 _LEFTOVER = re.compile(r"[0-9a-f]{14}\.(tmp|lck)")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,13 @@ from typing import Any
 from appliance.core import clock, cloud_message, files, usage_messages
 from appliance.core.run import cli, place
 from appliance.core.run.errors import ExitStatus, LocalFailure, UsageError
-from appliance.core.spool import Spool
+from appliance.core.spool import NAME, Spool
 from appliance.core.usage_messages import Contents, SentRecord
 from ssm.cmds import spools
 from ssm.cmds.spools import OpenedSpool
 from ssm.sending import sent_list
 from ssm.sending.dead_letters import DeadLetter, DeadLetters
 from ssm.settings import dead_letters_of
-
-_ELEMENT = re.compile(r"[0-9a-f]{8}/[0-9a-f]{14}")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +110,7 @@ def _newer(found: OpenedSpool, letter: DeadLetter, read: Contents) -> list[Mappi
     """Return the records of the message of which the journal has later deliveries."""
     if found.journal is None or sent_list.is_missing(found.journal):
         return []
-    element = _ELEMENT.match(letter.message_id)
+    element = NAME.match(letter.message_id)
     with sent_list.opened(found.journal) as connection:
         return list(
             sent_list.newer(

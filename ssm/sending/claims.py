@@ -17,14 +17,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.core import files
 from appliance.core.run.errors import LocalFailure
-from appliance.core.spool import ElementName, Spool
+from appliance.core.spool import NAME, ElementName, Spool
 
 logger = logging.getLogger("ssm.ssm2")
 
@@ -37,7 +36,6 @@ _REFRESH_SECONDS = 60.0
 _CLAIM_SECONDS = 30.0
 """The most that it takes to lock a block, or to renew its locks."""
 _MAX_JOURNAL = 1024 * 1024
-_NAME = re.compile(r"[0-9a-f]{8}/[0-9a-f]{14}")
 
 
 class Claims:
@@ -70,7 +68,7 @@ class Claims:
             )
             return
         words = text.decode("ascii", "replace").split()
-        for name in map(ElementName, filter(_NAME.fullmatch, words)):
+        for name in map(ElementName, filter(NAME.fullmatch, words)):
             # Claiming a block takes a moment, so its locks are a little younger than the journal.
             since = self.spool.locked_since(name)
             if since is not None and since <= end:

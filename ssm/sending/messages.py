@@ -7,7 +7,8 @@ the spool when each of its parts has been acknowledged or set aside.
     way out       when                                        element
     flush         the broker has acknowledged it, and the     removed
                   journal of sent messages has it
-    dead_letter   no run could ever send it                   moved to the queue of dead letters
+    dead_letter   no run could ever send it, or it would      moved to the queue of dead letters
+                  take back what was sent
     _leave        it cannot be read or moved aside            unlocked, stays for the next run
 """
 
@@ -105,7 +106,16 @@ class Messages:
         if text is None:
             return None
         if self._journal.is_on:
-            self._contents[name] = (len(text), usage_messages.read(text))
+            read = usage_messages.read(text)
+            self._contents[name] = (len(text), read)
+            if replaced := self._journal.replaced(self._part(name).element, read):
+                first = replaced[0]
+                self.dead_letter(
+                    name,
+                    f"would replace records that later messages have delivered further:"
+                    f" {len(replaced)}, such as {first.key} of {first.month}",
+                )
+                return None
         try:
             return self._packer.pack(text, message_id=self._suspects.id_on_wire(name))
         except envelope.Unsendable as error:

@@ -25,14 +25,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance.core import clock, files
+from appliance.core import clock, files, sqlite
 from appliance.core.run.errors import LocalFailure
+from appliance.core.spool import NAME
 from ssm.settings import SenderSettings
 
 if TYPE_CHECKING:  # start-up is a cost: most runs find an empty spool
     import sqlite3
 
-    from appliance.core.usage_messages import Contents
+    from appliance.core.usage_messages import Contents, SentRecord
     from ssm.sqlite_file import SQLiteFile
 
 logger = logging.getLogger("ssm.ssm2")
@@ -62,6 +63,19 @@ CREATE TABLE IF NOT EXISTS record (
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 COMMIT;
+"""
+_DESTINATION = """
+SELECT number FROM destination WHERE (protocol, name, ams_project, spool) = (?, ?, ?, ?)
+"""
+_NEWEST = """
+SELECT max(element) FROM
+    (SELECT element FROM message WHERE destination = ? ORDER BY number DESC LIMIT 1000)
+"""
+_FURTHER = """
+SELECT 1 FROM record JOIN message ON message.number = record.message
+WHERE record.destination = :destination AND kind = :kind AND month = :month AND key = :key
+    AND element > :element AND CASE kind WHEN 'ip' THEN record.measured > :measured
+    ELSE record.amount > :amount END
 """
 _MOST_WAITING = 64
 _STEP = timedelta(days=31)
@@ -103,6 +117,8 @@ class SentJournal:
         self._database: SQLiteFile | None = None
         self._problem: LocalFailure | None = None
         self._lost = 0
+        self._newest: str | None = None
+        """The last element that was sent; None if it has to be read."""
 
     @property
     def is_on(self) -> bool:
@@ -138,6 +154,42 @@ class SentJournal:
             self._lost += max(len(self._waiting) - _MOST_WAITING, 0)
             del self._waiting[:-_MOST_WAITING]
 
+    def replaced(self, element: str, contents: Contents) -> list[SentRecord]:
+        """Return the records of a message that later elements have delivered further.
+
+        Messages of a dirq spool are sent in the order of their names. One that comes late was
+        locked or unreadable for a while, or lies in an older copy of the spool. Without a usable
+        file there are none.
+        """
+        if not self.is_on or not NAME.fullmatch(element):
+            return []
+        try:
+            if sqlite.is_missing(self._section.path):
+                return []
+            database = self._opened()
+            with database.guarded():
+                return self._find_replaced(database.connection, element, contents)
+        except (OSError, LocalFailure) as error:
+            self._fail(error)
+            return []
+
+    def _find_replaced(
+        self, connection: sqlite3.Connection, element: str, contents: Contents
+    ) -> list[SentRecord]:
+        found = connection.execute(_DESTINATION, self._destination).fetchone()
+        if found is None:
+            return []
+        if self._newest is None:
+            self._newest = connection.execute(_NEWEST, found).fetchone()[0] or ""
+        if element >= self._newest:
+            return []
+        place = {"destination": found[0], "element": element}
+        return [
+            one
+            for one in contents.records
+            if connection.execute(_FURTHER, place | one._asdict()).fetchone()
+        ]
+
     def finish(self) -> None:
         """End a run: write what still waits, and remove rows that are too old."""
         self.write()
@@ -172,11 +224,8 @@ class SentJournal:
         connection.execute(
             "INSERT OR IGNORE INTO destination VALUES (NULL, ?, ?, ?, ?)", self._destination
         )
-        (number,) = connection.execute(
-            "SELECT number FROM destination"
-            " WHERE (protocol, name, ams_project, spool) = (?, ?, ?, ?)",
-            self._destination,
-        ).fetchone()
+        (number,) = connection.execute(_DESTINATION, self._destination).fetchone()
+        self._newest = None
         for one in deliveries:
             cursor = connection.execute(
                 "INSERT INTO message VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -600,3 +600,79 @@ def test_a_dead_letter_replaces_no_newer_record(
         )
         assert requeue(name) == status
         shutil.rmtree(tmp_path / "spool", ignore_errors=True)
+
+
+# --------------------------------------------------------------------------- messages that are late
+
+
+def spool_of(directory: Path, **texts: str) -> None:
+    """Put messages into the spool, each under a name of dirq."""
+    for name, text in texts.items():
+        path = directory / "spool/6b029cc8" / f"6b029cd97178{name[-1]}0"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def addresses(count: int, measured: int) -> str:
+    one = {"LocalGroup": "p", "IPVersion": 4, "IPCount": count, "MeasurementTime": measured}
+    return json.dumps({"Type": "APEL Public IP message", "UsageRecords": [one]})
+
+
+def test_an_older_copy_of_the_spool_takes_nothing_back(
+    tmp_path: Path, trust: Trust, broker: FaultBroker
+) -> None:
+    """The repository keeps what it receives last."""
+    first, second = message(cloud(1, 100), cloud(2, 100)), message(cloud(1, 200))
+    spool_of(tmp_path, n1=first, n2=second, n4=message(cloud(3, 1)))
+    sender, _ = sender_to(broker, tmp_path, trust, 0)
+    assert sender.run() is ExitStatus.DONE
+    accepted = list(broker.accepted)
+    # The second goes again, as after a kill: no later one has more of its records.
+    spool_of(tmp_path, n1=first, n2=second)
+    sender, _ = sender_to(broker, tmp_path, trust, 0)
+    assert sender.run() is ExitStatus.PARTLY
+    assert broker.accepted == [*accepted, "6b029cc8/6b029cd9717820"]
+    [line] = sender._record.failures
+    assert line == (
+        "6b029cc8/6b029cd9717810: would replace records that later messages have delivered further:"
+        f" 1, such as vm-1 of 2026-10; it is now in {tmp_path}/failed/spool"
+    )
+    assert rows(tmp_path, "SELECT key, amount FROM record ORDER BY key") == [
+        ("vm-1", 200),
+        ("vm-2", 100),
+        ("vm-3", 1),
+    ]
+    [letter] = DeadLetters(tmp_path / "failed/spool").letters()
+    assert letter.body.read_text() == first
+
+
+def test_a_late_message_with_more_is_sent(
+    tmp_path: Path, trust: Trust, broker: FaultBroker
+) -> None:
+    """The clock of its producer was corrected; or it was locked, and later ones had others."""
+    spool_of(tmp_path, n5=message(cloud(1, 100)), n6=addresses(5, 1793000000))
+    sender, _ = sender_to(broker, tmp_path, trust, 0)
+    assert sender.run() is ExitStatus.DONE
+    spool_of(
+        tmp_path,
+        n1=message(cloud(1, 101), cloud(2, 7)),
+        n2=addresses(2, 1793000001),  # fewer of them, counted later
+        n3=addresses(9, 1792999999),
+    )
+    sender, _ = sender_to(broker, tmp_path, trust, 0)
+    assert sender.run() is ExitStatus.PARTLY
+    assert [name[-2] for name in broker.accepted] == ["5", "6", "1", "2"]
+    assert sender._record.counts["dead_letters"] == 1
+
+
+def test_a_journal_that_cannot_be_read_holds_no_message_back(
+    tmp_path: Path, trust: Trust, broker: FaultBroker
+) -> None:
+    spool_of(tmp_path, n2=message(cloud(1, 200)))
+    sender, _ = sender_to(broker, tmp_path, trust, 0)
+    assert sender.run() is ExitStatus.DONE
+    at(tmp_path).write_text("no database")
+    spool_of(tmp_path, n1=message(cloud(1, 100)))
+    sender, _ = sender_to(broker, tmp_path, trust, 0)
+    assert sender.run() is ExitStatus.PARTLY
+    assert len(broker.accepted) == 2
