@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -269,6 +270,7 @@ def _read_link(settings: Settings, role: str, *, layout: Layout) -> Link:
         )
         settings.warn("broker", "use_ssl", f"{text}; write true")
     brokers = _read_brokers(settings, protocol)
+    _note_endpoints(settings, brokers, ams)
     grid = layout.path("/etc/grid-security")
     certificate = settings.file("certificates", "certificate", default=grid / "hostcert.pem")
     key = settings.file("certificates", "key", default=grid / "hostkey.pem")
@@ -278,6 +280,19 @@ def _read_link(settings: Settings, role: str, *, layout: Layout) -> Link:
     destination = _read_destination(settings, role, protocol)
     assert certificate is not None and key is not None  # noqa: S101, PT018  both have a default
     return Link(brokers, use_ssl or ams is not None, certificate, key, capath, destination, ams)
+
+
+def _note_endpoints(settings: Settings, brokers: Sequence[Broker], ams: AMSAccess | None) -> None:
+    entry = settings.where("broker", "host")
+    if entry is None:
+        return
+    scheme, what = ("https", "AMS") if ams else ("stomp", "message broker")
+    for broker in brokers:
+        url = f"{scheme}://{hosts.join_port(broker.host, broker.port)}"
+        note_endpoint(what, url, path=entry.path, line=entry.line)
+        if ams and not ams.token:  # the certificate is exchanged for one
+            url = f"https://{hosts.join_port(broker.host, ams.authn_port)}"
+            note_endpoint("login of AMS", url, path=entry.path, line=entry.line)
 
 
 def _read_protocol(settings: Settings, role: str) -> str:
@@ -383,11 +398,6 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
         settings.warn("broker", old[0], f"{text}; {'host is used' if brokers else name_a_host}")
     if not words:
         settings.error("broker", "host", f"must be set: {name_a_host}")
-    if entry := settings.where("broker", "host"):
-        scheme, what = ("https", "AMS") if protocol == "AMS" else ("stomp", "message broker")
-        for broker in brokers:
-            url = f"{scheme}://{hosts.join_port(broker.host, broker.port)}"
-            note_endpoint(what, url, path=entry.path, line=entry.line)
     return tuple(brokers)
 
 

@@ -107,3 +107,9 @@ def fill(path: Path) -> None:
     with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(512)):
             pass
+
+
+def remount(directory: Path, options: str) -> None:
+    """Change the options of a file system, such as ``ro``."""
+    command = ["mount", "-o", f"remount,{options}", str(directory)]
+    subprocess.run(command, check=True)

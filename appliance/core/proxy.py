@@ -7,10 +7,13 @@ connections that are made without requests, and messages about failures.
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
+import os
 import re
 import socket
 import ssl
+from collections.abc import Iterator, Mapping
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from appliance.core import hosts
@@ -35,6 +38,22 @@ def check() -> None:
     """Raise `UsageError` for a proxy that is not a URL; libraries report it late, or not at all."""
     for scheme in ("http", "https"):
         _named(scheme)
+
+
+@contextlib.contextmanager
+def environment(named: Mapping[str, str]) -> Iterator[None]:
+    """Use these proxies in the block, by HTTP_PROXY, HTTPS_PROXY and NO_PROXY, as jobs do."""
+    found = {name.lower(): text for name, text in named.items()}
+    before = {name: os.environ.get(name) for name in found}
+    os.environ.update(found)
+    try:
+        yield
+    finally:
+        for name, text in before.items():
+            if text is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = text
 
 
 def _named(scheme: str) -> SplitResult | None:

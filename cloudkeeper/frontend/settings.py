@@ -15,7 +15,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from appliance.core import hosts
 from appliance.core.config import document
-from appliance.core.config.settings import Settings
+from appliance.core.config.settings import Settings, note_endpoint
 from appliance.core.run.errors import Problem
 from appliance.core.run.layout import Layout
 from cloudkeeper.frontend import addresses, amounts, source_settings
@@ -282,6 +282,7 @@ class _FrontendReader:
         self._refuse_unsupported()
         registries, named_lists, remarks = self._sources()
         lists, problems = self._lists(has_sources=bool(registries or named_lists))
+        self._note_endpoints([*lists, *named_lists], registries)
         log_file, log_level = self._log()
         parallel = found.integer(_TOP, "parallel-transfers", default=2, minimum=1, maximum=16)
         ignored = found.words(_TOP, "ignore-images")
@@ -356,6 +357,17 @@ class _FrontendReader:
         known = source_settings.read_accounts(accounts) if accounts else {}
         tree = yaml_file.parse(sources, document.read_text(sources))
         return source_settings.read(tree, known)
+
+    def _note_endpoints(
+        self, lists: Sequence[Address], registries: Sequence[RegistrySettings]
+    ) -> None:
+        for address in lists:
+            path, _, line = address.origin.rpartition(":")
+            place = (Path(path), int(line)) if line.isdecimal() else (Path(address.origin), 0)
+            note_endpoint("image list", address.url, path=place[0], line=place[1])
+        for registry in registries:
+            sources = self._optional("sources-file") or Path()
+            note_endpoint("registry", f"https://{registry.host}", path=sources)
 
     def _optional(self, option: str) -> Path | None:
         """Return a file that need not exist unless the configuration names it."""

@@ -176,6 +176,7 @@ def serve(directory: Path) -> Iterator[Engine]:
 
     class Server(socketserver.ThreadingUnixStreamServer):
         daemon_threads = True
+        request_queue_size = 128  # a real engine has the kernel's largest
 
     with answering(Server(str(engine.socket), Handler)):
         yield engine

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from appliance.admin import settings
-from appliance.admin.check import across, certificates, inside
+from appliance.admin.check import across, certificates, inside, space
 from appliance.admin.check.finding import identify
 from appliance.admin.command import main
+from appliance.admin.inventory import CONTAINERS
 from appliance.admin.runtime import compose_output, native
 from appliance.core.config.settings import Value
 from appliance.core.run.layout import Layout
@@ -33,6 +34,7 @@ STAND_IN = """#!/bin/sh
 # Stands in for docker-compose: answers a check with the file of the service's name, or with the
 # file for its first check, if there is one.
 cd "$(dirname "$0")"
+if [ "$1" = version ]; then cat version; exit; fi
 for service in caso ssm cloudkeeper cloudbdii sitebdii cloudkeeper-os; do
   case " $* " in *" $service sh -c "*) break ;; esac
 done
@@ -284,18 +286,21 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     place = tmp_path / "place"
     place.mkdir()
     program = place / "docker-compose"
     program.write_text(STAND_IN)
     program.chmod(0o755)
+    (place / "version").write_text("1.29.2\n")
+    monkeypatch.setattr(space, "IMAGES", 0)
+    (tmp_path / "root/image_data").mkdir(parents=True)
     with (
         tempfile.TemporaryDirectory(prefix="e") as short,
         docker_engine.serve(Path(short)) as engine,
     ):
         made = Site(tmp_path / "root", place, engine)
-        for name in ("caso", "ssm", "cloudkeeper", "cloudbdii", "sitebdii", "cloudkeeper-os"):
+        for name in CONTAINERS:
             engine.images[f"egifedcloud/{name}:{VERSION}"] = "sha256:1"
         made.write("etc/fedcloud/docker-compose.yml", "services: {}\n")
         made.write("etc/fedcloud/networks/bridge.yml", "services: {}\n")
@@ -436,6 +441,34 @@ def test_an_engine_that_is_down_and_an_image_that_is_missing(
     status, (finding,) = site.check("caso", capsys=capsys)
     assert (status, finding["id"]) == (3, "C04.a")
     assert "systemctl start docker" in finding["text"]
+
+
+def test_the_host_s_engine_compose_and_images(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """C04.b, C04.c, C04.d: each image is reported once, also one whose program is not checked."""
+    assert site.check("--only", "C04", capsys=capsys) == (0, [])
+    (site.place / "version").write_text("1.27.4\n")
+    status, (finding,) = site.check("--only", "C04", capsys=capsys)
+    assert (status, finding["id"]) == (1, "C04.b")
+    assert "is Compose 1.27.4; 1.29 is the oldest that works" in finding["text"]
+    (site.place / "version").write_text("1.29.2\n")
+    for name in ("cloud-info", "caso"):
+        tag = f"egifedcloud/{name}:{VERSION}"
+        identifier = site.engine.images.pop(tag)
+        status, (finding,) = site.check("--only", "C04", capsys=capsys)
+        assert (status, finding["id"]) == (1, "C04.c")
+        assert tag in finding["text"]
+        site.engine.images[tag] = identifier
+    tag, other = f"egifedcloud/caso:{VERSION}", f"sha256:{'1' * 64}"
+    site.write("etc/fedcloud/images.lock", f"caso {tag} {other}\n")
+    status, (finding,) = site.check("--only", "C04", capsys=capsys)
+    assert finding["id"] == "C04.d"
+    site.engine.images[tag] = other
+    assert site.check("--only", "C04", capsys=capsys) == (0, [])
+    (site.place / "docker-compose").unlink()
+    _, findings = site.check("--only", "C04", capsys=capsys)
+    assert {one["id"] for one in findings} >= {"C04.b"}
 
 
 def test_a_misspelt_name_is_one_line_with_the_nearest(

@@ -20,6 +20,7 @@ _RULES = (
     ("C21.a", r"unknown (option|section)"),
     ("C23.a", r"is not (JSON|YAML)"),
     ("C24.a", r"is a test queue"),
+    ("C12.a", r"is this host's own; name the receiver's"),
     ("C22.a", r"write one name"),
     ("C30.b", r"the domain of the account"),
     ("C30.c", r"Keystone's version 2"),

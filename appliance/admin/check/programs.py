@@ -181,10 +181,11 @@ def _of_failure(name: str, error: ApplianceError | OSError) -> Iterator[Finding]
     elif row := trust.row_of(known):
         yield of_error(name, known, identifier=row)
     else:
-        yield of_error(name, known, identifier=_row_of_image(known.cause))
+        yield of_error(name, known, identifier=row_of_image(known.cause))
 
 
-def _row_of_image(cause: str) -> str:
+def row_of_image(cause: str) -> str:
+    """Return the row of a failure to use an image."""
     if "as in" in cause and "images.lock" in cause:
         return "C04.d"
     return "C04.c" if "image" in cause else "C04"

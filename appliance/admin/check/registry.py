@@ -5,15 +5,37 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 
-from appliance.admin.check import across, certificates, schedule
+from appliance.admin.check import (
+    across,
+    certificates,
+    clock,
+    engine,
+    network,
+    ports,
+    schedule,
+    space,
+)
 from appliance.admin.check.probe import LONG, CheckedSite, Need, Probe
-from appliance.admin.inventory import flow_of
+from appliance.admin.inventory import Flow, flow_of
 from appliance.core.run.finding import Finding
 
 PROBES: Sequence[Probe] = (
     # this host
+    Probe(("C01",), "what keeps the clock", Need.MACHINE, clock.keeper),
+    Probe(("C01",), "clocks of the services", Need.NETWORK, clock.offset, LONG),
+    Probe(("C02",), "space for images, spools and state", Need.HOST, space.find),
+    Probe(("C03",), "memory", Need.MACHINE, space.memory),
+    Probe(("C04",), "Docker engine, Compose and images", Need.HOST, engine.find, LONG),
+    Probe(("C05",), "port of the site's BDII", Need.MACHINE, ports.find, flow=Flow.INFORMATION),
+    Probe(("C06",), "connections to other hosts", Need.NETWORK, network.outbound, LONG),
+    Probe(("C07",), "name of the site's BDII", Need.NETWORK, network.name, LONG),
     Probe(("C08",), "starters of the jobs", Need.HOST, schedule.find),
-    Probe(("C10",), "age of the revocation lists", Need.HOST, certificates.of_lists),
+    Probe(("C08",), "cron", Need.MACHINE, schedule.starter),
+    Probe(("C08",), "last runs of the jobs", Need.HOST, schedule.runs),
+    Probe(("C10",), "revocation lists", Need.HOST, certificates.of_lists),
+    Probe(("C10",), "age of the authorities", Need.HOST, certificates.of_anchors),
+    Probe(("C10",), "copies of the host key", Need.HOST, certificates.of_copies),
+    Probe(("C12",), "the receiver's certificate", Need.HOST, certificates.of_receiver, LONG),
     # the configuration, also of files compared with each other
     Probe(("C21", "C20"), "files that the host itself reads", Need.CONFIGURATION, across.of_host),
     Probe(("C22",), "names of the site", Need.CONFIGURATION, across.of_names, LONG),
@@ -25,7 +47,7 @@ _CONFIGURATION = ("C20", "C21", "C22", "C23", "C24", "C30", "C40")
 """The rows that the check of a configuration may find, of any program."""
 _ROWS = {
     "caso": ("C01", "C02", "C30", "C31", "C32", "C33", "C34", "C36", "C42"),
-    "ssmsend": ("C10",),
+    "ssmsend": ("C10", "C12"),
     "cloudkeeper": ("C10",),
     "cloudbdii": ("C30", "C31", "C34", "C36"),
     "cloud-info": ("C30", "C31", "C34", "C36"),

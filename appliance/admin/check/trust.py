@@ -15,6 +15,10 @@ _ROWS = (
 )
 
 
+_PERIODS = ("within 1 day,", "within 7 days,")
+"""Words of `Identity.expiry_warning` from which on the end is an error."""
+
+
 def row_of(error: ApplianceError) -> str:
     """Return the row of an error of the host's certificate or key; empty for other errors."""
     text = f"{error.subject}: {error.cause}"
@@ -36,4 +40,5 @@ def of_warning(name: str, text: str) -> Finding:
         ("C10.d", "ends"),
     )
     row = next((row for row, word in rows if word in words), "C10")
-    return Finding(path, 0, "", words, row, name, is_error=False)
+    is_error = any(period in words for period in _PERIODS)
+    return Finding(path, 0, "", words, row, name, is_error=is_error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import socket
 import ssl
 import threading
@@ -50,7 +49,7 @@ class Reader:
 
         """
         for _ in range(_MOST_REDIRECTS):
-            with self._environment():
+            with proxy.environment(self.proxies):
                 answer = self._ask(url)
             if answer.status not in _REDIRECTS:
                 break
@@ -103,21 +102,6 @@ class Reader:
         file = str(self.authorities) if self.authorities else None
         tls = ssl.create_default_context(cafile=file)
         return proxy.https_connection(host, parts.port or 443, timeout=seconds, tls=tls)
-
-    @contextlib.contextmanager
-    def _environment(self) -> Iterator[None]:
-        """Use the proxies of appliance.env, as jobs do."""
-        named = {name.lower(): text for name, text in self.proxies.items()}
-        before = {name: os.environ.get(name) for name in named}
-        os.environ.update(named)
-        try:
-            yield
-        finally:
-            for name, text in before.items():
-                if text is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = text
 
 
 @dataclass(frozen=True, slots=True)

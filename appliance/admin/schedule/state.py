@@ -77,13 +77,15 @@ def complaints(layout: Layout, host: settings.Host | None = None) -> list[str]:
 
     With the settings of the ``host``, jobs whose flow is off are left out.
     """
-    wanted = [one for one in starts(layout) if host is None or host.is_wanted(one.job.name)]
-    others = [
-        _problem(starter)
-        for starter in starters.others(layout)
-        if host is None or host.is_wanted(starter.job)
-    ]
-    return [*_disagreements(wanted), *map(str, others), *map(str, ignored(layout))]
+    lines = disagreements(layout, host)
+    return [*lines, *map(str, foreign(layout, host)), *map(str, ignored(layout))]
+
+
+def disagreements(layout: Layout, host: settings.Host | None = None) -> list[str]:
+    """Return a line for each fault that cron and timers have together."""
+    return _disagreements(
+        [one for one in starts(layout) if host is None or host.is_wanted(one.job.name)]
+    )
 
 
 def _disagreements(found: Sequence[Starts]) -> list[str]:
@@ -108,9 +110,11 @@ def _disagreements(found: Sequence[Starts]) -> list[str]:
     return words
 
 
-def foreign(layout: Layout) -> Iterator[Problem]:
-    """Yield a problem for each foreign starter of a job."""
-    yield from map(_problem, starters.others(layout))
+def foreign(layout: Layout, host: settings.Host | None = None) -> Iterator[Problem]:
+    """Yield a problem for each foreign starter of a job whose flow is on."""
+    for starter in starters.others(layout):
+        if host is None or host.is_wanted(starter.job):
+            yield _problem(starter)
 
 
 def _problem(starter: starters.Starter) -> Problem:

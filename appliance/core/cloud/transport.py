@@ -33,7 +33,6 @@ from appliance.core.version import __version__
 logger = logging.getLogger(__name__)
 
 _BUSY = frozenset({429, 500, 502, 503, 504})
-_ATTEMPTS = 4
 _LONGEST_PAUSE = 8.0
 """Seconds between two attempts, unless the service asks for more."""
 _LONGEST_WAIT = 60.0
@@ -143,10 +142,10 @@ class Transport(session.Session):
         url: str,
         method: str,
         raise_exc: bool = True,
-        attempts: int = _ATTEMPTS,
+        attempts: int = 0,
         **kwargs: Any,
     ) -> requests.Response:
-        """Send a request as keystoneauth does, in up to ``attempts`` attempts.
+        """Send a request as keystoneauth does, in up to ``attempts`` attempts, 0 for the account's.
 
         Raises:
             Unavailable: the service stays busy or cannot be reached.
@@ -161,7 +160,7 @@ class Transport(session.Session):
             response = retry.call(
                 lambda: self._send(url, method, **kwargs),
                 on=(_Busy, exceptions.ConnectionError),
-                attempts=attempts,
+                attempts=attempts or self._access.attempts,
                 longest=_LONGEST_PAUSE,
                 decide=self._decide,
             )

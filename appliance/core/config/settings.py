@@ -55,6 +55,8 @@ COMPARED = frozenset(
             ("messaging", "path"),
             ("messaging", "destination"),
             ("broker", "host"),
+            ("certificates", "server_cert"),
+            ("DEFAULT", "SITE_BDII_HOST"),
         ),
     }
 )

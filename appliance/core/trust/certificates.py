@@ -55,7 +55,7 @@ class Identity:
         """
         # Taken first: a file that is replaced while it is read then counts as changed.
         stamp = _stamp(certificate_path, key_path)
-        certificate, *chain = _load_certificates(certificate_path)
+        certificate, *chain = load_certificates(certificate_path)
         key = _load_key(key_path)
         if certificate.public_key() != key.public_key():
             raise Untrusted(
@@ -117,7 +117,14 @@ def _stamp(*paths: Path) -> _Stamp:
     return tuple(stamps)
 
 
-def _load_certificates(path: Path) -> list[x509.Certificate]:
+def load_certificates(path: Path) -> list[x509.Certificate]:
+    """Return the certificates of a file in PEM form, at least one.
+
+    Raises:
+        LocalFailure: the file cannot be read.
+        Malformed: it holds none.
+
+    """
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
