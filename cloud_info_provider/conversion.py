@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from appliance.core import causes
 from cloud_info_provider.facts import Accelerators, Flavor, OfferedImage, ServerCounts
 
 # States of servers, as Nova names them.
 _SUSPENDED, _HALTED = "SUSPENDED", "SHUTOFF"
 _GPU = "GPU"
+# Characters of an id in Nova and Glance, and of a property in their databases: nothing that is
+# longer is theirs.
+_LONGEST_ID, _LONGEST_TEXT = 255, 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,11 @@ USUAL = PropertyNames()
 
 def flavor(item: Mapping[str, Any], names: PropertyNames = USUAL) -> Flavor:
     """Return a flavor."""
-    specs = {str(name): str(text) for name, text in (item.get("extra_specs") or {}).items()}
+    listed = (item.get("extra_specs") or {}).items()
+    specs = {_text(name): _text(value) for name, value in listed}
     return Flavor(
-        id=str(item["id"]),
-        name=str(item.get("name") or ""),
+        id=_id(item),
+        name=_text(item.get("name") or ""),
         vcpus=int(item["vcpus"]),
         ram=int(item["ram"]),
         disk=int(item["disk"]),
@@ -51,6 +56,17 @@ def flavor(item: Mapping[str, Any], names: PropertyNames = USUAL) -> Flavor:
         has_infiniband=specs.get(names.infiniband, "").lower() == names.infiniband_value.lower(),
         accelerators=_accelerators(specs, names),
     )
+
+
+def _id(item: Mapping[str, Any]) -> str:
+    found = str(item["id"])
+    if len(found) > _LONGEST_ID:
+        raise ValueError(f"its id has {len(found)} characters")
+    return found
+
+
+def _text(value: object) -> str:
+    return str(value)[:_LONGEST_TEXT]
 
 
 def _accelerators(specs: Mapping[str, str], names: PropertyNames) -> Accelerators | None:
@@ -80,7 +96,7 @@ def image(item: Mapping[str, Any], glance: str, names: PropertyNames = USUAL) ->
     """
 
     def first(*keys: str) -> str:
-        return next((str(item[key]) for key in keys if item.get(key)), "")
+        return next((_text(item[key]) for key in keys if item.get(key)), "")
 
     attributes = dict(_attributes(first("APPLIANCE_ATTRIBUTES")))
     for name in ("image_gpu_driver", "image_gpu_cuda", "image_gpu_cudnn"):
@@ -89,7 +105,7 @@ def image(item: Mapping[str, Any], glance: str, names: PropertyNames = USUAL) ->
     texts = {name: value for name, value in attributes.items() if isinstance(value, str)}
     file = first("file")
     return OfferedImage(
-        id=str(item["id"]),
+        id=_id(item),
         name=first("name"),
         marketplace=first("vmcatcher_event_ad_mpuri", "marketplace"),
         base=texts.get("ad:base_mpuri", ""),
@@ -121,12 +137,16 @@ def _attributes(text: str) -> Mapping[str, Any]:
     return entry if isinstance(entry, dict) else {}
 
 
-def servers(listed: Iterable[Mapping[str, Any]]) -> ServerCounts:
-    """Return the counts of servers by state."""
+def servers(listed: Iterable[Mapping[str, Any]]) -> tuple[ServerCounts, list[str]]:
+    """Return the counts of servers by state, and why the cores of some are not in them."""
     states: Counter[str] = Counter()
-    vcpus = 0
+    vcpus, faults = 0, list[str]()
     for server in listed:
         states[str(server.get("status"))] += 1
-        vcpus += int((server.get("flavor") or {}).get("vcpus") or 0)
+        try:
+            vcpus += int((server.get("flavor") or {}).get("vcpus") or 0)
+        except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
+            faults.append(f"server {server.get('id')!r}: {causes.of_answer(error)}")
     suspended, halted = states.pop(_SUSPENDED, 0), states.pop(_HALTED, 0)
-    return ServerCounts(running=states.total(), suspended=suspended, halted=halted, vcpus=vcpus)
+    counts = ServerCounts(running=states.total(), suspended=suspended, halted=halted, vcpus=vcpus)
+    return counts, faults

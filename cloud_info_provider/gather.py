@@ -26,7 +26,7 @@ from appliance.core.run.errors import (
     Unavailable,
 )
 from cloud_info_provider import conversion
-from cloud_info_provider.facts import Facts, Flavor, OfferedImage, Share
+from cloud_info_provider.facts import Facts, Flavor, OfferedImage, ServerCounts, Share
 from cloud_info_provider.provider_account import ProviderAccount
 from cloud_info_provider.settings import ProviderSettings, ShareSettings
 
@@ -165,7 +165,7 @@ def _read(account: ProviderAccount, share: ShareSettings) -> Share:
         # sorted, so that the same offer is the same text in each run
         flavors=tuple(sorted(_chosen(flavors, configuration), key=lambda flavor: flavor.id)),
         images=tuple(sorted(_published(images, configuration), key=lambda image: image.id)),
-        servers=conversion.servers(Servers(scope).living()),
+        servers=_counted(share.vo, Servers(scope).living()),
         quotas={**configuration.site.quotas, **offer.quotas(scope)},
     )
 
@@ -186,13 +186,22 @@ def _converted(
     for item in items:
         try:
             found.append(convert(item))
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            faults.append(f"{kind} {item.get('id')!r}: {causes.of_answer(error)}")
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            faults.append(f"{kind} {str(item.get('id'))[:64]!r}: {causes.of_answer(error)}")
     if faults and not found:
         raise Unavailable(f"the cloud's {kind}s", f"cannot be understood: {faults[0]}", CHECK_LOGS)
     for fault in faults:
         logger.warning("VO %s: left out, because it cannot be understood: %s", vo, fault)
     return found
+
+
+def _counted(vo: str, listed: Iterable[Mapping[str, Any]]) -> ServerCounts:
+    """Return the counts of servers, also of those whose cores cannot be understood."""
+    counts, faults = conversion.servers(listed)
+    if faults:
+        words = "VO %s: cores of %d servers left out, because they cannot be understood: %s"
+        logger.warning(words, vo, len(faults), faults[0])
+    return counts
 
 
 def _chosen(flavors: Iterable[Flavor], configuration: ProviderSettings) -> Iterator[Flavor]:

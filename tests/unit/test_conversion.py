@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -150,7 +151,30 @@ def test_servers_by_state() -> None:
         offering_cloud.server(str(number), state, vcpus=number)
         for number, state in enumerate(("ACTIVE", "ERROR", "SUSPENDED", "SHUTOFF", "SHUTOFF"))
     ]
-    assert conversion.servers(listed) == ServerCounts(2, 1, 2, 10)
+    assert conversion.servers(listed) == (ServerCounts(2, 1, 2, 10), [])
     del listed[4]["flavor"]["vcpus"]  # a Nova before 2.47
-    assert conversion.servers(listed).vcpus == 6
-    assert conversion.servers(listed[:1]) == ServerCounts(1, 0, 0, 0)
+    assert conversion.servers(listed) == (ServerCounts(2, 1, 2, 6), [])
+    assert conversion.servers(listed[:1]) == (ServerCounts(1, 0, 0, 0), [])
+
+
+@pytest.mark.parametrize("spoiled", ["two", math.inf, math.nan, [2], {"cores": 2}])
+def test_a_server_whose_cores_cannot_be_understood_is_counted(spoiled: object) -> None:
+    listed = [offering_cloud.server(str(number)) for number in range(2)]
+    listed[0]["flavor"]["vcpus"] = spoiled
+    counts, (fault,) = conversion.servers(listed)
+    assert counts == ServerCounts(2, 0, 0, 2)
+    assert fault.startswith("server '0': ")
+    listed[0]["flavor"] = spoiled
+    assert conversion.servers(listed)[0].running == 2
+
+
+def test_texts_are_bounded_and_an_endless_id_is_rejected() -> None:
+    huge = "x" * 10_000_000
+    found = conversion.image(offering_cloud.image("1", name=huge, marketplace=huge), "https://g")
+    assert len(found.name) < 100_000
+    flavor = offering_cloud.flavor("1", name=huge, extra_specs={huge: huge})
+    made = conversion.flavor(flavor)
+    assert len(made.name) + len(str(made.extra_specs)) < 300_000
+    for convert in (conversion.flavor, lambda item: conversion.image(item, "https://g")):
+        with pytest.raises(ValueError, match="its id has 10000000 characters"):
+            convert({**flavor, "id": huge})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +72,8 @@ def test_images_without_a_marketplace_have_glance_s_url(cloud: Cloud, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "spoiled", [{"vcpus": "two"}, {"vcpus": None}, {"extra_specs": ["x"]}, {"id": "odd"}]
+    "spoiled",
+    [{"vcpus": "two"}, {"vcpus": None}, {"extra_specs": ["x"]}, {"id": "odd"}, {"ram": math.inf}],
 )
 def test_a_flavor_that_cannot_be_understood_is_left_out(
     cloud: Cloud, tmp_path: Path, spoiled: dict[str, Any], caplog: pytest.LogCaptureFixture
@@ -85,6 +87,18 @@ def test_a_flavor_that_cannot_be_understood_is_left_out(
     (line,) = (text for text in caplog.messages if "left out" in text)
     assert line.startswith("VO vo0: left out, because it cannot be understood: flavor 'odd': ")
     assert "the cloud's flavors: cannot be understood: flavor 'odd': " in facts.failed["vo1"]
+
+
+def test_servers_whose_cores_cannot_be_understood_cost_no_vo(
+    cloud: Cloud, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a VO uses only adds to what is published."""
+    cloud.servers = {"p0": [{"id": str(n), "status": "ACTIVE", "flavor": "x"} for n in range(3)]}
+    facts = read(cloud, tmp_path).facts
+    assert facts.failed == {}
+    assert facts.shares[0].servers.running == 3
+    (line,) = (text for text in caplog.messages if "left out" in text)
+    assert line.startswith("VO vo0: cores of 3 servers left out, because they cannot be understood")
 
 
 def test_a_server_without_a_flavor_is_counted(cloud: Cloud, tmp_path: Path) -> None:
