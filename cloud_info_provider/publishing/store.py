@@ -132,7 +132,7 @@ def upload(
     if name in listed and memory.is_ours(name, listed[name]):
         # again, so that it outlasts the digests of any number of uploads that fail
         memory.note(name, key, listed[name])
-    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    digest = _digest(content)
     memory.note(name, key, digest)
     save()
     memory.note(name, key, store.write(name, content, digest=digest))
@@ -167,7 +167,7 @@ def _foreign(
     """Return the objects of the same GOCDB id that this program did not write."""
     found = []
     for other, tag in listed.items():
-        if memory.is_ours(other, tag) or _is_cut_upload(store, other, tag, memory):
+        if memory.is_ours(other, tag) or _is_unnoted_upload(store, other, tag, memory):
             continue
         if memory.seen.get(other, ("", ""))[0] != tag:
             memory.seen[other] = (tag, _key_of(store, other))
@@ -177,24 +177,37 @@ def _foreign(
     return found
 
 
-def _is_cut_upload(store: ObjectStore, name: str, tag: str, memory: StoreMemory) -> bool:
-    """Check whether an object under a name of ours is what an upload left that was cut off.
+def _is_unnoted_upload(store: ObjectStore, name: str, tag: str, memory: StoreMemory) -> bool:
+    """Check whether an object has an upload of ours, or a part of one, under a tag unknown to us.
 
-    Its tag is known to nobody. No reader can use it, so nothing is lost if it is replaced.
+    Nobody could note the tag if the answer was lost. The tag of an encrypted object is no digest.
+    No reader can use a part of a document, so nothing is lost if it is replaced.
     """
     if name not in memory.written:
         return False
     content = store.read(name, most=LARGEST) or b""
+    if not (memory.is_ours(name, _digest(content)) or _is_part(content)):
+        return False
+    memory.note(name, memory.written[name][0], tag)
+    if _is_part(content):
+        words = "%s: %s: has only a part of a document, as an upload that was cut off leaves it"
+        logger.warning(words, store.place, name)
+    return True
+
+
+def _is_part(content: bytes) -> bool:
+    """Check whether this is the beginning of a document, but no document."""
     if content.strip()[:1] not in (b"", b"{"):
         return False
     try:
         json.loads(content)
     except (ValueError, RecursionError):
-        memory.note(name, memory.written[name][0], tag)
-        words = "%s: %s: has only a part of a document, as an upload that was cut off leaves it"
-        logger.warning(words, store.place, name)
         return True
     return False
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _key_of(store: ObjectStore, name: str) -> str:

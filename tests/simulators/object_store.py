@@ -63,6 +63,8 @@ class Store:
     url: str = ""
     web_tag: str | None = None
     """The entity tag of each object of the web server; None: its digest."""
+    is_encrypted: bool = False
+    """Whether tags in S3 are no digests of what was uploaded, as with keys of a service."""
 
     @contextlib.contextmanager
     def serve(self) -> Iterator[Store]:
@@ -175,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.command == "PUT" and listing is None and self._is_changed(found, name, fault):
             self._send(412, b"")
         elif self.command == "PUT":
-            digest = md5(body)
+            digest = self._s3_tag(body) if self.path.startswith("/s3/") else md5(body)
             kept = body if fault is None or fault.kept is None else body[: fault.kept]
             if fault is None or fault.kept != 0:
                 found[name] = kept
@@ -197,6 +199,9 @@ class _Handler(BaseHTTPRequestHandler):
         if unwanted == "*" and name in found:
             return True
         return wanted is not None and wanted != (name in found and self._tag(found[name]))
+
+    def _s3_tag(self, content: bytes) -> str:
+        return md5(b"key" + content) if self.store.is_encrypted else md5(content)
 
     def _tag(self, content: bytes) -> str:
         return f'"{md5(content)}"' if self.store.web_tag is None else self.store.web_tag
@@ -225,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
         page = names[: self.store.page]
         contents = "".join(
             f"<Contents><Key>{escape(name)}</Key>"
-            f"<ETag>&quot;{md5(found[name])}&quot;</ETag></Contents>"
+            f"<ETag>&quot;{self._s3_tag(found[name])}&quot;</ETag></Contents>"
             for name in page
         )
         more = (

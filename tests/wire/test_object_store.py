@@ -20,6 +20,7 @@ from cloud_info_provider.publishing import publish, settings
 from cloud_info_provider.publishing.s3 import S3Bucket, S3Key
 from tests import egi_information
 from tests.simulators.object_store import PASSWORD, REGION, Store, StoreFault, md5
+from tests.testbed.patience import until
 from tests.unit.test_publishing import ENDPOINT, GOCDB_ID, SITE, document
 
 NAME = f"{SITE.replace('.', '-')}-{md5(ENDPOINT.encode())}.json"
@@ -194,6 +195,29 @@ def test_upload_that_was_cut_before_its_note(publishing: Publishing) -> None:
     publishing.run()
     publishing.run()
     assert list(publishing.objects) == [NAME]
+
+
+@pytest.mark.parametrize("lost", ["PUT", "GET"])
+def test_an_encrypted_object_whose_tag_nobody_could_note(
+    store: Store, tmp_path: Path, lost: str
+) -> None:
+    """Its tag is no digest: the answer to the PUT has it, or the listing of a later run."""
+    store.is_encrypted = True
+    publishing = Publishing(store, tmp_path, "s3")
+    fault = StoreFault(lost, NAME, status=0 if lost == "PUT" else 500)
+    if lost == "PUT":  # stored, and the answer comes too late
+        fault.delay = 2
+    store.faults = [fault]
+    with pytest.raises(Unavailable):
+        publishing.run()
+    store.faults = []
+    assert until(lambda: NAME in publishing.objects, seconds=60)
+    publishing.run()
+    publishing.run()
+    assert publishing.objects == {NAME: publishing.output.read_bytes()}
+    publishing.objects[NAME] = document(gocdb_id="7G0").encode()
+    with pytest.raises(Unavailable, match="no record of writing it"):
+        publishing.run()
 
 
 def test_new_endpoint_removes_the_earlier_name(store: Store, tmp_path: Path) -> None:
