@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -37,8 +39,8 @@ def cim(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> HTTPServer:
     return httpserver
 
 
-def greendigit(server: HTTPServer) -> GreenDigit:
-    address = WebAddress(server.url_for("").rstrip("/"), None, timedelta(seconds=5))
+def greendigit(server: HTTPServer, *, seconds: float = 30) -> GreenDigit:
+    address = WebAddress(server.url_for("").rstrip("/"), None, timedelta(seconds=seconds))
     return GreenDigit(address, "a@b.org", PASSWORD, ALL)
 
 
@@ -129,6 +131,40 @@ def test_records_wait_when_the_service_is_not_well(
     (failure,) = messenger.deliver()
     assert f"answers {status}" in str(failure)
     assert waiting(tmp_path) == ["p1.storage"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("close", "cannot be reached: ConnectionError"),
+        ("hang", "does not answer within 0.5 s"),
+    ],
+)
+def test_without_an_answer_nothing_is_accepted(
+    fault: str, said: str, cim: HTTPServer, tmp_path: Path
+) -> None:
+    """The service may have taken the records: they are sent again, and nothing else is."""
+    released = threading.Event()
+
+    def submit(request: Request) -> Response:
+        if fault == "close":
+            request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        else:
+            released.wait(30)
+        return Response("late")
+
+    path = "/gd-cim-api/v1/submit"
+    cim.expect_oneshot_request(path, method="POST").respond_with_handler(submit)
+    messenger = greendigit(cim, seconds=0.5 if fault == "hang" else 30).open(Checkpoints(tmp_path))
+    put(messenger, "storage", [VOLUME])
+    (failure,) = messenger.deliver()
+    released.set()
+    assert said in str(failure)
+    assert waiting(tmp_path) == ["p1.storage"]
+    taken = taking(cim)
+    assert greendigit(cim).open(Checkpoints(tmp_path)).deliver() == []
+    assert len(taken) == 1
+    assert waiting(tmp_path) == []
 
 
 @pytest.mark.parametrize("bad", ["", "volume-3"])
