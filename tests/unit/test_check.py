@@ -564,6 +564,7 @@ def test_revocation_lists_that_nobody_fetches(
         ('Creating network "fedcloud_out" with the default driver', True),
         (" Container fedcloud-caso-run-1  Created", True),
         ('time="2026-11-29T00:00:00Z" level=warning msg="no version"', True),
+        ("Some networks were defined but are not used by any service: out, bdii", True),
         ("2", True),
         ("", True),
         ("Starting today", False),

@@ -20,6 +20,7 @@ _NOISE = re.compile(
     r"(?:Creating|Recreating|Starting|Stopping|Removing|Pulling) \S+ +(?:\(.*\))?\.\.\..*"
     r"|Creating (?:network|volume) \".*"
     r"|Attaching to .*|Found orphan containers .*"
+    r"|Some networks were defined but are not used by any service: .*"
     r"|(?:Container|Network|Volume) \S+ +"
     r"(?:Creating|Created|Starting|Started|Running|Recreate|Recreated|Removed)"
     r"|time=\"[^\"]*\" level=(?:warning|info) .*"
