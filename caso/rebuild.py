@@ -33,7 +33,7 @@ from appliance.core.spool import ElementName, Spool
 from appliance.core.usage_messages import SentRecord
 from caso.ledger.deliveries import Intent
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import LedgerRow, Month, Origin, Stream, moment_of
+from caso.ledger.model import LedgerRow, Month, Origin, Stream, moment_of, month_named, month_text
 
 _APPLICATION, _VERSION = 0x65676973, 1
 """SQLite's ``application_id`` and the newest known ``user_version`` of SSM's journal."""
@@ -115,7 +115,7 @@ def latest_record(spools: Mapping[str, Path], journal: Path, *, since: Month) ->
         for path in dict.fromkeys(spools.values())
         for one in _of_messages(path, list(Spool(path).names())[-_LAST:], [])
     ]
-    month, paths = f"{since // 100}-{since % 100:02d}", _json(spools.values())
+    month, paths = month_text(since), _json(spools.values())
     with contextlib.suppress(LocalFailure), _opened(journal) as connection:
         if connection is not None:
             for kind in spools:
@@ -191,7 +191,7 @@ def _progress(row: LedgerRow) -> int:
 def _row(record: SentRecord) -> LedgerRow:
     return LedgerRow(
         record.key,
-        Month(int(record.month.replace("-", ""))),
+        month_named(record.month),
         record.amount,
         moment_of(record.measured),
         vo="",

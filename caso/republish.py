@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.run.record import RunRecord
@@ -19,7 +18,7 @@ from caso.kinds.kind import UsageRecord
 from caso.kinds.months import SECOND, ExtractionWindow, next_month
 from caso.lanes import OneMonth
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import Month, Stream
+from caso.ledger.model import Month, Stream, first_second
 from caso.project import ProjectOutcome
 from caso.selection import Selected, select
 from caso.settings import CasoConfiguration, Period
@@ -122,7 +121,7 @@ def send(
 
 def of_month(configuration: CasoConfiguration, month: Month) -> CasoConfiguration:
     """Return a configuration whose period is a month."""
-    start = datetime(month // 100, month % 100, 1, tzinfo=UTC)
+    start = first_second(month)
     return replace(configuration, period=Period(start, next_month(start) - SECOND))
 
 
@@ -149,7 +148,7 @@ def _chosen(accounting: run.AccountingRun, names: Iterable[str]) -> list[Selecte
 
 def _windows(accounting: run.AccountingRun, month: Month) -> dict[str, KindWindow]:
     period = accounting.configuration.period
-    start = period.start or datetime(month // 100, month % 100, 1, tzinfo=UTC)
+    start = period.start or first_second(month)
     window = ExtractionWindow(start, accounting.end())
     if window.start >= window.end:
         raise LocalFailure(f"month {start:%Y-%m}", "has not begun", "choose another month")

@@ -21,14 +21,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from appliance.core import clock
 from appliance.core.run.errors import LocalFailure
 from caso.checkpoint import Checkpoints
 from caso.kinds.months import BEGINNING, SECOND, ExtractionWindow, first_moment, next_month
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import Month, Span, Stream, month_text
+from caso.ledger.model import Span, Stream, first_second, month_text
 from caso.ledger.windows import Reached
 from caso.selection import Selected
 from caso.settings import CasoConfiguration
@@ -203,7 +203,7 @@ class ProjectWindows:
         floor = self.ledger.retention.floor()
         if floor is None:
             return start
-        first = _first_moment(floor)
+        first = first_second(floor)
         if start >= first or not any(span.start < first for one in reached for span in one.spans):
             return start
         if any(_lacks(one, start) for one in reached):
@@ -248,7 +248,3 @@ def _lacks(reached: Reached, moment: datetime) -> bool:
     if reached.checkpoint is None or moment < reached.checkpoint:
         return False
     return not any(span.start <= moment <= span.end for span in reached.spans)
-
-
-def _first_moment(month: Month) -> datetime:
-    return datetime(month // 100, month % 100, 1, tzinfo=UTC)

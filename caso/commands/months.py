@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 
+from caso.ledger.model import Month, month_named
+
 _MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 
 
@@ -27,8 +29,13 @@ def add_arguments(
 def month(text: str) -> str:
     """Return a month of the command line, like ``2026-11``."""
     if not _MONTH.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a month; write it like 2026-11")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a month; write it like 2026-10")
     return text
+
+
+def numbered(text: str) -> Month:
+    """Return a month of the command line as the ledger has it."""
+    return month_named(month(text))
 
 
 def is_chosen(arguments: argparse.Namespace, text: str) -> bool:

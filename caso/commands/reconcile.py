@@ -6,7 +6,7 @@ import argparse
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from caso.commands import host_file, months
 from caso.commands.report import delivered, destinations
 from caso.kinds import months as cuts
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import Month, month_text
+from caso.ledger.model import Month, first_second, month_text
 from caso.settings import CasoConfiguration
 from caso.usage import hours, portal
 from caso.usage.hours import Spent
@@ -148,7 +148,7 @@ def _with_nova(
             servers = Servers(cloud.in_region(place[0]).project(place[1]))
             for month in chosen:
                 compared = _compared(place, month, end, spent)
-                start = _first_moment(month)
+                start = first_second(month)
                 if compared.until > start:
                     begin = start - cuts.SECOND
                     add_used(compared, servers.used(start, compared.until + cuts.SECOND), begin)
@@ -167,17 +167,13 @@ def _with_nova(
 
 
 def _compared(place: _Place, month: Month, end: datetime, spent: _Delivered) -> ProjectHours:
-    following = cuts.first_moment(_first_moment(month) + timedelta(days=32))
+    following = cuts.first_moment(first_second(month) + timedelta(days=32))
     until = min(end, following - timedelta(seconds=1), clock.now())
     parts = spent.by_project.get((*place, month), [])
     vo = parts[0].vo if parts else ""
     compared = ProjectHours(*place, month_text(month), vo, until)
     add_delivered(compared, parts)
     return compared
-
-
-def _first_moment(month: Month) -> datetime:
-    return datetime(month // 100, month % 100, 1, tzinfo=UTC)
 
 
 def _print_projects(arguments: argparse.Namespace, found: list[ProjectHours]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,13 @@ from appliance.core.run import cli, place
 from appliance.core.run.errors import ApplianceError, ExitStatus
 from appliance.core.run.record import RunRecord
 from caso.cmds import startup
+from caso.commands import months
 from caso.ledger.model import Month, month_text
 from caso.settings import CasoConfiguration
 
 if TYPE_CHECKING:  # it loads the OpenStack clients
     from caso.republish import Change, ComparedProject
 
-_MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
 _NAME = "caso republish"
 _NO_REASON = "no reason given"
 
@@ -25,7 +24,11 @@ _NO_REASON = "no reason given"
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     startup.add_arguments(parser)
     parser.add_argument(
-        "--month", type=_month, required=True, metavar="MONTH", help="month to send, like 2026-10"
+        "--month",
+        type=months.numbered,
+        required=True,
+        metavar="MONTH",
+        help="month to send, like 2026-10",
     )
     parser.add_argument(
         "--project",
@@ -42,13 +45,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reason", default=_NO_REASON, metavar="TEXT", help="why; the ledger keeps it"
     )
-
-
-def _month(text: str) -> Month:
-    found = _MONTH.fullmatch(text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a month; write it like 2026-10")
-    return Month(int(found[1]) * 100 + int(found[2]))
 
 
 def _republish(arguments: argparse.Namespace) -> ExitStatus:

@@ -24,6 +24,16 @@ def month_text(month: Month) -> str:
     return f"{month // 100}-{month % 100:02d}"
 
 
+def month_named(text: str) -> Month:
+    """Return the month that is written as ``2026-11``."""
+    return Month(int(text.replace("-", "")))
+
+
+def first_second(month: Month) -> datetime:
+    """Return the first moment of a month, in UTC."""
+    return datetime(month // 100, month % 100, 1, tzinfo=UTC)
+
+
 def months_between(first: Month, last: Month) -> list[Month]:
     """Return the months from the first to the last, both included."""
     numbers = range(first // 100 * 12 + first % 100 - 1, last // 100 * 12 + last % 100)

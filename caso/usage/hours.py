@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import NamedTuple
 
-from caso.kinds import months
-from caso.ledger.model import LedgerRow, Month, moment_of, seconds
+from caso.ledger.model import LedgerRow, Month, first_second, moment_of, seconds
 
 SECOND = timedelta(seconds=1)
 _DAY = 86_400
@@ -76,7 +75,7 @@ class Growth:
         if kind in _COUNTS:
             begin = end
         elif kind == _OF_SERVERS:
-            first = seconds(_first_moment(row.month)) - 1
+            first = seconds(first_second(row.month)) - 1
             server, _, _ = row.key.partition("/")
             begin, end = self._times.get(server, (first, first + row.amount))
         elif kind in _CUMULATIVE:
@@ -84,7 +83,7 @@ class Growth:
             if before is not None:
                 begin, amount, used = before[2], row.amount - before[0], cpu - before[1]
             else:
-                begin = max(begin, seconds(_first_moment(row.month)) - 1)
+                begin = max(begin, seconds(first_second(row.month)) - 1)
                 amount = min(row.amount, end - begin)
                 used = cpu * amount // row.amount if row.amount else 0
             self._before[kind, row.key] = row.amount, cpu, end
@@ -139,7 +138,3 @@ def spent(rows: Iterable[Owned]) -> Iterator[Spent]:
 
 def _day(moment: int) -> str:
     return f"{moment_of(moment):%Y-%m-%d}"
-
-
-def _first_moment(month: Month) -> datetime:
-    return months.first_moment(datetime(month // 100, month % 100, 1, tzinfo=UTC))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 from appliance.core import clock
 from appliance.core.cloud import identity
 from appliance.core.cloud.project import Project
 from appliance.core.cloud.session import Cloud
 from appliance.core.run.errors import ApplianceError
-from caso.kinds import months
 from caso.kinds.cloud import CloudRecord
 from caso.kinds.months import ExtractionWindow
-from caso.ledger.model import LedgerRow, Month, month_of
+from caso.ledger.model import LedgerRow, Month, first_second, month_of
 from caso.selection import find
 from caso.settings import CasoConfiguration
 from caso.sources import registry as sources
@@ -37,7 +35,7 @@ def spent(
     """
     now = clock.now().replace(microsecond=0)
     first = min(chosen, default=month_of(now))
-    begin = months.first_moment(datetime(first // 100, first % 100, 1, tzinfo=UTC))
+    begin = first_second(first)
     window = ExtractionWindow(begin, now, is_first=True)
     try:
         cloud = Cloud(configuration.access)
