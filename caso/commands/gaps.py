@@ -10,6 +10,7 @@ from appliance.core.run import cli
 from appliance.core.run.errors import ApplianceError, ExitStatus
 from appliance.core.run.record import RunRecord
 from caso.cmds import startup
+from caso.commands import amounts
 from caso.ledger.model import DeliveredRow, Span, Stream, month_text
 from caso.settings import CasoConfiguration
 
@@ -74,8 +75,8 @@ def _print(configuration: CasoConfiguration) -> bool:
             is_complete = False
         for one in ledger.deliveries.decreases():
             lead = f"{_name(one.stream)}: {month_text(one.month)}: {one.key}"
-            hours = (one.before - one.after) / 3600
-            print(f"{lead}: {hours:.1f} h taken back on {_time(one.at)}: {one.reason}")
+            less = amounts.text(one.stream.kind, one.before - one.after)
+            print(f"{lead}: {less} taken back on {_time(one.at)}: {one.reason}")
     return is_complete
 
 

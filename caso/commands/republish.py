@@ -10,7 +10,7 @@ from appliance.core.run import cli, place
 from appliance.core.run.errors import ApplianceError, ExitStatus
 from appliance.core.run.record import RunRecord
 from caso.cmds import startup
-from caso.commands import months
+from caso.commands import amounts, months
 from caso.ledger.model import Month, month_text
 from caso.settings import CasoConfiguration
 
@@ -113,27 +113,23 @@ def _lines(compared: ComparedProject, month: Month) -> Iterator[str]:
 
 
 def _change(kind: str, change: Change) -> str:
-    delivered = "nothing" if change.delivered is None else _amount(kind, change.delivered)
+    delivered = "nothing" if change.delivered is None else amounts.text(kind, change.delivered)
     if change.now is None:
         return f"delivered {delivered}, no longer in the cloud: stays"
-    now, difference = _amount(kind, change.now), _amount(kind, change.difference)
+    now, difference = amounts.text(kind, change.now), amounts.text(kind, change.difference)
     return f"delivered {delivered}, now {now}: {'+' * (change.difference >= 0)}{difference}"
 
 
 def _sum(kind: str, changes: Iterable[Change]) -> str:
     known = [change for change in changes if change.now is not None]
-    delivered = _amount(kind, sum(change.delivered or 0 for change in known))
-    now = _amount(kind, sum(change.now or 0 for change in known))
+    delivered = amounts.text(kind, sum(change.delivered or 0 for change in known))
+    now = amounts.text(kind, sum(change.now or 0 for change in known))
     difference = sum(change.difference for change in known)
     return (
         f"sum of {len(known)}: delivered {delivered}, now {now}:"
-        f" {'+' * (difference >= 0)}{_amount(kind, difference)}"
+        f" {'+' * (difference >= 0)}{amounts.text(kind, difference)}"
     )
 
-
-def _amount(kind: str, amount: int) -> str:
-    """Return an amount of a kind: hours, or a number of addresses."""
-    return str(amount) if kind == "ip" else f"{amount / 3600:.1f} h"
 
 
 VERB = cli.Program(

@@ -25,7 +25,7 @@ from appliance.core.cloud.compute import Server, Servers
 from caso.kinds.accelerator import Accelerator, AcceleratorRecord, AcceleratorState, durations
 from caso.kinds.months import ExtractionWindow, first_moment
 from caso.kinds.text import fit
-from caso.sources.history import KnownState, LostThing, SeenThing
+from caso.sources.history import KnownState, SeenThing
 from caso.sources.resizes import changed_at
 from caso.sources.server import Life
 from caso.sources.source import ProjectContext, Usage
@@ -69,8 +69,14 @@ class ServerAccelerators:
         for one in self._listing.close(self._window.end):
             if one.key not in self._ended:
                 self._ended[one.key] = one.last_seen
-                yield from self._lost(one)
+                states = self._known.pop(one.key, None) or [one.state]
+                yield from self._lost(one.key, states, one.last_seen)
         self._context.history.end(KIND, self._ended.items())
+        # What ended in the window and is in no listing: the run that noted it delivered nothing.
+        for key, states in self._known.items():
+            until = states[-1].until
+            if until is not None and until > self._window.start:
+                yield from self._lost(key, states, until)
 
     def abandon(self) -> None:
         """Forget a listing that did not come to its end."""
@@ -100,11 +106,9 @@ class ServerAccelerators:
             self._listing.see(self._seen)
             self._seen = []
 
-    def _lost(self, one: LostThing) -> Iterator[Usage]:
-        states = self._known.get(one.key) or [one.state]
-        start = min(one.last_seen, self._window.start)
-        window = replace(self._window, start=start)
-        for usage in self._made(one.key, states, one.state.user or "", one.last_seen, window):
+    def _lost(self, key: str, states: Sequence[KnownState], until: datetime) -> Iterator[Usage]:
+        window = replace(self._window, start=min(until, self._window.start))
+        for usage in self._made(key, states, states[-1].user or "", until, window):
             yield usage._replace(is_estimated=True)
 
     def _made(

@@ -174,6 +174,20 @@ def test_gone_without_a_trace_is_an_estimate(site: Site) -> None:
     assert len(site.estimated) == 1
 
 
+def test_gone_while_nothing_could_be_delivered(site: Site) -> None:
+    """The run that notes the end, and the one before, fail after they have read the listings."""
+    site.run(at(3), server(A100))
+    begin, kept = site.reached, dict(site.kept)
+    for end, servers in ((at(4), [server(A100)]), (at(5), [])):
+        site.run(end, *servers)
+        site.reached, site.kept = begin, dict(kept)
+    site.run(at(6))
+    assert site.shown() == [(11, Decimal(4), timedelta(days=2))]
+    site.kept.clear()
+    site.run(at(7))
+    assert site.shown() == []
+
+
 def test_a_month_later(site: Site) -> None:
     site.run(at(29), server(A100))
     site.run(at(3, month=12), server(A100))
