@@ -26,7 +26,16 @@ from appliance.core.run.errors import ApplianceError, LocalFailure
 from caso.kinds.kind import RecordKind, UsageRecord
 from caso.ledger.deliveries import PAGE, Intent
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import LedgerRow, Month, Origin, Shrinkage, Span, Stream, month_of
+from caso.ledger.model import (
+    Charged,
+    LedgerRow,
+    Month,
+    Origin,
+    Shrinkage,
+    Span,
+    Stream,
+    month_of,
+)
 from caso.messengers.messenger import OpenMessenger, Outbox
 
 logger = logging.getLogger(__name__)
@@ -100,6 +109,8 @@ class Lane:
         self._intent: Intent | None = None
         self._page: list[UsageRecord] = []
         self._estimated: set[tuple[str, Month]] = set()
+        self._recharged: tuple[str, Charged] | None = None
+        """The last record, if it goes on from the delivered CPU time."""
 
     def open(self, messenger: OpenMessenger, *, reason: str | None) -> None:
         """Begin the outbox; a batch with a reason may lower amounts."""
@@ -123,7 +134,7 @@ class Lane:
     def flush(self) -> None:
         """Send the records of the page that take nothing back."""
         page, self._page = self._page, []
-        for record in page if self._may_decrease else self._guarded(page):
+        for record in page if self._may_decrease else self._charged([*self._guarded(page)]):
             if self._outbox is not None:
                 self._outbox.add(record)
 
@@ -167,6 +178,35 @@ class Lane:
                 yield record
             else:
                 yield from self._raised(record, shrinkage)
+
+    def _charged(self, page: Sequence[UsageRecord]) -> Sequence[UsageRecord]:
+        """Return records with no less CPU time than was delivered.
+
+        There is less if a server was resized to fewer cores, and the ledger that had seen the
+        earlier ones is lost. Then it goes on from what was delivered.
+        """
+        life = self.kind.life
+        if life is None:
+            return page
+        asked = [
+            (record.key, month_of(record.measured), record.amount, cpu)
+            for record in page
+            if (cpu := self.kind.cpu(record)) is not None
+        ]
+        more = self._ledger.deliveries.charged(self.stream, asked)
+        if not more and self._recharged is None:
+            return page
+        found = list(page)
+        for place, record in enumerate(page):
+            known = more.get((record.key, month_of(record.measured)))
+            if self._recharged is not None and self._recharged[0] == record.key:
+                known = known or self._recharged[1]  # of the month before, in this window
+            self._recharged = None
+            one = record if known is None else life.charged(record, *known)
+            if one is not record:
+                found[place] = one
+                self._recharged = one.key, Charged(one.amount, self.kind.cpu(one) or 0)
+        return found
 
     def _raised(self, record: UsageRecord, shrinkage: Shrinkage) -> Iterator[UsageRecord]:
         """Yield a record that goes as far as the delivered one, if that says something new."""

@@ -131,7 +131,6 @@ def _sum(kind: str, changes: Iterable[Change]) -> str:
     )
 
 
-
 VERB = cli.Program(
     "republish",
     "Show what sending a month again would change, and send it.",

@@ -265,6 +265,15 @@ def _raised(record: CloudRecord, wall: int) -> CloudRecord:
     return replace(record, wall=reached, end=end, charged=charged)
 
 
+def _charged(record: CloudRecord, wall: int, cpu: int) -> CloudRecord:
+    own = wall * record.cpu_count if record.charged is None else record.cpu // SECOND
+    if cpu <= own:
+        return record
+    # The earlier cores are not known any more, so it goes on from what was delivered.
+    grown = int(max(record.amount - wall, 0) * record.cpu_count)
+    return replace(record, charged=timedelta(seconds=cpu + grown))
+
+
 def _facts(record: CloudRecord) -> dict[str, object]:
     benchmark = record.benchmark
     return {
@@ -307,6 +316,7 @@ def _closed(last: LastSight) -> Iterator[CloudRecord]:
 _LIFE: RecordLife[CloudRecord] = RecordLife(
     has_ended=lambda record: record.status is ServerStatus.COMPLETED,
     raised=_raised,
+    charged=_charged,
     facts=_facts,
     closed=_closed,
 )

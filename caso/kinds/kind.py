@@ -84,6 +84,8 @@ class RecordLife(Generic[R]):
     """Checks whether a record is the last one of its thing."""
     raised: Callable[[R, int], R]
     """Returns a record that goes as far as a progress that was delivered."""
+    charged: Callable[[R, int, int], R]
+    """Returns a record that takes back nothing of an amount and its CPU time."""
     facts: Callable[[R], Mapping[str, object]]
     """Returns what `closed` needs, without names of people and machines."""
     closed: Callable[[LastSight], Iterator[R]]

@@ -28,6 +28,7 @@ from typing import Any
 from appliance.core import clock
 from caso.ledger import names, windows
 from caso.ledger.model import (
+    Charged,
     Decrease,
     DeliveredRow,
     LedgerRow,
@@ -37,6 +38,7 @@ from caso.ledger.model import (
     Span,
     Stream,
     moment_of,
+    month_before,
     months_between,
     seconds,
 )
@@ -103,6 +105,16 @@ FROM temp.asked CROSS JOIN things ON things.kind = :kind AND things.key = asked.
 CROSS JOIN deliveries AS old
 ON old.month = asked.month AND old.destination = :destination AND old.thing = things.id
 WHERE (coalesce(old.progress, old.amount), old.amount) > (asked.progress, asked.amount)
+"""
+_CHARGED = """
+SELECT charged.key, charged.month, old.amount, old.cpu
+FROM temp.charged CROSS JOIN things ON things.kind = :kind AND things.key = charged.key
+CROSS JOIN deliveries AS old ON old.month = CASE
+    WHEN EXISTS (SELECT 1 FROM deliveries AS same WHERE same.month = charged.month
+    AND same.destination = :destination AND same.thing = things.id)
+    THEN charged.month ELSE charged.before END
+AND old.destination = :destination AND old.thing = things.id
+WHERE old.cpu > charged.cpu OR old.cpu * charged.amount > charged.cpu * old.amount
 """
 _OF = """
 SELECT * FROM delivered WHERE month IN (SELECT value FROM json_each(?))
@@ -246,6 +258,30 @@ class Deliveries:
             found = connection.execute(_SHRINKING, numbers).fetchall()
             connection.execute("DELETE FROM temp.asked")
         return [Shrinkage(names.unpack(key), month, old, new) for key, month, old, new in found]
+
+    def charged(
+        self, stream: Stream, page: Sequence[tuple[str, Month, int, int]]
+    ) -> dict[tuple[str, Month], Charged]:
+        """Return where more CPU time was delivered than records (key, month, amount, cpu) have.
+
+        More of it, or more for each second of the amount. It grows from month to month, so that of
+        the month before counts if there is none of the same month.
+        """
+        with self._file.reading() as connection:
+            connection.executemany(
+                "INSERT INTO temp.charged VALUES (?, ?, ?, ?, ?)",
+                (
+                    (names.pack(key), month, month_before(month), amount, cpu)
+                    for key, month, amount, cpu in page
+                ),
+            )
+            numbers = {
+                "kind": names.find_word(connection, stream.kind),
+                "destination": names.find_word(connection, stream.destination),
+            }
+            found = connection.execute(_CHARGED, numbers).fetchall()
+            connection.execute("DELETE FROM temp.charged")
+        return {(names.unpack(key), month): Charged(*more) for key, month, *more in found}
 
     def outstanding(self) -> list[Outstanding]:
         """Return the batches that were begun and not confirmed, oldest first."""

@@ -29,6 +29,11 @@ def month_named(text: str) -> Month:
     return Month(int(text.replace("-", "")))
 
 
+def month_before(month: Month) -> Month:
+    """Return the month before another one."""
+    return Month(month - 1 if month % 100 > 1 else month - 100 + 11)
+
+
 def first_second(month: Month) -> datetime:
     """Return the first moment of a month, in UTC."""
     return datetime(month // 100, month % 100, 1, tzinfo=UTC)
@@ -106,6 +111,14 @@ class Shrinkage(NamedTuple):
     """The progress of the delivered record; that is the amount where use only grows."""
     progress: int
     """The progress of the new record."""
+
+
+class Charged(NamedTuple):
+    """What was delivered of a thing that is charged for CPU time."""
+
+    amount: int
+    cpu: int
+    """Seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,9 @@ STEPS: Sequence[str] = (_FIRST,)
 
 TEMPORARY = """
 CREATE TEMPORARY TABLE asked (key, month INTEGER, progress INTEGER, amount INTEGER);
+CREATE TEMPORARY TABLE charged (
+    key, month INTEGER, before INTEGER, amount INTEGER, cpu INTEGER
+);
 CREATE TEMPORARY TABLE page (
     key, month INTEGER, amount INTEGER, progress INTEGER, cpu INTEGER, measured INTEGER,
     vo INTEGER, user INTEGER, message INTEGER, flags INTEGER

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -250,6 +250,47 @@ def test_an_end_shortly_before_what_was_delivered_is_raised(
     assert len(lanes.withheld()) == (not is_sent)
     [row] = ledger.deliveries.of("a")
     assert row.row.has_ended is is_sent
+
+
+def test_cpu_time_goes_on_from_what_was_delivered(ledger: Ledger) -> None:
+    """A server went from 8 to 2 cores, and the ledger that had seen the 8 is lost."""
+
+    def of(hours: float, cores: int, *, key: str = "a") -> CloudRecord:
+        return replace(server(key, hours=hours), cpu_count=cores)
+
+    def charged(*records: CloudRecord) -> list[float]:
+        del messenger.accepted[:]
+        assert run(ledger, messenger, records=[*records]).withheld() == []
+        return [cast("CloudRecord", one).cpu / HOUR for one in messenger.accepted]
+
+    messenger = MemoryMessenger()
+    assert charged(of(10, 8), of(10, 2, key="b")) == [80, 20]
+    assert charged(of(11, 2), of(11, 2, key="b")) == [82, 22]
+    assert charged(of(12, 2), of(12, 16, key="b")) == [84, 192]
+    # Cumulative records of the next months, in one window, and of the month after in another.
+    december, january = 24 * 30, 24 * 60
+    assert charged(of(december, 2), of(january, 2), of(december, 2, key="c")) == [
+        84 + (december - 12) * 2,
+        84 + (january - 12) * 2,
+        december * 2,
+    ]
+    assert charged(of(january + 744, 2)) == [84 + (january + 744 - 12) * 2]
+    [november] = [one.row for one in ledger.deliveries.of("a") if one.row.month == 202611]
+    assert november.cpu == 84 * 3600
+
+
+def test_a_reason_lets_cpu_time_shrink(ledger: Ledger) -> None:
+    messenger = MemoryMessenger()
+    run(ledger, messenger, records=[replace(server(), cpu_count=8)])
+    run(ledger, messenger, records=[replace(server(), cpu_count=2)], reason="wrong flavor")
+    assert [cast("CloudRecord", one).cpu / HOUR for one in messenger.accepted] == [80, 20]
+    # The month that was lowered stays so, though the one before still has the eight.
+    october = replace(server(hours=23), cpu_count=8, start=START - 2 * 24 * HOUR)
+    november = replace(october, wall=96 * HOUR, cpu_count=2)
+    run(ledger, messenger, records=[october])
+    run(ledger, messenger, records=[november], reason="wrong flavor")
+    run(ledger, messenger, records=[replace(november, wall=97 * HOUR)])
+    assert cast("CloudRecord", messenger.accepted[-1]).cpu == 97 * 2 * HOUR
 
 
 def test_a_little_less_of_a_living_server_is_passed_over(ledger: Ledger) -> None:
