@@ -1,0 +1,79 @@
+"""What an hourly run of accounting asks for, counted: figures of decisions 33 and 63."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.bench.accounting_simulated import OURS, Service, Shape, Site, serving
+from tests.bench.usage import run
+
+
+class HourlySite:
+    """A site after its first run."""
+
+    def __init__(self, shape: Shape, service: Service) -> None:
+        self.service = service
+        self.shape = shape
+        self.site = Site(OURS, service, shape)
+        self.first = run(self.site.argv)
+        self.site.records()
+
+    def hour(self) -> tuple[int, set[tuple[str, str]]]:
+        """Run for an hour; return the number of requests, and the servers with their projects."""
+        self.site.an_hour_ago()
+        self.service.counted()
+        run(self.site.argv)
+        found = [(one["VMUUID"], one["LocalGroupId"]) for one in self.site.records()]
+        assert len(found) == len(set(found))
+        return self.service.counted().total(), set(found)
+
+    def living(self) -> set[tuple[str, str]]:
+        """Return the servers that the cloud has, with their projects."""
+        cloud = self.shape.cloud()
+        return {
+            (one["id"], name)
+            for name in cloud.projects
+            for one in cloud.all_servers(name)
+            if one["status"] != "DELETED"
+        }
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest) -> Iterator[HourlySite]:
+    shape: Shape = request.param
+    with serving(shape) as service:
+        made = HourlySite(shape, service)
+        yield made
+        shutil.rmtree(made.site.root)
+
+
+_MOST_MEMORY = 90e6 / 2**20
+"""MiB of a first run, which reads details and names."""
+_MANY = Shape(100, 50, extractors="nova,cinder,neutron")
+
+
+@pytest.mark.parametrize("site", [_MANY], indirect=True)
+def test_many_projects_of_a_reader(site: HourlySite) -> None:
+    """A token, usage, addresses, volumes of each project; four to Keystone; one refusal a day."""
+    assert site.hour() == (205, site.living())
+    assert site.hour() == (204, site.living())
+
+
+@pytest.mark.parametrize("site", [replace(_MANY, is_administrator=True)], indirect=True)
+def test_many_projects_of_an_administrator(site: HourlySite) -> None:
+    """A 25th of the 3 981 requests of cASO 5.2.2 is 159."""
+    assert site.hour() == (155, site.living())
+
+
+@pytest.mark.parametrize("site", [Shape(8000, 4)], indirect=True)
+def test_large_projects(site: HourlySite) -> None:
+    """A token, addresses and two pages of usage for each project, and no details.
+
+    Memory holds a page of each project, so it is the same for 100 000 servers.
+    """
+    assert site.first.memory <= _MOST_MEMORY
+    assert site.hour() == (4 + 4 * 4, site.living())
