@@ -1,4 +1,4 @@
-"""`caso compare`: explain the hours of a shadow and of cASO, for each server and month."""
+"""`caso compare`: explain the hours of a shadow and of cASO, for each thing and month."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from appliance.core.run import cli, output, place
 from appliance.core.run.errors import ExitStatus
-from caso.commands import months
+from caso.commands import compare_things, months
 from caso.commands import shadow as shadow_verb
 from caso.shadow import causes, rows
 from caso.shadow.causes import EXPLANATIONS, UNEXPLAINED, Cause, Difference, Evidence
@@ -95,12 +95,25 @@ def _run(arguments: argparse.Namespace) -> ExitStatus:
     for one in causes.differences(ours, theirs, evidence):
         if months.is_chosen(arguments, one.month):
             sums.add(one, is_shown=arguments.all or arguments.json)
+    things = compare_things.compared(
+        shadow,
+        begun=evidence.begun,
+        lead=max(ours.runs(), default=0) - max(theirs.runs(), default=0),
+        is_chosen=lambda month: months.is_chosen(arguments, month),
+    )
     if arguments.json:
-        output.document(_as_json(sums, ours, theirs))
+        shown = _as_json(sums, ours, theirs)
+        output.document({**shown, "other_kinds": compare_things.as_json(things)})
     else:
-        for line in _lines(sums, ours, theirs):
+        for line in (*_lines(sums, ours, theirs), *compare_things.lines(things)):
             output.line(line)
-    faults = (sums.unexplained, ours.unread, theirs.unread, not theirs.messages)
+    faults = (
+        sums.unexplained,
+        things.unexplained,
+        ours.unread,
+        theirs.unread,
+        not (theirs.messages or things.has_theirs),
+    )
     return ExitStatus.PARTLY if any(faults) else ExitStatus.DONE
 
 
@@ -235,7 +248,7 @@ def _minutes(seconds: int) -> str:
 
 VERB = cli.Program(
     "compare",
-    "Explain the hours that a shadow and cASO report, for each server and month.",
+    "Explain the hours that a shadow and cASO report, for each server, volume and month.",
     _add_arguments,
     _run,
 )

@@ -54,7 +54,8 @@ def _run(arguments: argparse.Namespace) -> ExitStatus:
         return startup.report_check(configuration)
     messenger = _messenger(configuration)
     shadow = chosen(arguments, cli.layout(arguments))
-    spool = messenger.outputs["cloud"]  # cASO has one spool for all kinds of records
+    # cASO has one spool for all kinds of records.
+    spool = messenger.outputs.get("cloud") or next(iter(messenger.outputs.values()))
     if configuration.is_dry_run:
         return _dry_run(configuration, shadow)
     with lock.hold(shadow.lock, wait=_WAIT):

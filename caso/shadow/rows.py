@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.core import cloud_message, files
+from appliance.core import cloud_message, files, usage_messages
 from appliance.core.cloud_message import CloudUsage
 from appliance.core.run.errors import LocalFailure
 from appliance.core.spool import Spool
+from caso.shadow.others import OTHER_KINDS, ThingRecords
 
 _LONGEST_MESSAGE = 2**26
 _LONGEST_RUN = 3600
@@ -112,13 +113,7 @@ def is_shift(seconds: int) -> bool:
 
 def _records(path: Path, side: UsageSide) -> Iterator[SpooledRecord]:
     """Yield the cloud records of a spool in the order in which a sender sends them."""
-    spool = Spool(path)
-    for name in spool.names():
-        made = int(spool.made_at(name).timestamp())
-        try:
-            text = files.read_regular(path / name, limit=_LONGEST_MESSAGE)
-        except OSError as error:
-            raise LocalFailure.from_os(error) from error
+    for text, made in _messages(path):
         found = cloud_message.read(text)
         if found is None:  # storage, addresses: cASO writes them into the same spool
             continue
@@ -126,8 +121,30 @@ def _records(path: Path, side: UsageSide) -> Iterator[SpooledRecord]:
         side.unread += found.unread
         for usage in found.records:
             yield SpooledRecord(usage, made)
+
+
+def _messages(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Yield the messages of a spool, and when each was made, in the order of sending."""
+    spool = Spool(path)
+    for name in spool.names():
+        try:
+            text = files.read_regular(path / name, limit=_LONGEST_MESSAGE)
+        except OSError as error:
+            raise LocalFailure.from_os(error) from error
+        yield text, int(spool.made_at(name).timestamp())
     for failure in spool.skipped.values():
         raise failure
+
+
+def read_things(paths: Iterable[Path]) -> dict[str, ThingRecords]:
+    """Return the records of volumes, accelerators and addresses in some spools, by kind."""
+    found: dict[str, ThingRecords] = {kind: ThingRecords() for kind in OTHER_KINDS}
+    for path in paths:
+        for text, _ in _messages(path):
+            for record in usage_messages.read(text).records:
+                if record.kind in found:
+                    found[record.kind].add(record)
+    return found
 
 
 def first_months(sides: Iterable[UsageSide]) -> Mapping[str, str]:

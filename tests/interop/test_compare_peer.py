@@ -65,8 +65,9 @@ class SimulatedSite:
         """Take the messages away, as a sender does."""
         shutil.rmtree(self.root / "out", ignore_errors=True)
 
-    def look(self, until: datetime) -> None:
+    def look(self, until: datetime | None) -> None:
         """Run `caso shadow`."""
+        assert until is not None
         flags = ("--config-file", str(self.configuration), "--extract-to", until.isoformat())
         self._verb("shadow", *flags)
 

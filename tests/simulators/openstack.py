@@ -403,14 +403,11 @@ class Cloud:
 
     def _flavors(self, servers: Sequence[dict[str, Any]], place: str) -> Answer:
         """Answer what cASO asks of flavors: all of them, and the properties of each."""
+        usual = [self.server("", number)["flavor"] for number in range(self.flavors)]
+        found = [*usual, *(one["flavor"] for one in servers)]
+        known = {flavor["original_name"]: flavor for flavor in found}
         if place.endswith("/os-extra_specs"):
-            return Answer(body={"extra_specs": {}})
-        known = {one["flavor"]["original_name"]: one["flavor"] for one in servers}
-        known |= {
-            flavor["original_name"]: flavor
-            for number in range(self.flavors)
-            for flavor in [self.server("", number)["flavor"]]
-        }
+            return Answer(body={"extra_specs": known[place.split("/")[2]]["extra_specs"]})
         listed = [
             {
                 "id": name,
