@@ -66,11 +66,18 @@ def make_directory(path: Path, *, mode: int = 0o750) -> None:
     sync_directory(path.parent)
 
 
-def write_new(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640) -> None:
+def write_new(
+    path: Path,
+    data: bytes | Iterable[bytes],
+    *,
+    mode: int = 0o640,
+    owner: tuple[int, int] | None = None,
+) -> None:
     """Write a file and fsync it; the caller makes its name durable.
 
     A file of this name is removed, not opened: a planted link is not followed, and
     ``mode`` applies. ``data`` may come in pieces, so that a large file need not fit in memory.
+    ``owner`` are the numbers of user and group; without them, it is this process's.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
@@ -79,13 +86,24 @@ def write_new(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640) -
         path.unlink()
         descriptor = os.open(path, flags, mode)
     with named(path), open(descriptor, "wb") as file:
+        if owner is not None:
+            os.fchown(descriptor, *owner)
+            os.fchmod(descriptor, mode)  # the change of owner may have cleared bits
         file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640) -> None:
+def write_atomic(
+    path: Path,
+    data: bytes | Iterable[bytes],
+    *,
+    mode: int = 0o640,
+    owner: tuple[int, int] | None = None,
+) -> None:
     """Replace a file; readers see the old content or the new one, also after a power failure.
+
+    With ``owner``, numbers of user and group, no reader ever sees it under another owner.
 
     A link is replaced, not followed. Writers in one directory wait for each other, so that none
     renames a file that another still writes. Where a directory cannot be locked (NFS), writers of
@@ -99,7 +117,7 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o640
         with contextlib.suppress(OSError):  # NFS may have no locks
             fcntl.flock(directory, fcntl.LOCK_EX)
         try:
-            write_new(temporary, data, mode=mode)
+            write_new(temporary, data, mode=mode, owner=owner)
             os.replace(temporary, path)
         except OSError:
             with contextlib.suppress(OSError):

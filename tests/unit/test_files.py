@@ -277,3 +277,20 @@ def test_a_directory_with_the_temporary_name_keeps_nobody_from_writing(tmp_path:
     files.write_atomic(tmp_path / "state", b"content")
     assert (tmp_path / "state").read_bytes() == b"content"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".state.tmp", "state"]
+
+
+@pytest.mark.root
+def test_a_replaced_file_never_has_another_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed after the rename leaves a file that its program can read."""
+    path, real = tmp_path / "file", os.replace
+
+    def checked(source: Path, target: Path) -> None:
+        status = source.stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1999, 1998, 0o640)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", checked)
+    files.write_atomic(path, b"text", mode=0o640, owner=(1999, 1998))
+    assert path.read_bytes() == b"text"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from appliance.core import files
@@ -13,5 +12,5 @@ def rewrite(path: Path, text: str) -> None:
     status = path.stat()
     path = path.resolve()
     data = text.encode(errors="surrogateescape")
-    files.write_atomic(path, data, mode=status.st_mode & 0o7777)
-    os.chown(path, status.st_uid, status.st_gid)
+    owner = (status.st_uid, status.st_gid)
+    files.write_atomic(path, data, mode=status.st_mode & 0o7777, owner=owner)
