@@ -17,6 +17,7 @@ from appliance.core.cloud.login import Access
 from appliance.core.config import document, yaml_file
 from appliance.core.config.document import Document, Setting
 from appliance.core.config.settings import Settings
+from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem, UsageError
 from appliance.core.run.layout import Layout
 from cloud_info_provider import (
@@ -179,7 +180,7 @@ class _Loader:
             self.arguments.yaml_file
             or self.arguments.site_config
             or os.environ.get("CLOUD_INFO_CONFIG")
-            or (named.text if named else "")
+            or (place.inside(named.text) if named else "")
         )
         usual = [self.layout.path(name) for name in YAML_FILES]
         return Path(chosen) if chosen else (document.first_existing(usual) or usual)[0]

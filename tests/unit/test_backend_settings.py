@@ -393,3 +393,15 @@ def test_ignored_options_of_the_log_are_reported(tmp_path: Path) -> None:
     )
     warnings = [(problem.line, problem.option) for problem in load(tmp_path).warnings]
     assert warnings == [(2, "use_syslog"), (3, "log_config_append")]
+
+
+def test_a_mapping_that_is_named_as_on_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Releases since 2020 name mapping.json; the container has it under the name of 2018."""
+    named = "/etc/cloudkeeper-os/mapping.json"
+    write(tmp_path, GOOD.replace("debug = true", f"mapping_file = {named}"))
+    inside = tmp_path / "etc/cloudkeeper-os/voms.json"
+    (tmp_path / "etc/cloudkeeper-os/mapping.json").rename(inside)
+    monkeypatch.setenv("FEDCLOUD_PLACES", f"{inside}={named}")
+    assert load(tmp_path).projects["ops"].project == "EGI_ops"

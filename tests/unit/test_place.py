@@ -166,3 +166,23 @@ def test_a_tls_port_that_is_asked_in_plain_http() -> None:
         "cannot be reached: it closes the connection on plain HTTP; write https in the URL if "
         "that port expects TLS"
     )
+
+
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [
+        ("/etc/voms.json", "/etc/caso/voms.json"),  # mounted elsewhere
+        ("/image_data/a/b", "/var/spool/cloudkeeper/images/a/b"),  # below a mount
+        ("/etc/caso/voms.json", "/etc/caso/voms.json"),  # the container's own path
+        ("/etc/voms.json.old", "/etc/voms.json.old"),  # another name
+        ("/etc/passwd", "/etc/passwd"),  # in no mount
+    ],
+)
+def test_an_option_names_a_file_as_on_the_host(
+    named: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = "/etc/caso/voms.json=/etc/voms.json /var/spool/cloudkeeper/images=/image_data"
+    monkeypatch.setenv(place.VARIABLE, places)
+    assert place.inside(named) == found
+    monkeypatch.delenv(place.VARIABLE)
+    assert place.inside(named) == named

@@ -261,7 +261,9 @@ class Settings:
             return default
         if not value.is_absolute():
             self._report(entry, section, option, f"must be an absolute path, not {str(value)!r}")
-        elif is_directory and (state := state_of(value)) not in (
+            return value
+        value = Path(place.inside(str(value)))
+        if is_directory and (state := state_of(value)) not in (
             "is a directory",
             "does not exist",
         ):

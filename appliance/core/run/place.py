@@ -53,6 +53,21 @@ def is_mounted(path: str) -> bool:
     )
 
 
+def inside(path: str) -> str:
+    """Return where a program in a container finds a file that an option names as on the host.
+
+    A path in a mount stays, and so does one that no mount shows, and each one on a host.
+    """
+    if is_mounted(path):
+        return path
+    places = _pairs(os.environ.get(VARIABLE, ""))
+    # The longest first: one mount may lie in another.
+    for within, outside in sorted(places.items(), key=lambda pair: -len(pair[1])):
+        if path == outside or path.startswith(f"{outside}/"):
+            return within + path[len(outside) :]
+    return path
+
+
 def trust_remedy(otherwise: str) -> str:
     """Return the setting that makes a program trust an authority; ``otherwise`` on a host."""
     if not is_container():
