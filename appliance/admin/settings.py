@@ -30,7 +30,7 @@ NATIVE = "native"
 VERSION_FILE = "/var/lib/fedcloud/version"
 _LONGEST = 256
 # The default of Docker's packages; /var/run is a link to /run.
-_SOCKET = Path("/run/docker.sock")
+DEFAULT_SOCKET = Path("/run/docker.sock")
 _NETWORK = "bridge"
 _BRIDGE = "fedcloud"
 _BRIDGES = re.compile(r"[a-z0-9]{1,10}")
@@ -137,7 +137,7 @@ def load(layout: Layout) -> Host:
         flow: settings.boolean("flows", flow.value, default=flow is not Flow.IMAGES)
         for flow in Flow
     }
-    socket = settings.path("engine", "socket", default=_SOCKET)
+    socket = settings.path("engine", "socket", default=DEFAULT_SOCKET)
     # Read here, so that a wrong value is reported with the others by finish().
     compose = _compose(settings)
     return Host(

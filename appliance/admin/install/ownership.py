@@ -27,24 +27,42 @@ def give(top: Path) -> tuple[int, list[Path]]:
     changed, and the files with several links.
     """
     changed, doubtful = 0, list[Path]()
+    for name, status, path, descriptor in _walk(top):
+        if _is_doubtful(status):
+            doubtful.append(path)
+        else:
+            changed += _give(name, status, path, descriptor)
+    return changed, doubtful
+
+
+def count(top: Path) -> int:
+    """Return how many owners `give` would change."""
+    return sum(not _is_ours(status) and not _is_doubtful(status) for _, status, _, _ in _walk(top))
+
+
+def _walk(top: Path) -> Iterator[tuple[str, os.stat_result, Path, int | None]]:
+    """Yield a directory and all below it on its file system: name, status, path and descriptor.
+
+    The name is relative to the directory of the descriptor; without one, the path counts.
+    """
     if not top.is_dir():
-        return changed, doubtful
+        return
     device = top.lstat().st_dev
-    changed += _give(top.name, os.lstat(top), top, None)
+    yield top.name, os.lstat(top), top, None
     # By descriptors: the account can replace a directory by a link while root walks below it.
     for directory, folders, names, descriptor in os.fwalk(top, follow_symlinks=False):
         for name in [*folders, *names]:
-            path = Path(directory, name)
             status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
             # Another file system, such as a volume that the administrator has mounted here.
             if status.st_dev != device:
                 if name in folders:
                     folders.remove(name)
-            elif stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and not _is_ours(status):
-                doubtful.append(path)
             else:
-                changed += _give(name, status, path, descriptor)
-    return changed, doubtful
+                yield name, status, Path(directory, name), descriptor
+
+
+def _is_doubtful(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and not _is_ours(status)
 
 
 def _is_ours(status: os.stat_result) -> bool:

@@ -22,6 +22,7 @@ from appliance.core.run.errors import Unavailable
 
 PROJECT = "fedcloud"
 JOB_LABEL = "eu.egi.fedcloud.job"
+_PROJECT_LABEL = "com.docker.compose.project"
 _ONE_OFF = "com.docker.compose.oneoff"
 _SERVICE = "com.docker.compose.service"
 _ANSWER = 20  # seconds that the engine may take to answer
@@ -55,6 +56,20 @@ class ServiceState:
         """Return whether it runs and is not unhealthy; a first start counts as healthy."""
         is_new = self.health == "starting" and not self.restarts
         return self.state == "running" and (is_new or self.health in ("", "healthy"))
+
+
+@dataclass(frozen=True, slots=True)
+class OtherContainer:
+    """A container that is not of the appliance."""
+
+    id: str
+    name: str
+    image: str
+    """The name by which it was started, with its tag."""
+    is_running: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.image})"
 
 
 class Engine:
@@ -168,6 +183,28 @@ class Engine:
         ]
         return sorted((_state(one) for one in found), key=lambda state: state.service)
 
+    def others(self) -> list[OtherContainer]:
+        """Return all containers that are not of the appliance's project, by name."""
+        found = self._ask(self._client.containers.list, all=True, ignore_removed=True)
+        others = [
+            OtherContainer(
+                str(one.id),
+                str(one.name),
+                str((one.attrs.get("Config") or {}).get("Image", "")),
+                one.status in ("running", "restarting", "paused"),
+            )
+            for one in found
+            if one.labels.get(_PROJECT_LABEL) != PROJECT
+        ]
+        return sorted(others, key=lambda one: one.name)
+
+    def remove_other(self, container: OtherContainer, *, grace: timedelta) -> None:
+        """Stop and remove a container that is not of the appliance's project."""
+        with contextlib.suppress(_Missing):
+            found: Any = self._ask(self._client.containers.get, container.id)
+            self._ask(found.stop, timeout=round(grace.total_seconds()))
+            self._ask(found.remove, force=True, v=True)
+
     def passes_check(self, service: str) -> bool:
         """Run a service's health check in its container; return False if none runs."""
         for container in self._of_service(service):
@@ -211,7 +248,7 @@ class Engine:
         ]
 
     def _containers(self, *labels: str) -> Sequence[Any]:
-        wanted = {"label": [f"com.docker.compose.project={PROJECT}", *labels]}
+        wanted = {"label": [f"{_PROJECT_LABEL}={PROJECT}", *labels]}
         found: Sequence[Any] = self._ask(
             self._client.containers.list, all=True, filters=wanted, ignore_removed=True
         )

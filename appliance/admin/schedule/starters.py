@@ -231,6 +231,15 @@ def _unit(path: Path, layout: Layout, *, note: str) -> Iterator[Starter]:
 
 def _management(layout: Layout) -> Iterator[Starter]:
     """Yield lines of Puppet, Ansible and Salt on this host that name a command."""
+    for path, number, text in managed_lines(layout):
+        match = _COMMAND_OF_MANAGEMENT.search(text.partition(" #")[0])
+        if match and not text.lstrip().startswith("#"):
+            for job, is_wrapped in _commands(match[1].strip().rstrip(",").strip("'\"")):
+                yield Starter(path, number, job, is_wrapped, ", by configuration management")
+
+
+def managed_lines(layout: Layout) -> Iterator[tuple[Path, int, str]]:
+    """Yield the lines of Puppet, Ansible and Salt on this host: path, number and text."""
     places = (
         "/etc/puppet",
         "/etc/puppetlabs/code",
@@ -247,12 +256,7 @@ def _management(layout: Layout) -> Iterator[Starter]:
             if left < 0:
                 return
             for number, text in enumerate(_read(path), start=1):
-                match = _COMMAND_OF_MANAGEMENT.search(text.partition(" #")[0])
-                if match and not text.lstrip().startswith("#"):
-                    for job, is_wrapped in _commands(match[1].strip().rstrip(",").strip("'\"")):
-                        yield Starter(
-                            path, number, job, is_wrapped, ", by configuration management"
-                        )
+                yield path, number, text
 
 
 def _files(directory: Path) -> list[Path]:

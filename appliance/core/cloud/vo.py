@@ -126,7 +126,16 @@ def read_mapping(path: Path) -> VOMapping:
         ConfigurationError: some entries have no known form; it has all of them.
 
     """
-    text = read_text(path)
+    return parse_mapping(path, read_text(path))
+
+
+def parse_mapping(path: Path, text: str) -> VOMapping:
+    """Return the mapping in a text; ``path`` is for messages, and its suffix names the language.
+
+    Raises:
+        ConfigurationError: some entries have no known form; it has all of them.
+
+    """
     problems: list[Problem] = []
     entries: list[MappingEntry] = []
     for vo, body in _vos(path, text):
