@@ -8,11 +8,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from appliance.core.version import __version__
 from tests import documents
 from tests.e2e.host_root import Host
 from tests.testbed import bundle as bundles
+from tests.unit import earlier_site
+from tests.unit.test_migrate import conforms
 
 NEWER = "99.0"
 _SYSTEMCTL = """#!/bin/sh
@@ -82,6 +85,23 @@ def test_install_upgrade_go_back_remove(host: Host) -> None:
     assert "site_name = SITE\n" in caso.read_text()
     go_back(host)
     remove(host, before)
+
+
+def test_migrate_a_release_of_2019(host: Host) -> None:
+    """R40: with the programs and files of a real installation, whose hosts have no oslo.config."""
+    shutil.copytree(earlier_site.TREES / "2019x", host.root, dirs_exist_ok=True)
+    install(host)
+    # A bundle of this test has no packages of others; a host has this one.
+    packages = next(host.root.glob(f"opt/fedcloud/{__version__}/lib/python3*/site-packages"))
+    shutil.copytree(Path(yaml.__file__).parent, packages / "yaml")
+    # Nor the engine's client, which a host without containers does not use.
+    (host.root / "var/lib/fedcloud/runtime").write_text("native\n")
+    shown = type_block(host, "migrate.md", "apply")
+    assert "found: the appliance 2019" in shown
+    conforms(host.root, "2019x")
+    assert (host.root / "etc/cron.d/caso").exists()
+    assert (host.root / "var/spool/cron/crontabs/root").read_text() == ""
+    assert "Nothing is left to change." in type_block(host, "migrate.md", "plan")
 
 
 def install(host: Host) -> None:

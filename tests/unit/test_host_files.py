@@ -471,7 +471,7 @@ def test_every_promise_and_every_fault_has_its_row_and_its_tests() -> None:
 
 
 # Promises of the machine's image, and of migration, which are matters of their own.
-LATER = {"R02", "R03", "R40"}
+LATER = {"R02", "R03"}
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""``appliance migrate``: take over an earlier release of the appliance, or plain upstream files."""

@@ -1,0 +1,48 @@
+"""The difference between two texts of a file, without the secrets in them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+_SECRET = re.compile(
+    r"(?i)(?P<head>(?:^|[\s\"'{,#;])[\w-]*(?:passw(?:or)?d|passwd|secret|token)[\w-]*[\"']?"
+    r"\s*[=:]\s*)(?P<value>\S.*)?$"
+)
+_PLACE = re.compile(r"(?i)_(?:file|url|expiration)[\"']?\s*[=:]|password_auth")
+_ACCOUNT = re.compile(r"(?<=//)[^\s/@]+@")
+_AUTHORISATION = re.compile(r"^(?P<head>[^#\s]\S*\s+)\S.*$")
+_MASK = "***"
+
+
+def shown(name: str, before: str, after: str) -> list[str]:
+    """Return the lines of a unified difference; each secret is masked."""
+    found = difflib.unified_diff(
+        _masked(name, before), _masked(name, after), f"{name} (now)", f"{name} (then)", lineterm=""
+    )
+    return [*found]
+
+
+def _masked(name: str, text: str) -> list[str]:
+    lines: list[str] = []
+    is_inside = False
+    for line in text.splitlines():
+        match = _SECRET.search(line)
+        if is_inside and line[:1] in (" ", "\t") and line.strip() and not _names_option(line):
+            lines.append(f"    {_MASK}")
+        elif match and not _PLACE.search(line):
+            value = f"{match['head']}{_MASK}" if match["value"] else match["head"]
+            lines.append(f"{line[: match.start()]}{value}")
+            is_inside = True
+            continue
+        else:
+            is_inside = False
+            lines.append(_ACCOUNT.sub(f"{_MASK}@", line))
+        if name.endswith("registry.auth"):
+            lines[-1] = _AUTHORISATION.sub(rf"\g<head>{_MASK}", line)
+    return lines
+
+
+def _names_option(line: str) -> bool:
+    """Return whether an indented line sets an option of its own, as in YAML."""
+    return re.match(r"\s+[\w-]+:(\s|$)", line) is not None
