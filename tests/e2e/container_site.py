@@ -177,6 +177,11 @@ class ContainerSite:
         """Run a command in a service's container."""
         return self.engine.docker("exec", self.container(service)["Id"], *command).stdout
 
+    def processes(self, service: str) -> list[int]:
+        """Return the process ids of a container, as this machine has them."""
+        shown = self.engine.docker("top", self.container(service)["Id"], "-eo", "pid").stdout
+        return [int(pid) for pid in shown.split()[1:]]
+
     def log(self, service: str) -> str:
         """Return what a service has said."""
         done = self.engine.docker("logs", self.container(service)["Id"])

@@ -201,7 +201,7 @@ def test_an_engine_that_is_killed_inside_is_noticed_by_nobody(site: ContainerSit
     """F-I4: as the kernel kills it when memory runs out; process 1 starts it again."""
     wait(lambda: len(images(entries())) == 3, seconds=START, what=lambda: site.log("sitebdii"))
     before = site.container("sitebdii")["State"]
-    (first, engine) = [pid for pid in _processes(site, "sitebdii") if _name(pid) == "bdii-update"]
+    (first, engine) = [pid for pid in site.processes("sitebdii") if _name(pid) == "bdii-update"]
     assert first == before["Pid"]
     with asking(Poller(PORT)) as poller:
         os.kill(engine, signal.SIGKILL)
@@ -224,7 +224,7 @@ def test_an_engine_that_is_killed_inside_is_noticed_by_nobody(site: ContainerSit
 
 def test_a_killed_slapd_is_replaced_inside(site: ContainerSite) -> None:
     before = site.container("sitebdii")["State"]["StartedAt"]
-    (slapd,) = [pid for pid in _processes(site, "sitebdii") if _name(pid) == "slapd"]
+    (slapd,) = [pid for pid in site.processes("sitebdii") if _name(pid) == "slapd"]
     os.kill(slapd, signal.SIGKILL)
     wait(
         lambda: not Path(f"/proc/{slapd}").exists() and bool(entries()),
@@ -255,7 +255,7 @@ def test_the_services_together_need_little_memory(site: ContainerSite) -> None:
     wait(lambda: len(images(entries())) == 3, seconds=START, what=lambda: site.log("sitebdii"))
     total = 0
     for service in SERVICES:
-        for pid in _processes(site, service):
+        for pid in site.processes(service):
             try:
                 rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
             except (ProcessLookupError, FileNotFoundError):  # a provider that has ended meanwhile
@@ -393,12 +393,6 @@ def _essence(service: dict[str, Any]) -> dict[str, Any]:
         "command": service.get("command"),
         "profiles": service.get("profiles"),
     }
-
-
-def _processes(site: ContainerSite, service: str) -> list[int]:
-    """Return the process ids of a container, as this machine has them."""
-    shown = site.engine.docker("top", site.container(service)["Id"], "-eo", "pid").stdout
-    return [int(pid) for pid in shown.split()[1:]]
 
 
 def _name(pid: int) -> str:
