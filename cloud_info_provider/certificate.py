@@ -1,7 +1,7 @@
 """The authorities that a TLS handshake with an endpoint shows.
 
-They are for information only, so each is empty if it cannot be known: without TLS, without
-verification (anybody could claim a name then), and after a failed handshake.
+They are for information only, so each is empty if it cannot be known: without TLS, and without
+verification, because anybody could claim a name then.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from appliance.core import hosts, proxy
+from appliance.core.run.errors import Unavailable
 from cloud_info_provider.facts import ServerCertificate
 
 if TYPE_CHECKING:
@@ -46,9 +47,14 @@ class _Shown(NamedTuple):
 def issuer(url: str, *, verify: bool | str, timeout: timedelta) -> str:
     """Return the issuer of the certificate in slash form, ``/C=NL/O=GEANT/CN=…``.
 
-    ``verify`` is as in `appliance.core.cloud.login.Access`.
+    ``verify`` is as in `appliance.core.cloud.login.Access`. The issuer is empty after a failed
+    handshake, too, which is a warning.
     """
-    found = _verified(url, verify=verify, timeout=timeout)
+    try:
+        found = _verified(url, verify=verify, timeout=timeout)
+    except Unavailable as error:
+        logger.warning("%s", error)
+        return ""
     return found.issuer if found else ""
 
 
@@ -57,6 +63,10 @@ def read(url: str, *, verify: bool | str, timeout: timedelta) -> ServerCertifica
 
     Python shows no such list, and pyOpenSSL verifies no host names. So the list of a second
     handshake counts only if the certificate is the verified one.
+
+    Raises:
+        Unavailable: the handshake fails, so nothing is known now.
+
     """
     found = _verified(url, verify=verify, timeout=timeout)
     if found is None:
@@ -86,9 +96,8 @@ def _verified(url: str, *, verify: bool | str, timeout: timedelta) -> _Shown | N
             encoded = shown.getpeercert(binary_form=True) or b""
             certificate = cast("dict[str, Any]", shown.getpeercert() or {})
     except (OSError, ValueError, HTTPException) as error:
-        name = hosts.of_url(url)
-        logger.warning("%s: cannot read the issuer of its certificate: %s", name, error)
-        return None
+        words = f"cannot read the issuer of its certificate: {error}"
+        raise Unavailable(hosts.of_url(url), words) from error
     named = certificate.get("issuer", ())
     text = "".join(f"/{_SHORT.get(kind, kind)}={value}" for rdn in named for kind, value in rdn)
     return _Shown(text, encoded)
