@@ -263,6 +263,8 @@ def test_json(root: Path, egi: InformationService, capsys: pytest.CaptureFixture
         (f"/site/{SITE}/projects", (404, b"", {}), "answers 404"),
         ("/sites/", (302, b"", {"Location": "http://127.0.0.2/x"}), "redirects /sites/ to 127"),
         ("/sites/", (302, b"", {"Location": "/sites/"}), "answers 302"),
+        ("/sites/", (302, b"", {"Location": "http://[x"}), "redirects /sites/ to no URL"),
+        ("/sites/", (302, b"", {"Location": "http://127.0.0.1:x/"}), "redirects /sites/ to"),
     ],
 )
 def test_service_that_is_none(

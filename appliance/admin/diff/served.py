@@ -53,11 +53,7 @@ class Reader:
                 answer = self._ask(url)
             if answer.status not in _REDIRECTS:
                 break
-            target = urljoin(url, answer.location)
-            if urlsplit(target).netloc != urlsplit(url).netloc:
-                words = f"redirects {urlsplit(url).path or '/'} to {hosts.of_url(target)}"
-                raise Unavailable(hosts.of_url(url), words, "write that URL with --url")
-            url = target
+            url = _redirected(url, answer.location)
         where, path = hosts.of_url(url), urlsplit(url).path or "/"
         if answer.status != _OK:
             words = f"answers {answer.status} {answer.reason} to GET {path}".rstrip()
@@ -102,6 +98,19 @@ class Reader:
         file = str(self.authorities) if self.authorities else None
         tls = ssl.create_default_context(cafile=file)
         return proxy.https_connection(host, parts.port or 443, timeout=seconds, tls=tls)
+
+
+def _redirected(url: str, location: str) -> str:
+    """Return where a redirect leads to; raises `Unavailable` for a place on another host."""
+    where, words = hosts.of_url(url), f"redirects {urlsplit(url).path or '/'} to"
+    try:
+        target = urljoin(url, location)
+        is_same = urlsplit(target).netloc == urlsplit(url).netloc
+    except ValueError:
+        raise Unavailable(where, f"{words} no URL: {location[:120]!r}", CHECK_LOGS) from None
+    if not is_same:
+        raise Unavailable(where, f"{words} {hosts.of_url(target)}", "write that URL with --url")
+    return target
 
 
 @dataclass(frozen=True, slots=True)
