@@ -108,8 +108,12 @@ class Site:
 
     def findings(self, *words: str) -> list[dict[str, Any]]:
         """Return what is found."""
-        with contextlib.redirect_stdout(io.StringIO()) as reported:
+        with (
+            contextlib.redirect_stdout(io.StringIO()) as reported,
+            contextlib.redirect_stderr(io.StringIO()) as said,
+        ):
             status = main(["check", "--offline", "--json", *words, "--root", str(self.root)])
+        assert reported.getvalue(), (status, said.getvalue())
         findings: list[dict[str, Any]] = json.loads(reported.getvalue())["findings"]
         assert status == bool(findings)
         return findings

@@ -24,6 +24,7 @@ _RULES = (
     ("C22.a", r"write one name"),
     ("C30.b", r"the domain of the account"),
     ("C30.c", r"Keystone's version 2"),
+    ("C10.d", r"expires within \d+ day"),
     ("C10.c", r"certificate.*(has expired|expired)"),
     ("C10.b", r"(does not belong|do not belong|no pair|not match)"),
     ("C40.b", r"not mounted in the container; write the shipped directory|nested|sub-directories"),

@@ -95,7 +95,7 @@ _NOTHING = ("", "0", "0.0", "false", "no", "off", "none", "null", "undefined", "
 
 def observed() -> tuple[Value, ...]:
     """Return what this process has read of `COMPARED` options and endpoints, and forget it."""
-    found = tuple(dict.fromkeys(_observed))
+    found = tuple(dict.fromkeys(_observed.copy()))  # other threads may read options meanwhile
     _observed.clear()
     return found
 
