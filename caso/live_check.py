@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Literal
 
 from appliance.core import clock, files
-from appliance.core.cloud import identity, offer
+from appliance.core.cloud import faults, identity, offer
 from appliance.core.cloud.session import Cloud, Scope, understood
-from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
+from appliance.core.run.errors import AccessDenied, ApplianceError, ExitStatus, LocalFailure
+from appliance.core.suggestion import did_you_mean
 from caso.checkpoint import Checkpoints
 from caso.kinds.months import ExtractionWindow
 from caso.ledger.ledger import Ledger
@@ -53,6 +54,8 @@ class Result:
     """What is good, or what is wrong and the remedy."""
     is_final: bool = False
     """Whether nothing else of the cloud could be checked."""
+    error: ApplianceError | None = None
+    """The failure, if there is one."""
 
 
 def results(configuration: CasoConfiguration) -> Iterator[Result]:
@@ -93,7 +96,7 @@ def _fault(
 ) -> Result:
     text = f"{error.cause}; {error.remedy}" if error.remedy else error.cause
     named = error.subject or subject
-    return Result(name, "fault", named, " ".join(text.split()), is_final)
+    return Result(name, "fault", named, " ".join(text.split()), is_final, error)
 
 
 # ---------------------------------------------------------------------------------------- this host
@@ -187,11 +190,24 @@ def _selection(
         yield _fault("projects", error)
         return
     selected += found
-    for failure in failures:
+    for failure in (_named(cloud, failure) for failure in failures):
         yield _fault("vo" if failure.status is ExitStatus.PARTLY else "projects", failure)
     tag = f", by the tag {configuration.tag!r} and the option projects" if configuration.tag else ""
     if found:
         yield Result("projects", "good", cloud.host, f"{len(found)} projects are accounted{tag}")
+
+
+_UNSEEN = "sees no such project"
+
+
+def _named(cloud: Cloud, failure: ApplianceError) -> ApplianceError:
+    """Return a failure to find a project; if none has its name, with the nearest name."""
+    known = identity.all_names(cloud) if _UNSEEN in failure.cause else {}
+    wanted = failure.subject.removeprefix("project ")
+    if not known or wanted in known or wanted in known.values():
+        return failure
+    hint = did_you_mean(wanted, known.values(), otherwise="correct its name")
+    return AccessDenied(failure.subject, f"no project is called so at {cloud.host}", hint)
 
 
 def _rights(cloud: Cloud, configuration: CasoConfiguration, one: Selected) -> Iterator[Result]:
@@ -200,6 +216,7 @@ def _rights(cloud: Cloud, configuration: CasoConfiguration, one: Selected) -> It
         named = f"{subject}, region {region}" if len(configuration.regions) > 1 else subject
         try:
             scope = cloud.in_region(region).project(one.project.id)
+            faults.note_catalog(scope)
             yield from _flavors(configuration, scope, named)
             for source in _needed(configuration):
                 yield from _source(configuration, scope, one, source, named)

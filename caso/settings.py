@@ -461,5 +461,10 @@ def _access(settings: Settings, read: Document, region: str) -> Access:
         uses_system_scope=settings.text(group, "system_scope", default="all") == "all",
         project_domain_id=settings.text(group, "project_domain_id"),
         project_domain_name=settings.text(group, "project_domain_name"),
-        places=access.read_places(settings, group, auth_type),
+        places=access.read_places(
+            settings,
+            group,
+            auth_type,
+            others=[("DEFAULT", name) for name in ("projects", "region_name", "mapping_file")],
+        ),
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from appliance.core import clock
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus
+from appliance.core.run.finding import Finding
 from appliance.core.run.record import recorded
 from caso.cmds import startup
 
@@ -32,6 +33,14 @@ def _date(text: str) -> datetime:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a date; write it like 2026-11-01"
         ) from error
+
+
+def attempts(arguments: argparse.Namespace) -> Iterator[Finding]:
+    """Yield the faults of what a run reads and writes; it changes nothing."""
+    configuration = startup.configure(arguments, keeps_log=False)
+    from caso import live_findings  # noqa: PLC0415  loads the OpenStack clients
+
+    yield from live_findings.findings(configuration)
 
 
 def extract(arguments: argparse.Namespace) -> ExitStatus:
@@ -59,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             add_arguments,
             extract,
             compatible_status=startup.compatible_status,
+            attempts=attempts,
         ),
         argv,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from appliance.core.run.errors import (
     Unavailable,
     UsageError,
 )
+from appliance.core.run.finding import Finding
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord, recorded
 from cloud_info_provider import settings
@@ -128,6 +129,14 @@ def provide(arguments: argparse.Namespace) -> ExitStatus:
         # cloud-info-provider 1 ends with 0 if it could read some of the VOs, earlier releases not
         return ExitStatus.DONE
     return record.status
+
+
+def attempts(arguments: argparse.Namespace) -> Iterator[Finding]:
+    """Yield the faults of what a run reads in the cloud."""
+    configuration, _ = _configure(arguments)
+    from cloud_info_provider import live_check  # noqa: PLC0415  loads the OpenStack clients
+
+    yield from live_check.findings(configuration)
 
 
 def _check_together(arguments: argparse.Namespace) -> None:
@@ -256,5 +265,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         add_arguments,
         provide,
         reads_flags_of_files=True,
+        attempts=attempts,
     )
     return cli.main(program, argv)

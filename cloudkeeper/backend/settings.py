@@ -207,7 +207,12 @@ def _access(settings: Settings, read: document.Document) -> Access:
         ),
         section=_SECTION,
         role="member",
-        places=access.read_places(settings, _SECTION, auth_type),
+        places=access.read_places(
+            settings,
+            _SECTION,
+            auth_type,
+            others=[("DEFAULT", name) for name in ("region_name", "endpoint_type", "mapping_file")],
+        ),
     )
 
 

@@ -6,11 +6,12 @@ import argparse
 import ipaddress
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
+from appliance.core.run.finding import Finding
 from appliance.core.run.record import recorded
 from cloudkeeper.backend import endpoint, settings
 from cloudkeeper.backend.settings import BackendSettings
@@ -37,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(*cli.flags("listen-address"), metavar="ADDRESS", help=words)
     words = f"JSON file that maps VOs to projects (default: {' or '.join(settings.MAPPINGS)})"
     parser.add_argument(*cli.flags("mapping-file"), metavar="PATH", help=words)
+    words = "with --check-live, create an image of 1 KiB in the project of each VO, and delete it"
+    parser.add_argument("--write", action="store_true", help=words)
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
@@ -45,6 +48,14 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return _report(_settings(arguments))
     with recorded(PROGRAM, cli.layout(arguments).runs, is_service=True):
         return _serve(arguments)
+
+
+def attempts(arguments: argparse.Namespace) -> Iterator[Finding]:
+    """Yield the faults of what the backend does in the cloud."""
+    configured = _settings(arguments)
+    from cloudkeeper.backend import live_check  # noqa: PLC0415  loads the OpenStack clients
+
+    yield from live_check.findings(configured, writes=arguments.write)
 
 
 def _settings(arguments: argparse.Namespace) -> BackendSettings:
@@ -119,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "Manage the images of VOs in Glance, as the frontend cloudkeeper requests over gRPC.",
             add_arguments,
             run,
+            attempts=attempts,
         ),
         argv,
     )

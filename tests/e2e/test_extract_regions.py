@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from appliance.core import retry
-from appliance.core.cloud import login
+from appliance.core.cloud import transport
 from appliance.core.run import log
 from caso.cmds import extract
 from tests import run_records
@@ -230,4 +230,4 @@ def test_a_service_that_cannot_be_reached_is_not_tried_for_each_project(
         assert all("cannot be reached: connection refused" in line for line in site.failures())
         # What the program sent, without what arrived at the other region.
         sent = run_records.read(tmp_path, "caso-extract").counts["api_requests"]
-        assert sent - cloud.requests.total() <= projects * login.ATTEMPTS / 2
+        assert sent - cloud.requests.total() <= projects * transport._ATTEMPTS / 2

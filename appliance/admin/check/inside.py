@@ -43,9 +43,9 @@ PROGRAMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "cloud-info": ((*_PROVIDER, "--format", "glue21json", "--publisher", "file"),),
 }
 """By service of the compose file, the programs that read its configuration."""
-LIVE: frozenset[str] = frozenset()
+LIVE = frozenset({"caso-extract", "cloud-info-provider-service", "cloudkeeper-os"})
 """The programs that have ``--check-live``."""
-WRITING: frozenset[str] = frozenset()
+WRITING = frozenset({"cloudkeeper-os"})
 """Those of them that have ``--write``."""
 _LIMIT = 120
 """Time limit of one container in seconds; a check takes one or two."""

@@ -17,7 +17,7 @@ from appliance.core import hosts
 from appliance.core.cloud import login
 from appliance.core.config import secret_file
 from appliance.core.config.document import Document, Setting
-from appliance.core.config.settings import Settings, note_endpoint
+from appliance.core.config.settings import Alias, Settings, note_endpoint
 from appliance.core.run import log
 
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -89,9 +89,17 @@ def read_options(
     return found
 
 
-def read_places(settings: Settings, section: str, auth_type: str) -> dict[str, str]:
-    """Return where options are set, ``FILE:LINE``, for messages about a failed login."""
+def read_places(
+    settings: Settings, section: str, auth_type: str, *, others: Iterable[Alias] = ()
+) -> dict[str, str]:
+    """Return where options are set, ``FILE:LINE``, for messages about failures of the cloud.
+
+    They are those of the plugin, its name, and ``others``, each in a section of its own.
+    """
     found: dict[str, str] = {}
+    for group, name in ((section, "auth_type"), *others):
+        if (where := settings.where(group, name)) and where.line:
+            found[name] = f"{where.path}:{where.line}"
     for option in _known_options(auth_type):
         aliases = [(section, alias) for alias in option.aliases]
         entry = settings.where(section, option.name, aliases=aliases)

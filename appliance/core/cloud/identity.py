@@ -68,6 +68,18 @@ def _tagged(cloud: Cloud, tag: str) -> list[Project]:
         return []
 
 
+def all_names(cloud: Cloud) -> dict[str, str]:
+    """Return the name of each project of the cloud by its id; none if the account may not list."""
+    if cloud.system is None:
+        return {}
+    try:
+        with understood(cloud.host, "Keystone", passing=_REFUSED):
+            return {one["id"]: one["name"] for one in _listing(cloud.system, "/projects")}
+    except _REFUSED as error:
+        logger.debug("projects cannot be listed: %s", error)
+        return {}
+
+
 def _listing(scope: Scope, path: str, **query: str) -> Iterator[pages.Item]:
     """Yield projects. Keystone chooses the size of pages: many releases know no ``limit``."""
     return pages.follow(

@@ -36,8 +36,6 @@ _BY_HAND = {
     "v3websso": "needs a person with a browser",
 }
 """Plugins that no program can use by itself."""
-ATTEMPTS = 4
-"""Attempts of a request to a service that is busy or out of reach."""
 _NEEDED = frozenset({"password", "token", "passcode"})
 """Options that a plugin needs if it has them; keystoneauth does not mark all of them."""
 
@@ -65,7 +63,8 @@ class Access:
     certificate: str | tuple[str, str] | None = None
     timeout: timedelta = timedelta(seconds=60)
     """The longest wait for the next byte of an answer."""
-    attempts: int = ATTEMPTS
+    attempts: int = 0
+    """Attempts of a request to a service that is busy or out of reach; 0 for the usual number."""
     uses_system_scope: bool = True
     project_domain_id: str = ""
     """The domain to choose if projects in several domains have one name; or its name, below."""

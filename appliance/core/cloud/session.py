@@ -69,6 +69,11 @@ class Scope:
         endpoints = itertools.chain.from_iterable(service["endpoints"] for service in catalog)
         return {hosts.name_of_url(endpoint["url"] or "") for endpoint in endpoints}
 
+    def catalog(self) -> dict[str, str]:
+        """Return the URL of each type of service, of the account's interface and region."""
+        data = self._token.service_catalog.get_endpoints_data(**self._endpoints)
+        return {name: str(found[0].url or "") for name, found in data.items() if found}
+
     @cached_property
     def identity(self) -> Adapter:
         """Return an HTTP adapter for the Keystone that gave the token."""

@@ -33,6 +33,7 @@ from appliance.core.version import __version__
 logger = logging.getLogger(__name__)
 
 _BUSY = frozenset({429, 500, 502, 503, 504})
+_ATTEMPTS = 4
 _LONGEST_PAUSE = 8.0
 """Seconds between two attempts, unless the service asks for more."""
 _LONGEST_WAIT = 60.0
@@ -160,7 +161,7 @@ class Transport(session.Session):
             response = retry.call(
                 lambda: self._send(url, method, **kwargs),
                 on=(_Busy, exceptions.ConnectionError),
-                attempts=attempts or self._access.attempts,
+                attempts=attempts or self._access.attempts or _ATTEMPTS,
                 longest=_LONGEST_PAUSE,
                 decide=self._decide,
             )
