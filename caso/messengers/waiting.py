@@ -12,7 +12,8 @@ holds back no other messenger, and no project is extracted again for it.
     seal     the records are in .new, fsynced, with older  deletes .new and extracts again
              ones that still wait
     commit   .new replaces the file                        the same
-    finish   the checkpoint files are written              sends the records, extracts again
+    finish   the checkpoint files are written              sends the records; goes on from an older
+                                                           checkpoint file, if there is one
     send     the service has accepted all records          sends them again
     clear    the file is removed                           sends them again
 
