@@ -308,7 +308,7 @@ class ProjectAccounting:
             warn=self.shared.warn_once,
             kinds=kinds,
             history=LedgerHistory(
-                self.ledger.sightings, self.origin(selected), is_kept=self.lists_the_present
+                self.ledger, self.origin(selected), is_kept=self.lists_the_present
             ),
             usage=self.usage,
             owners=owners,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
+from caso.ledger.ledger import Ledger
 from caso.ledger.model import Origin, Sight, Sighting
-from caso.ledger.sightings import Look, Sightings
+from caso.ledger.sightings import Look
 from caso.sources.history import (
     KnownState,
     LostThing,
@@ -19,12 +20,13 @@ from caso.sources.history import (
 class LedgerHistory:
     """What earlier runs saw of one project, see `caso.sources.history.History`."""
 
-    def __init__(self, sightings: Sightings, origin: Origin, *, is_kept: bool = True) -> None:
+    def __init__(self, ledger: Ledger, origin: Origin, *, is_kept: bool = True) -> None:
         """Read the history; without ``is_kept``, nothing is added to it.
 
         A listing shows the present, so it is no history for a window that ends earlier.
         """
-        self._sightings = sightings
+        self._sightings = ledger.sightings
+        self._deliveries = ledger.deliveries
         self._origin = origin
         self._is_kept = is_kept
 
@@ -39,6 +41,10 @@ class LedgerHistory:
         """Return the last state that a thing had in another project."""
         others = [one for one in self._sightings.of(key) if one.origin != self._origin]
         return _state(others[-1]) if others else None
+
+    def last_part(self, kind: str, key: str) -> str | None:
+        """Return the part of a thing that was delivered last, if it was delivered in parts."""
+        return self._deliveries.last_part(kind, key)
 
     def last(self, kind: str, key: str) -> KnownState | None:
         """Return the last state of a thing of the project."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from caso.kinds import limits
 from caso.kinds.cloud import CLOUD_TYPE
@@ -139,6 +139,14 @@ def segments(
             if start < end:
                 name = f"{cut.month:%Y%m}" if start <= first else f"{start:{_MOMENT}}"
                 yield Segment(name, start, end, state)
+
+
+def segment_start(name: str) -> datetime | None:
+    """Return the start of a later segment of a month, by its name; None for any other name."""
+    try:
+        return datetime.strptime(name, _MOMENT).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def fields(record: StorageRecord) -> Mapping[str, object]:

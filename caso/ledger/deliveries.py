@@ -348,6 +348,15 @@ class Deliveries:
             found = connection.execute(_OF, (months, names.pack(key))).fetchall()
         return [_delivered(streams, row) for row in found]
 
+    def last_part(self, kind: str, key: str) -> str | None:
+        """Return the end of the last delivered key that is ``key`` and ``/``, and more."""
+        with self._file.reading() as connection:
+            query = "SELECT max(key) FROM things WHERE kind = ? AND key > ? AND key < ?"
+            # The character after "/" is "0".
+            values = (names.find_word(connection, kind), f"{key}/", f"{key}0")
+            (found,) = connection.execute(query, values).fetchone()
+        return None if found is None else str(found).partition("/")[2]
+
     def rows(self, month: Month, destination: str) -> Iterator[DeliveredRow]:
         """Yield everything that was delivered to a destination for a month, in pages."""
         last = -1

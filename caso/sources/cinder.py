@@ -30,10 +30,11 @@ from appliance.core import causes
 from appliance.core.cloud.session import Scope
 from appliance.core.cloud.storage import SERVICE, Volume, volumes
 from caso.kinds.months import ExtractionWindow, first_moment
-from caso.kinds.storage import StorageRecord
+from caso.kinds.storage import StorageRecord, segment_start
 from caso.sources import volume as described
 from caso.sources.history import KnownState, LostThing, SeenThing, ThingListing
 from caso.sources.source import ProjectContext, Source, Unaccountable, Usage
+from caso.sources.volume import PresentVolume
 
 _KIND = "storage"
 _PAGE = 500
@@ -105,11 +106,24 @@ class ProjectVolumes:
             elsewhere = None
             if not _open(known):  # new here: it may come from another project
                 elsewhere = self._context.history.last_elsewhere(present.id)
+            if not known and elsewhere is None:
+                known = self._delivered(present)
             states = described.with_present(present, known, elsewhere, self._window)
             seen.append(described.seen(present, states[-1]))
             for record in self._records(present.id, states, self._window):
                 yield Usage(_KIND, described.decorate(record, present))
         listing.see(seen)
+
+    def _delivered(self, present: PresentVolume) -> Sequence[KnownState]:
+        """Return the state of a volume whose history is lost, but not what was delivered of it.
+
+        Its month was delivered in parts. Only the last one goes on; as one part, the month would
+        count twice.
+        """
+        since = segment_start(self._context.history.last_part(_KIND, present.id) or "")
+        if since is None or since < first_moment(self._window.start):
+            return ()
+        return [KnownState(since, None, present.facts, present.user_id)]
 
     def _lost(self, lost: Sequence[LostThing]) -> Iterator[Usage]:
         """Yield the last records of volumes that two listings in a row do not have."""

@@ -65,6 +65,9 @@ class History(Protocol):
     def last_elsewhere(self, key: str) -> KnownState | None:
         """Return the last state that a thing had in another project."""
 
+    def last_part(self, kind: str, key: str) -> str | None:
+        """Return the part of a thing that was delivered last, if it was delivered in parts."""
+
     def last(self, kind: str, key: str) -> KnownState | None:
         """Return the last state of a thing of the project."""
 
@@ -95,6 +98,10 @@ class NoHistory:
 
     def last_elsewhere(self, key: str) -> KnownState | None:  # noqa: ARG002
         """Return no state."""
+        return None
+
+    def last_part(self, kind: str, key: str) -> str | None:  # noqa: ARG002
+        """Return no part."""
         return None
 
     def last(self, kind: str, key: str) -> KnownState | None:  # noqa: ARG002

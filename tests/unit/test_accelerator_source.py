@@ -59,7 +59,7 @@ class Site:
             image=lambda image: image,
             warn=self.warned.append,
             kinds=frozenset({"accelerator"}),
-            history=LedgerHistory(self.ledger.sightings, Origin("https://k/v3", "R", "p")),
+            history=LedgerHistory(self.ledger, Origin("https://k/v3", "R", "p")),
         )
 
     def run(self, end: datetime, *servers: dict[str, Any]) -> None:

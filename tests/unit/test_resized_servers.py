@@ -87,7 +87,7 @@ class ResizingSite:
             user_name=lambda _user: None,
             image=lambda image: image,
             warn=self.warned.append,
-            history=LedgerHistory(self.ledger.sightings, origin, is_kept=is_kept),
+            history=LedgerHistory(self.ledger, origin, is_kept=is_kept),
         )
         cores = ServerCores(cast("Servers", self), window, context)
         found = list(records(shown, window, context, cores))

@@ -12,7 +12,7 @@ import pytest
 from caso.kinds.months import BEGINNING, ExtractionWindow
 from caso.kinds.storage import StorageRecord
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import Origin
+from caso.ledger.model import LedgerRow, Month, Origin, Stream
 from caso.seen import LedgerHistory
 from caso.sources.cinder import ProjectVolumes
 from caso.sources.source import Names, ProjectContext, Unaccountable
@@ -39,7 +39,7 @@ class Site:
         self.reached = at(1, month=10)
 
     def context(self, project: str) -> ProjectContext:
-        history = LedgerHistory(self.ledger.sightings, Origin("https://k/v3", "R", project))
+        history = LedgerHistory(self.ledger, Origin("https://k/v3", "R", project))
         return ProjectContext(
             vo=f"vo.{project}",
             names=Names("SITE", "CLOUD"),
@@ -131,6 +131,37 @@ def test_resized_transferred_and_deleted_between_runs_r14(site: Site) -> None:
     last = max(site.kept.values(), key=lambda one: one.end)
     assert site.estimated == {last.record_id}
     assert len({record.record_id for record in site.kept.values()}) == len(wanted) + 1
+
+
+def test_a_lost_history_of_a_month_in_parts(site: Site, tmp_path: Path) -> None:
+    """What was delivered is read again, with no sizes: as one part, the month would count twice."""
+    site.volumes["a"] = [volume()]
+    site.run(at(14))
+    site.volumes["a"] = [volume(size=50, **updated(at(15, 9)))]
+    site.run(at(16))
+    before = site.shown()[1:]
+    assert before == [("a", at(1), at(15, 9), 20), ("a", at(15, 9), at(16), 50)]
+    with Ledger(tmp_path / "again.sqlite") as site.ledger:
+        stream = Stream(Origin("https://k/v3", "R", "a"), "storage", "ssm")
+        intent = site.ledger.deliveries.intent("rebuilt", stream)
+        month = Month(202611)
+        rows = [LedgerRow(one.key, month, one.amount, one.end, "") for one in site.kept.values()]
+        intent.add(b"", rows)
+        intent.seal(None, checkpoint=None)
+        site.ledger.deliveries.confirm("rebuilt")
+        site.run(at(17))
+        wanted = [before[0], ("a", at(15, 9), at(17), 50)]
+        assert site.shown()[1:] == wanted
+        # By the next month it is whole again.
+        site.run(at(2, month=12))
+        last_second = at(1, month=12) - SECOND
+        assert site.shown()[2:] == [
+            ("a", at(15, 9), last_second, 50),
+            ("a", at(1, month=12), at(2, month=12), 50),
+        ]
+    with Ledger(tmp_path / "later.sqlite") as site.ledger:  # nothing is known at all
+        site.run(at(3, month=12))
+        assert site.shown()[-1] == ("a", at(1, month=12), at(3, month=12), 50)
 
 
 @pytest.mark.parametrize("projects", ["ab", "ba"])
