@@ -98,7 +98,15 @@ def test_a_file_alone_says_where_to_go_on_and_what_is_not_known(project: Project
 def test_a_file_that_was_set_back_is_followed(project: Project) -> None:
     project.delivered(CLOUD, day(10, 1), day(11, 20))
     project.lastrun(day(11, 1))
+    reader = Ledger(project.ledger.file.path, read_only=True)
+    writer, project.ledger = project.ledger, reader
+    assert project.window() == (day(11, 1), NOW, True)  # as a dry run sees it
+    project.ledger = writer
+    assert writer.windows.reached(CLOUD).checkpoint == day(11, 20) + SECOND
     assert project.window() == (day(11, 1), NOW, True)
+    # At once: the file moves on as soon as one region has been accounted.
+    assert reader.windows.reached(CLOUD).checkpoint == day(11, 1)
+    reader.close()
 
 
 def test_a_file_that_is_ahead_leaves_the_ledger_s_time(

@@ -15,7 +15,7 @@ from caso.checkpoint import Checkpoints
 from caso.kinds import cloud, ip
 from caso.kinds.cloud import CloudRecord, ServerStatus
 from caso.kinds.kind import RecordKind, UsageRecord
-from caso.lanes import Advance, Lanes, Withheld
+from caso.lanes import Advance, Lanes, OneMonth, Withheld
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import Month, Origin, Span, Stream
 from caso.messengers.messenger import Recovered, Written
@@ -138,6 +138,7 @@ def amounts(ledger: Ledger, key: str = "a") -> dict[str, int]:
 def test_records_arrive_and_count(ledger: Ledger) -> None:
     messenger = MemoryMessenger()
     lanes = run(ledger, messenger, records=[server(), ADDRESSES])
+    assert lanes.kinds == {"cloud", "ip"}
     assert (lanes.failures, lanes.withheld()) == ([], [])
     assert messenger.accepted == [server(), ADDRESSES]
     assert messenger.checkpoints == {"lastrun.p1": "reached"}
@@ -145,6 +146,19 @@ def test_records_arrive_and_count(ledger: Ledger) -> None:
     for kind in ("cloud", "ip"):
         reached = ledger.windows.reached(Stream(ORIGIN, kind, "memory"))
         assert reached.checkpoint == END + timedelta(seconds=1)
+    assert ledger.deliveries.estimated() == []
+
+
+def test_records_of_one_month(ledger: Ledger) -> None:
+    messenger = MemoryMessenger()
+    lanes = Lanes.open(ledger, ORIGIN, [messenger], ["cloud"])
+    one_month = OneMonth(lanes, Month(202611))
+    one_month.add("cloud", server())
+    one_month.add("cloud", server("b"), is_estimated=True)
+    one_month.add("cloud", replace(server("c"), start=START - 5 * 24 * HOUR))
+    lanes.commit(ADVANCE, dict)
+    assert [one.key for one in messenger.accepted] == ["a", "b"]
+    assert [one.row.key for one in ledger.deliveries.estimated()] == ["b"]
 
 
 @pytest.mark.parametrize("step", STEPS)
