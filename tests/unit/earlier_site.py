@@ -7,12 +7,15 @@ from them by a program that shares no code with the appliance.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from appliance.admin import account
 from appliance.admin.install.plan import Action, decide, files
+from appliance.admin.mounts import site_files
 
 TOP = Path(__file__).parents[2]
 TREES = Path(__file__).with_name("earlier_releases")
@@ -54,7 +57,13 @@ def install(root: Path, made: Path) -> None:
                 target.rename(kept)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(one.content)
-            target.chmod(one.mode)
+        target.chmod(one.mode)
+        os.chown(target, 0, one.group)
+    for place in (name for places in site_files.PLACES.values() for name in places):
+        path = root / place.lstrip("/")
+        if path.is_file():
+            path.chmod(0o640)
+            os.chown(path, 0, account.ID)
     link = root / "etc/sitebdii/docker-compose.yml"
     if link.is_file():
         kept = root / "var/lib/fedcloud/replaced/etc/sitebdii/docker-compose.yml"

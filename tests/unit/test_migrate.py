@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +18,8 @@ import pytest
 import yaml
 
 from appliance.admin.command import main
-from appliance.admin.migrate import oslo_lines
+from appliance.admin.migrate import difference, oslo_lines
+from appliance.admin.runtime import native
 from appliance.core.config import oslo
 from appliance.core.config.document import Dialect
 from appliance.core.run import place
@@ -28,11 +31,20 @@ from cloudkeeper.cmds import backend, frontend
 from ssm.cmds import send
 from tests.testbed.pki import Authority
 from tests.unit import earlier_site
+from tests.unit.earlier_site import TOP
 
 pytestmark = pytest.mark.root
 
 ASKED = ("20160403", "20180507", "2019x", "20200827")
 """Releases whose sender had a test queue."""
+PROGRAMS = {
+    "caso-extract": "caso.cmds.extract",
+    "ssmsend": "ssm.cmds.send",
+    "cloudkeeper": "cloudkeeper.cmds.frontend",
+    "cloudkeeper-os": "cloudkeeper.cmds.backend",
+}
+CHECKED = ("caso", "ssmsend", "cloudkeeper", "cloudkeeper-os")
+"""Jobs and services of accounting and images."""
 TABLES = ("caso", "ssmsend", "cloudkeeper", "cloud-info")
 WARNED = {
     "v2.0": "v2.0",
@@ -72,6 +84,12 @@ def answer(release: str) -> list[str]:
     broker = "stomp://mq.example.org:6163/queue/global.accounting.cloud.central"
     place = broker if release == "20180507" else "ams"
     return ["--destination", place] if release in ASKED else []
+
+
+def _program(command: list[str]) -> list[str]:
+    """Return the program and its flags, without the account and the namespace around them."""
+    at = next(number for number, word in enumerate(command) if "/opt/fedcloud/" in word)
+    return command[at:]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -364,6 +382,43 @@ def test_keys_of_a_command_line(host: Path, release: str) -> None:
         assert states(host) == before
 
 
+@pytest.mark.parametrize("release", ["2019x", "20220425"])
+@pytest.mark.usefixtures("mounted")
+def test_the_check_finds_nothing_wrong(
+    host: Path,
+    release: str,
+    grid_security: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`appliance check --offline` with the programs themselves, as on a host without containers."""
+    shutil.copytree(grid_security, host / "etc/grid-security", dirs_exist_ok=True)
+    (host / "etc/ssl/certs").mkdir(parents=True)
+    shutil.copyfile(certifi.where(), host / "etc/ssl/certs/ca-certificates.crt")
+    assert migrate(host, "--apply", *answer(release)) == 0
+    programs = host / "opt/fedcloud/current/bin"
+    programs.mkdir(parents=True)
+    for name, module in PROGRAMS.items():
+        start = f"import sys; from {module} import main; sys.exit(main())"
+        environment = f"{place.VARIABLE}='{os.environ[place.VARIABLE]}' PYTHONPATH='{TOP}'"
+        (programs / name).write_text(
+            f"#!/bin/sh\n{environment} exec '{sys.executable}' -c '{start}' \"$@\"\n"
+        )
+        (programs / name).chmod(0o755)
+    monkeypatch.delenv(place.VARIABLE)
+    (host / "var/lib/fedcloud/runtime").write_text("native\n")
+    command = native.command
+    monkeypatch.setattr(
+        native, "command", lambda job, *words, **more: _program(command(job, *words, **more))
+    )
+    capsys.readouterr()
+    main(["check", "--offline", "--json", "--root", str(host), *CHECKED])
+    found = json.loads(capsys.readouterr().out)["findings"]
+    # What is left: remarks about options of the site's own files that have no effect.
+    assert [one for one in found if one["is_error"]] == []
+    assert not [one for one in found if "can read it" in one["text"]]
+
+
 # --------------------------------------------------------------------------------------------------
 # the reader for hosts without oslo.config
 
@@ -388,3 +443,17 @@ def test_the_reader_of_hosts_reads_what_programs_read(text: str) -> None:
             return {(problem.line, problem.option) for problem in error.problems}
 
     assert read(oslo_lines.parse) == read(oslo.parse)
+
+
+def test_secrets_of_other_forms_are_masked() -> None:
+    text = (
+        "[a]\npassword =\n  hunter22\nother = 1\n  more\n"
+        "password = a_file=hunter22\n#token: hunter22\nurl = https://u:p@hunter22@host/x\n"
+        "auth: {password: hunter22, user: x}\nclient_secret: hunter22\n"
+        "password_file = /etc/seen\n"
+    )
+    shown = "\n".join(difference.shown("/etc/x", "", text))
+    assert "hunter22" not in shown
+    assert all(word in shown for word in ("more", "@host/x", "/etc/seen"))
+    account = difference.shown("/etc/cloudkeeper/registry.auth", "", "host robot$a:hunter22\n")
+    assert account[-1] == "+host ***"

@@ -9,8 +9,9 @@ _SECRET = re.compile(
     r"(?i)(?P<head>(?:^|[\s\"'{,#;])[\w-]*(?:passw(?:or)?d|passwd|secret|token)[\w-]*[\"']?"
     r"\s*[=:]\s*)(?P<value>\S.*)?$"
 )
-_PLACE = re.compile(r"(?i)_(?:file|url|expiration)[\"']?\s*[=:]|password_auth")
-_ACCOUNT = re.compile(r"(?<=//)[^\s/@]+@")
+_PLACE = re.compile(r"(?i)[_-](?:file|url|expiration)[\"']?\s*[=:]\s*$")
+"""Names that hold a place or a time, and no secret."""
+_ACCOUNT = re.compile(r"(?<=//)[^\s/]+@")
 _AUTHORISATION = re.compile(r"^(?P<head>[^#\s]\S*\s+)\S.*$")
 _MASK = "***"
 
@@ -30,7 +31,7 @@ def _masked(name: str, text: str) -> list[str]:
         match = _SECRET.search(line)
         if is_inside and line[:1] in (" ", "\t") and line.strip() and not _names_option(line):
             lines.append(f"    {_MASK}")
-        elif match and not _PLACE.search(line):
+        elif match and not _PLACE.search(match["head"]):
             value = f"{match['head']}{_MASK}" if match["value"] else match["head"]
             lines.append(f"{line[: match.start()]}{value}")
             is_inside = True
