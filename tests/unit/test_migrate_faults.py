@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from appliance.admin.command import main
 from appliance.core.spool import Spool
@@ -19,7 +21,7 @@ from tests.bench import readme
 from tests.documents import HOW_TO
 from tests.simulators import docker_engine
 from tests.unit import earlier_site
-from tests.unit.test_migrate import conforms, ini, states
+from tests.unit.test_migrate import conforms, ini, shell, states
 from tests.unit.test_migrate_upstream import CATCH_ALL
 
 pytestmark = pytest.mark.root
@@ -463,3 +465,81 @@ def test_the_commands_of_the_page(
     assert typed("elsewhere", new) == [0, 0]
     conforms(new, "2021x")
     assert typed("catchall", new) == [1]  # the account is missing
+
+
+# --------------------------------------------------------------------------------------------------
+# unusual forms of the same options
+
+
+def test_messengers_on_several_lines(host: Path) -> None:
+    path = host / "etc/caso/caso.conf"
+    edit(
+        path, "SSMMessengerV04\n", "SSMMessengerV04,\n  caso.messenger.logstash.LogstashMessenger\n"
+    )
+    assert migrate(host, "--apply", *AMS) == 0
+    assert ini(path)["DEFAULT.messengers"] == "ssmv4, logstash"
+
+
+def test_variables_on_one_line(top: Path, bundle: Path) -> None:
+    host = made(top, "20170809", bundle)
+    path = host / "etc/cloud-info-provider/openstack.rc"
+    edit(path, "/v2.0\nexport OS_USERNAME=", "/v2.0/ OS_USERNAME=")
+    assert migrate(host, "--apply") == 0
+    found = shell(path)
+    assert found["OS_AUTH_URL"] == "https://keystone.example.org:5000/v3"
+    assert found["OS_USERNAME"] == "cloud-info"
+
+
+def test_a_backend_in_braces(host: Path) -> None:
+    path = host / "etc/cloudkeeper/cloudkeeper.yml"
+    text = re.sub(
+        r"  backend:\n.*\n.*\n", "  backend: {endpoint: '127.0.0.1:50051'}\n", path.read_text()
+    )
+    path.write_text(text.replace("image-lists-file: ", "image-lists:\n  image-lists-file: "))
+    assert migrate(host, "--apply", *AMS) == 0
+    found = yaml.safe_load(path.read_text())["cloudkeeper"]
+    assert found["backend"] == {"endpoint": "unix:///run/cloudkeeper/backend.sock"}
+    assert "image-lists" not in found
+
+
+def test_a_password_after_a_colon(top: Path, bundle: Path) -> None:
+    host = made(top, "20160403", bundle)
+    edit(host / "etc/atrope/atrope.conf", "password = secret-02", "password: 'a=b:c'")
+    assert migrate(host, "--apply", *AMS) == 0
+    text = (host / "etc/cloudkeeper/cloudkeeper-os.conf").read_text()
+    assert "\npassword = 'a=b:c'\n" in text
+
+
+def test_a_text_that_would_be_wrong_is_not_written(
+    host: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = host / "etc/apel/sender.cfg"
+    path.write_text("[broker]\n[messaging]\nDestination: /queue/x.test.y\n")  # in capital letters
+    before = path.read_bytes()
+    assert migrate(host, "--apply", *AMS) == 1
+    assert path.read_bytes() == before
+    assert f"! {path}: destination: is left as it is" in capsys.readouterr().out
+
+
+def test_a_link_of_a_copy_is_followed_in_the_copy(pair: tuple[Path, Path]) -> None:
+    old, new = pair
+    (old / "etc/caso/voms.json").rename(old / "etc/vos.json")
+    (old / "etc/caso/voms.json").symlink_to("/etc/vos.json")
+    assert migrate(new, "--from", old, "--apply") == 0
+    assert (new / "etc/caso/voms.json").read_bytes() == (old / "etc/vos.json").read_bytes()
+    (old / "etc/caso/voms.json").unlink()
+    (old / "etc/caso/voms.json").symlink_to("voms.json")  # to itself
+    assert migrate(new, "--from", old, "--apply") == 0
+
+
+def test_two_runs_within_a_second_keep_both(host: Path) -> None:
+    assert migrate(host, "--apply", *AMS) == 0
+    edit(
+        host / "etc/cloudkeeper/cloudkeeper.yml",
+        "unix:///run/cloudkeeper/backend.sock",
+        "localhost:50051",
+    )
+    assert migrate(host, "--apply", *AMS) == 0
+    first, second = sorted((host / "var/lib/fedcloud/migrate").glob("*/undo"))
+    assert "caso.conf" in first.read_text()
+    assert "caso.conf" not in second.read_text()

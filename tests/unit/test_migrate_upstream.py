@@ -377,3 +377,19 @@ def test_two_sites_of_the_catch_all(
     assert migrate(new, "--from", source, "--apply") == 1
     assert states(new) == before
     assert "2 sites" in capsys.readouterr().out
+
+
+def test_vos_of_others_stay_in_the_map(tmp_path: Path, new: Path) -> None:
+    path = new / "etc/voms.json"
+    path.write_text(json.dumps({"vo.other.org": {"tenant": "other"}}))
+    assert migrate(new, "--from", old(tmp_path, "catch-all"), "--apply") == 1
+    assert json.loads(path.read_text()).keys() == {"vo.other.org", "ops", "vo.example.org"}
+
+
+def test_shares_of_the_site_stay(
+    tmp_path: Path, new: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = new / "etc/cloud-info-provider/openstack.yaml"
+    path.write_text(path.read_text().replace("PROJECT-ID", OPS).replace("vo.example.org", "ops"))
+    assert migrate(new, "--from", old(tmp_path, "catch-all"), "--apply") == 1
+    assert f"{path}: has shares of its own; add vo.example.org" in capsys.readouterr().out

@@ -66,9 +66,8 @@ def _word(path: Path) -> str:
 def run(plan: MigrationPlan, work: Workspace) -> Iterator[str]:
     """Apply a plan; yield a line for each change that has been made."""
     layout = work.layout
-    stamp = clock.now().astimezone(UTC).strftime("%Y-%m-%dT%H-%M-%S")
     files.make_directory(layout.path(_STATE), mode=0o755)
-    keeper = Keeper(layout, layout.path(f"{KEPT}/{stamp}"))
+    keeper = Keeper(layout, _new_directory(layout))
     for write in plan.writes:
         keeper.keep(write.name)
         _write(write, layout)
@@ -82,6 +81,14 @@ def run(plan: MigrationPlan, work: Workspace) -> Iterator[str]:
     yield from _containers(plan, layout)
     if keeper.commands:
         yield f"undo: {keeper.undo}"
+
+
+def _new_directory(layout: Layout) -> Path:
+    """Return a directory for this run; one of a run before keeps its script."""
+    stamp = clock.now().astimezone(UTC).strftime("%Y-%m-%dT%H-%M-%S")
+    names = (stamp, *(f"{stamp}-{number}" for number in range(2, 1000)))
+    places = (layout.path(f"{KEPT}/{name}") for name in names)
+    return next(place for place in places if not place.exists())
 
 
 def _write(write: Write, layout: Layout) -> None:

@@ -6,7 +6,7 @@ import re
 
 from appliance.admin.configure import edit
 
-_VERSION_2 = re.compile(r"(/v2\.0)?/*(?=[\"']?\s*$)")
+_VERSION_2 = re.compile(r"/v2\.0/*(?=[\"'\s]|$)")
 
 
 def renamed(text: str, line: int, old: str, new: str) -> str:
@@ -17,13 +17,18 @@ def renamed(text: str, line: int, old: str, new: str) -> str:
     return "\n".join(lines)
 
 
-def replaced(text: str, line: int, value: str) -> str:
-    """Return a text with another value for the option that a line sets; its name stays."""
+def replaced(text: str, line: int, value: str, *, is_continued: bool = False) -> str:
+    """Return a text with another value for the option that a line sets; its name stays.
+
+    With ``is_continued``, lines below it that begin with a blank are a part of the old value.
+    """
     lines = text.split("\n")
     head = re.match(r"[^=:]*[=:][ \t]*", lines[line - 1])
     assert head is not None  # noqa: S101  the line sets an option
-    lines[line - 1] = f"{head[0]}{value}"
-    return "\n".join(lines)
+    follows = line
+    while is_continued and follows < len(lines) and re.match(r"[ \t]+\S", lines[follows]):
+        follows += 1
+    return "\n".join([*lines[: line - 1], f"{head[0]}{value}", *lines[follows:]])
 
 
 def with_version_3(text: str, line: int) -> str:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from appliance.admin import account
 from appliance.admin.install import ownership
-from appliance.admin.migrate import crontabs, difference, leftovers, release, state
+from appliance.admin.migrate import (
+    crontabs,
+    difference,
+    leftovers,
+    oslo_lines,
+    release,
+    state,
+)
 from appliance.admin.migrate.leftovers import Containers
 from appliance.admin.migrate.registry import FORMS
 from appliance.admin.migrate.state import Checkpoint, WaitingMessages
 from appliance.admin.migrate.workspace import Workspace
 from appliance.core import files
-from appliance.core.config import shell
-from appliance.core.run.errors import Problem
+from appliance.core.config import document, ini, shell, yaml_file
+from appliance.core.config.document import Dialect
+from appliance.core.run.errors import ConfigurationError, Problem
 
 _PUBLIC = ("/etc/sitebdii/", "/etc/cron.d/", "/etc/fedcloud/appliance.yaml")
 _TABLES = ("/etc/cron.d/", "/var/spool/cron/")
@@ -67,6 +76,7 @@ def make(work: Workspace) -> MigrationPlan:
     release.notes(work)
     for convert in FORMS:
         convert(work)
+    _refuse_wrong_texts(work)
     entries = crontabs.plan(work)
     crontabs.replace_atrope(work)
     leftovers.units(work)
@@ -94,6 +104,38 @@ def make(work: Workspace) -> MigrationPlan:
         findings=tuple(dict.fromkeys(work.findings)),
         questions=tuple(dict.fromkeys(work.questions)),
     )
+
+
+_DIALECTS: tuple[tuple[str, Dialect], ...] = (
+    (r"/etc/(caso|cloudkeeper-os|cloudkeeper)/.*\.conf", oslo_lines.parse),
+    (r"/etc/apel/sender\.cfg", ini.parse),
+    (r"/etc/(cloud-info-provider/openstack\.rc|fedcloud/appliance\.env)", shell.parse),
+    (r"/etc/.*\.ya?ml", yaml_file.parse),
+)
+
+
+def _refuse_wrong_texts(work: Workspace) -> None:
+    """Leave a file as it is if its new text could not be parsed, and the old one can be."""
+    for name, text in [*work.planned.items()]:
+        dialect = next((one for form, one in _DIALECTS if re.fullmatch(form, name)), None)
+        if dialect is None or name.endswith("image-lists.conf"):
+            continue
+        source = work.path(name) if work.has(name) else work.layout.path(name)
+        before = document.read_text(source) if source.is_file() else ""
+        if text == before or _faults(dialect, source, before):
+            continue
+        if faults := _faults(dialect, source, text):
+            words = f"is left as it is: its new text would be wrong: {faults[0].text}"
+            work.findings.append(Problem(source, 0, faults[0].option, words))
+            work.planned[name] = before
+
+
+def _faults(dialect: Dialect, path: Path, text: str) -> tuple[Problem, ...]:
+    try:
+        dialect(path, text)
+    except ConfigurationError as error:
+        return error.problems
+    return ()
 
 
 def _order(write: Write) -> int:

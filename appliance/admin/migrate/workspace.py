@@ -17,6 +17,7 @@ from appliance.core.config.document import Document
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 
+_LINKS = 4
 Read = TypeVar("Read", bound=Document)
 
 
@@ -49,8 +50,15 @@ class Workspace:
     def path(self, name: str) -> Path:
         """Return where the earlier set-up has a file."""
         if not (self.source / "etc").is_dir() and name.startswith("/etc/"):
-            return self.source / name.removeprefix("/etc/")  # a copy of /etc alone
-        return self.source / name.lstrip("/")
+            name = name.removeprefix("/etc")  # a copy of /etc alone
+        path = self.source / name.lstrip("/")
+        for _ in range(_LINKS):
+            if not path.is_symlink():
+                break
+            # In a copy, a link to /etc/… means the copy's file, and not this host's.
+            target = path.readlink()
+            path = self.path(str(target)) if target.is_absolute() else path.parent / target
+        return path
 
     def has(self, name: str) -> bool:
         """Return whether the earlier set-up has a file."""

@@ -74,8 +74,9 @@ def _carry_account(work: Workspace, config: Document) -> None:
     for option in _ACCOUNT:
         entry = config.get("glance", option)
         if entry and entry.text:
-            raw = work.planned[CONFIG].split("\n")[entry.line - 1].partition("=")[2].strip()
-            value = raw if option == "password" else entry.text
+            # As it stands in the file, because the backend's has the same quotes and variables.
+            raw = re.split("[=:]", work.planned[CONFIG].split("\n")[entry.line - 1], maxsplit=1)
+            value = raw[1].strip() if option == "password" else entry.text
             if option == "auth_url" and lines.is_version_2(value):
                 value = f"{value.rstrip('/').removesuffix('/v2.0')}/v3"
             text = lines.with_option(text, _SECTION, option, value)

@@ -65,7 +65,8 @@ def _name_messengers(work: Workspace, found: Document) -> None:
     is_old = release.has_old_records(work)
     names = [_CLASSES.get(word, "ssmv4" if word == "ssm" and is_old else word) for word in words]
     if names != words:
-        text = lines.replaced(work.planned[NAME], entry.line, ", ".join(dict.fromkeys(names)))
+        value = ", ".join(dict.fromkeys(names))
+        text = lines.replaced(work.planned[NAME], entry.line, value, is_continued=True)
         work.planned[NAME] = text
     if any(word in _OF_VERSION_2 for word in words) or (is_old and "ssm" in words):
         work.note(NAME, entry.line, "records had version 0.2 and have version 0.4 from now on")

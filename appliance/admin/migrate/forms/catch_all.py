@@ -14,6 +14,7 @@ from appliance.admin.configure import edit
 from appliance.admin.migrate import lines
 from appliance.admin.migrate.forms import caso, cloud_info, cloudkeeper
 from appliance.admin.migrate.workspace import Workspace
+from appliance.admin.mounts import site_files
 from appliance.core.config import yaml_file
 from appliance.core.config.document import Setting
 from appliance.core.config.yaml_file import OUTERMOST, Tree
@@ -22,9 +23,10 @@ from appliance.core.run.errors import Problem
 _FOLDERS = ("", "sites")
 _KNOWN = {"gocdb", "endpoint", "region", "protocol", "auth", "auth_type", "vos"}
 _OF_A_VO = {"name", "auth"}
-_MAP = "/etc/voms.json"
+_MAPS = ("FEDCLOUD_CASO_MAPPING", "FEDCLOUD_BACKEND_MAPPING")
+_EXAMPLE = {"tenant": "mytenant"}
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
-_VO = re.compile(r"[!-~]{1,255}")
+_VO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
 def convert(work: Workspace) -> None:
@@ -70,11 +72,23 @@ def _carry(work: Workspace, path: Path) -> None:
     _accounting(work, site.text, url, region, [*projects.values()])
     _information(work, site.text, url, region, projects)
     _images(work, url, region)
-    text = json.dumps({vo: {"projects": [project]} for vo, project in projects.items()}, indent=2)
-    if not work.has(_MAP) and projects:
-        work.planned[_MAP] = f"{text}\n"
+    _map(work, projects)
     missing = "accounts and passwords: this file has none; run appliance configure afterwards"
     work.find(name, 0, missing)
+
+
+def _map(work: Workspace, projects: dict[str, str]) -> None:
+    """Plan the maps that this host uses, with the VOs of others that are in them."""
+    chosen = site_files.choose(site_files.variables(work.layout), work.layout)
+    wanted = {vo: {"projects": [project]} for vo, project in projects.items()}
+    for name in dict.fromkeys(chosen[variable] for variable in _MAPS) if projects else ():
+        try:
+            present = json.loads(work.base(name) or "{}")
+            kept = {vo: one for vo, one in present.items() if one != _EXAMPLE}
+        except (ValueError, AttributeError):
+            work.findings.append(Problem(work.layout.path(name), 0, "", "is not a map of VOs"))
+            continue
+        work.planned[name] = json.dumps({**kept, **wanted}, indent=2) + "\n"
 
 
 def _plain(work: Workspace, name: str, entry: Setting | None) -> str:
@@ -143,7 +157,11 @@ def _information(
     if "shares:" not in text:
         head = "" if re.search(r"^compute:", text, re.MULTILINE) else "\ncompute:\n"
         text = f"{text.rstrip(chr(10))}\n{head}    shares:\n        PROJECT-ID:\n"
-    work.planned[cloud_info.YAML] = edit.set_shares(text, projects).lstrip("\n")
+    text = edit.set_shares(text, projects).lstrip("\n")
+    work.planned[cloud_info.YAML] = text
+    if missing := [vo for vo in projects if not re.search(rf"(?m)^\s+{re.escape(vo)}:", text)]:
+        words = f"has shares of its own; add {', '.join(missing)}"
+        work.findings.append(Problem(work.layout.path(cloud_info.YAML), 0, "", words))
     text = work.base(cloud_info.RC)
     for name, value in (("OS_AUTH_URL", url), ("OS_REGION_NAME", region)):
         if value:

@@ -75,8 +75,16 @@ def _frontend(work: Workspace) -> None:
     endpoint = found.get("cloudkeeper.backend", "endpoint")
     if endpoint and _LOCAL.fullmatch(endpoint.text):
         # The backend of this host answers on a socket, which no other user reaches.
-        text = lines.replaced(text, endpoint.line, _SOCKET)
+        text = _with_socket(text, endpoint.line)
     work.planned[FRONTEND] = text
+
+
+def _with_socket(text: str, line: int) -> str:
+    """Return a text whose line has the socket as endpoint, also within braces."""
+    found = text.split("\n")
+    value = r"(?<=\bendpoint:)(\s*)[\"']?[^\s,\"'}]+[\"']?"
+    found[line - 1] = re.sub(value, rf"\1{_SOCKET}", found[line - 1], count=1)
+    return "\n".join(found)
 
 
 def _backend(work: Workspace, name: str) -> None:
