@@ -100,6 +100,11 @@ class Host:
         """
         return None if self.is_native else self.socket
 
+    @property
+    def is_beside(self) -> bool:
+        """Return whether no installer has run: the site has upstream's programs, or none."""
+        return not (self.is_native or self.settings_file.parent.exists())
+
     def is_wanted(self, name: str) -> bool:
         """Return whether the flow of a job, a service or a unit is on; one for all flows is."""
         flow = flow_of(name)

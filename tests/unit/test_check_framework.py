@@ -20,11 +20,12 @@ from appliance.admin.check.probe import LONG, CheckedSite, Need, Probe
 from appliance.admin.check.programs import Programs
 from appliance.admin.check.report import CheckReport
 from appliance.admin.command import main
-from appliance.admin.inventory import Flow
+from appliance.admin.inventory import JOBS, SERVICES, Flow
 from appliance.core.config.settings import ENDPOINT, Value
 from appliance.core.run.errors import Unavailable
 from appliance.core.run.finding import Finding, of_json
 from appliance.core.run.layout import Layout
+from tests import documents
 
 pytestmark = pytest.mark.root
 
@@ -343,6 +344,14 @@ def test_every_registered_probe_has_rows_of_the_table() -> None:
         assert all(check._ROW.fullmatch(row) and "." not in row for row in one.identifiers)
         assert one.deadline < timedelta(seconds=60)
         assert one.subject
+
+
+def test_the_guide_explains_every_id() -> None:
+    """The link of each finding leads to a heading, and each fault of it is in the table there."""
+    page = (documents.TOP / "docs/how-to/check-a-site.md").read_text()
+    known = [*registry.of_programs([*JOBS, *SERVICES]), *registry.PROBES]
+    families = {row.lower() for one in known for row in one.identifiers}
+    assert families <= documents.anchors(page)
 
 
 def test_time_is_not_measured_from_the_first_result(tmp_path: Path) -> None:

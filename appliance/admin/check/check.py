@@ -32,6 +32,12 @@ from appliance.core.run.errors import ExitStatus, UsageError
 from appliance.core.run.layout import Layout
 from appliance.core.suggestion import did_you_mean
 
+_UPSTREAM = {
+    "caso": "/etc/caso/caso.conf",
+    "ssmsend": "/etc/apel/sender.cfg",
+    "cloud-info": "/etc/cloud-info-provider/openstack.yaml",
+}
+"""What a site may have of upstream's programs, where no installer has run: by job, its file."""
 _ROW = re.compile(r"C\d\d(\.[a-z])?")
 
 
@@ -77,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     layout = cli.layout(arguments)
     host = settings.load(layout)
     chosen = list(dict.fromkeys(name for word in arguments.names for name in _members(word)))
-    if not host.is_native:
+    if not (host.is_native or host.is_beside):
         settings.require_files(host)
     if arguments.check_config:
         return ExitStatus.DONE
@@ -117,6 +123,8 @@ def check(
 ) -> tuple[CheckReport, CheckedSite]:
     """Check the ``chosen`` jobs and services; without a choice this host, and all that are on."""
     names = list(chosen) or [name for name in _names() if _is_usual(name)]
+    if host.is_beside and not chosen:
+        names = [name for name, path in _UPSTREAM.items() if layout.path(path).exists()]
     report = CheckReport(off=[host.off(name) for name in names if not host.is_wanted(name)])
     # fetch-crl has no service: it runs on the host and has no configuration to check.
     services = {

@@ -18,7 +18,7 @@ from appliance.core.run.finding import Finding
 def find(site: CheckedSite) -> Iterator[Finding]:
     """Yield the findings on engine, Compose and images (C04); none without containers."""
     host = site.host
-    if host.is_native:
+    if host.is_native or host.is_beside:
         return
     try:
         compose.version(host.compose)

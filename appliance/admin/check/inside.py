@@ -12,6 +12,7 @@ import enum
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -25,7 +26,7 @@ from appliance.admin.mounts import site_files
 from appliance.admin.runtime import compose, compose_output, native
 from appliance.admin.settings import Host
 from appliance.core.config.settings import Value
-from appliance.core.run import finding
+from appliance.core.run import finding, place
 from appliance.core.run.errors import ExitStatus, Unavailable
 from appliance.core.run.finding import Finding
 from appliance.core.run.layout import Layout
@@ -108,7 +109,7 @@ def ask(
         Unavailable: The container cannot be run: no engine, or a mount without its source.
 
     """
-    if host.is_native:
+    if host.is_native or host.is_beside:
         return _ask_natively(name, service, host, layout, mounts=mounts, depth=depth)
     programs = [" ".join((*words, *depth.flags(words[0]))) for words in PROGRAMS[service]]
     flags = [word for mount in mounts for word in ("-v", mount)]
@@ -160,15 +161,35 @@ def _ask_natively(
     """Check the programs of a host without containers, each as its job or service runs."""
     named = site_files.variables(layout).get("FEDCLOUD_CA_BUNDLE", "")
     environment = native.environment(host.proxies, named_authorities=named, root=layout.root)
+    if host.is_beside:
+        del environment[place.NATIVE]  # no job is there for the commands that messages name
     lines: list[str] = []
     for program in PROGRAMS[service]:
         job = Job(name, None, service, program, log="", cron="", timeout=timedelta(seconds=_LIMIT))
-        command = native.command(
-            job, layout, mounts=mounts, arguments=(*depth.flags(program[0]), "--log-json")
+        flags = (*depth.flags(program[0]), "--log-json")
+        command = (
+            _beside(job, flags)
+            if host.is_beside
+            else native.command(job, layout, mounts=mounts, arguments=flags)
         )
         written, status = _run(name, command, environment)
         lines += [_BEGUN, *written, f"{_ENDED} {status}"]
     return read(name, lines)
+
+
+def _beside(job: Job, flags: Sequence[str]) -> list[str]:
+    """Return the command line of a program in the environment that this one runs in.
+
+    Raises:
+        Unavailable: The program is not in it.
+
+    """
+    program = Path(sys.executable).with_name(job.command[0])
+    if not program.exists():
+        extra = {"ssm": "ssm", "caso": "caso"}.get(job.service, "cloud-info")
+        remedy = f"install the extra {extra} into this environment"
+        raise Unavailable(program, "is not installed", remedy)
+    return [str(program), *job.command[1:], *flags]
 
 
 def _run(

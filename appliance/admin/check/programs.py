@@ -74,7 +74,7 @@ class Programs:
 
     def _ask_all(self) -> None:
         try:
-            at_once = _AT_ONCE if self._host.is_native or self._has_networks() else 1
+            at_once = _AT_ONCE if self._has_no_engine or self._has_networks() else 1
         except ApplianceError as error:
             failed = _ProgramAnswer((of_error("", error, identifier="C04.a"),), (), is_answer=False)
             for future in self._answers.values():
@@ -84,6 +84,10 @@ class Programs:
         for name in self.services:
             gate.acquire()
             threading.Thread(target=self._answer, args=(name, gate), daemon=True).start()
+
+    @property
+    def _has_no_engine(self) -> bool:
+        return self._host.is_native or self._host.is_beside
 
     def _has_networks(self) -> bool:
         with Engine(self._host.socket) as engine:
@@ -102,7 +106,7 @@ class Programs:
         host, layout = self._host, self._layout
         try:
             # A connection of its own: the SDK's is not made for several threads.
-            with contextlib.nullcontext() if host.is_native else Engine(host.socket) as engine:
+            with contextlib.nullcontext() if self._has_no_engine else Engine(host.socket) as engine:
                 answer = _noted(engine, name, service, host, layout, depth=self._depth)
         except (ApplianceError, OSError) as error:
             return _ProgramAnswer(tuple(_of_failure(name, error)), (), is_answer=False)
