@@ -20,6 +20,7 @@ from typing import Literal
 
 from appliance.core import clock, files
 from appliance.core.cloud import faults, identity, offer
+from appliance.core.cloud.compute import Servers
 from appliance.core.cloud.session import Cloud, Scope, understood
 from appliance.core.run.errors import AccessDenied, ApplianceError, ExitStatus, LocalFailure
 from appliance.core.suggestion import did_you_mean
@@ -36,6 +37,8 @@ from caso.sources.source import ProjectContext, Source
 State = Literal["good", "warning", "fault"]
 
 _SHORT_WINDOW = timedelta(hours=1)
+_DAY = timedelta(days=1)
+_NOVA = "nova"
 _SITE_NAME = re.compile(r"[A-Za-z0-9._-]+")
 """The form of a site's short name in GOCDB."""
 _LEAST_SPACE = 100 * 2**20
@@ -220,6 +223,8 @@ def _rights(cloud: Cloud, configuration: CasoConfiguration, one: Selected) -> It
             yield from _flavors(configuration, scope, named)
             for source in _needed(configuration):
                 yield from _source(configuration, scope, one, source, named)
+                if source.name == _NOVA:
+                    yield from _deleted(scope, named)
         except ApplianceError as error:
             yield _fault("rights", about(one, error), subject=named)
 
@@ -319,6 +324,26 @@ def _source(
     yield _tried("rights", subject, read)
     for warning in warnings:
         yield Result("rights", "warning", subject, warning)
+
+
+def _deleted(scope: Scope, subject: str) -> Iterator[Result]:
+    """Check whether listings show the servers that were deleted in the last day.
+
+    Without them, a run cannot describe a server that lived between two runs.
+    """
+    servers, now = Servers(scope), clock.now().replace(microsecond=0)
+    begin = now - _DAY
+    ended = {row["instance_id"] for row in servers.used(begin, now) if row["ended_at"] is not None}
+    if not ended:
+        return
+    unseen = ended - {server["id"] for server in servers.changed(begin)}
+    if unseen:
+        words = (
+            f"listings of Nova lack {len(unseen)} of {len(ended)} servers that were deleted since"
+            f" {begin:%Y-%m-%d %H:%MZ}, such as {min(unseen)}, so their records lack details; let"
+            " the account have reader in the project, and a proxy pass on changes-since"
+        )
+        yield Result("deleted", "warning", subject, words)
 
 
 def _records(

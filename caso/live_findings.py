@@ -24,6 +24,7 @@ _ROWS = {
     "vo": "C23",
     "checkpoint": "C42",
     "rights": "C33.a",
+    "deleted": "C33.b",
     "flavors": "C34.a",
     "clocks": "C01.a",
 }
@@ -34,6 +35,7 @@ _TRIED = {
     "projects": "GET /v3/auth/projects",
     "vo": "GET /v3/auth/projects",
     "rights": "a token of the project, the usage, and the listings of a run",
+    "deleted": "the usage of a day, and GET /servers/detail?changes-since=",
     "flavors": "GET /flavors/detail",
     "clocks": "the Date of all answers",
 }

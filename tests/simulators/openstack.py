@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 import uuid
@@ -583,10 +584,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(cloud: Cloud) -> Iterator[Cloud]:
-    """Serve a cloud on a free port of loopback."""
+def serving(cloud: Cloud, *, tls: ssl.SSLContext | None = None) -> Iterator[Cloud]:
+    """Serve a cloud on a free port of loopback, over TLS if a context is given."""
     handler = type("Handler", (_Handler,), {"cloud": cloud})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    cloud.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if tls:
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+    cloud.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
     with answering(server):
         yield cloud

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from cloudkeeper.cmds import backend
 from tests.simulators import offering_cloud, openstack
 from tests.simulators.offering_cloud import flavor, image
 from tests.simulators.openstack import Answer, Cloud, Credential, Request
+from tests.testbed import Authority
 from tests.unit import backend_site
 from tests.unit.backend_site import BackendSite
 from tests.unit.test_information_accounts import site as information_site
@@ -191,6 +193,31 @@ def test_a_fault_of_the_account(name: str, accounting: Accounting) -> None:
     assert accounting.check() == []
 
 
+def test_servers_that_were_deleted_and_are_not_listed(accounting: Accounting) -> None:
+    """C33.b: a proxy that drops changes-since, for example."""
+    cloud = accounting.cloud
+    ended = cloud.server("one", 0) | {
+        "id": "11111111-1111-1111-1111-111111111111",
+        "status": "DELETED",
+        "updated": f"{datetime.now(UTC) - timedelta(hours=3):%Y-%m-%dT%H:%M:%SZ}",
+        "OS-SRV-USG:terminated_at": f"{datetime.now(UTC) - timedelta(hours=3):%Y-%m-%dT%H:%M:%S}",
+    }
+    cloud.more["one"] = [ended]
+    assert accounting.check() == []
+
+    def drops(request: Request) -> Answer | None:
+        is_listing = request.path.endswith("/servers/detail")
+        if is_listing and request.query.pop("changes-since", ""):
+            return cloud._nova(request, request.path, "one")
+        return like_a_good_cloud(request)
+
+    cloud.fault = drops
+    found = accounting.the_one()
+    assert (found.identifier, found.line) == ("C33.b", accounting.line("username"))
+    assert "lack 1 of 1 servers that were deleted since" in found.text
+    assert str(ended["id"]) in found.text
+
+
 def test_flavors_without_their_properties(accounting: Accounting) -> None:
     """C34.a."""
     accounting.cloud.fault = refusing("/flavors/detail", 200, {"flavors": FLAVORS})
@@ -268,6 +295,21 @@ def test_a_keystone_that_cannot_be_reached_or_has_no_tls(accounting: Accounting)
     accounting.write(auth_url=f"{accounting.cloud.url.replace('http:', 'https:')}/v3")
     found = accounting.the_one()
     assert (found.identifier, found.line) == ("C36.b", accounting.line("auth_url"))
+
+
+def test_a_keystone_of_an_unknown_authority(accounting: Accounting, tmp_path: Path) -> None:
+    """C36.b: and silent with its authority."""
+    authority = Authority.create(tmp_path / "ca", key="ec")
+    host = authority.issue("keystone.example.net", hosts=["127.0.0.1"], key="ec")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(host.certificate, host.key)
+    with openstack.serving(accounting.cloud, tls=tls):
+        accounting.write()
+        found = accounting.the_one()
+        assert (found.identifier, found.line) == ("C36.b", accounting.line("auth_url"))
+        assert "cafile" in found.text
+        accounting.write(cafile=str(authority.certificate))
+        assert accounting.check() == []
 
 
 def test_a_keystone_that_hangs_ends_the_check_in_time(
