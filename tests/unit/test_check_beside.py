@@ -14,6 +14,7 @@ from appliance.admin.command import main
 from tests.simulators import openstack
 from tests.simulators.openstack import Answer, Cloud, Request
 from tests.testbed import Authority
+from tests.testbed.pki import HOST_DN
 
 pytestmark = pytest.mark.root
 
@@ -116,6 +117,8 @@ def test_nothing_is_found_and_nothing_written(
     tree = check(root, capsys)
     assert tree["checked"] == ["caso", "ssmsend"]
     assert tree["findings"] == []
+    assert tree["certificate"]["gocdb"] == f"{HOST_DN}/CN=host.example.net"
+    assert tree["certificate"]["rfc2253"].startswith("CN=host.example.net,")
 
 
 def test_faults_of_the_cloud_and_of_the_files(

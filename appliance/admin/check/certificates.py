@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from appliance.admin.check.probe import CheckedSite
@@ -19,6 +20,29 @@ _REMEDY = "run appliance run fetch-crl, and see appliance schedule"
 
 _OLD = timedelta(days=730)
 """IGTF releases its anchors several times a year; Debian's stable release keeps one for two."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateName:
+    """The name of the host's certificate: as GOCDB writes it, and as RFC 2253 does."""
+
+    gocdb: str
+    rfc2253: str
+
+    def __str__(self) -> str:
+        return f"host certificate: {self.gocdb} ({self.rfc2253})"
+
+
+def name(layout: Layout) -> CertificateName | None:
+    """Return the name of the host's certificate; None without a certificate."""
+    from appliance.core.trust import certificates  # noqa: PLC0415  start-up is a cost
+    from appliance.core.trust.distinguished_name import slash_form  # noqa: PLC0415
+
+    try:
+        subject = certificates.load_certificates(layout.path(hostkey.CERTIFICATE))[0].subject
+        return CertificateName(slash_form(subject), subject.rfc4514_string())
+    except ApplianceError:
+        return None  # the sender reports it
 
 
 def of_lists(site: CheckedSite) -> Iterator[Finding]:

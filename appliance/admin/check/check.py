@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from appliance.admin import inventory, settings
-from appliance.admin.check import endpoints, parallel, registry
+from appliance.admin.check import certificates, endpoints, parallel, registry
 from appliance.admin.check.inside import Depth
 from appliance.admin.check.probe import CheckedSite, Need, Probe
 from appliance.admin.check.programs import Programs
@@ -146,6 +146,8 @@ def check(
         report.add(outcome, only=only)
     report.asked = [name for name in services if name in programs.asked]
     report.sort()
+    if "ssmsend" in services and not only:
+        report.name = certificates.name(layout)
     return report, site
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from appliance.admin.check.certificates import CertificateName
 from appliance.admin.check.parallel import Outcome
 from appliance.core.run import output
 from appliance.core.run.errors import ExitStatus
@@ -26,6 +27,8 @@ class CheckReport:
     asked: list[str] = field(default_factory=list)
     """The jobs and services whose programs have answered."""
     off: list[str] = field(default_factory=list)
+    name: CertificateName | None = None
+    """The name of the host's certificate, which GOCDB must have."""
     bugs: list[Exception] = field(default_factory=list)
 
     def add(self, outcome: Outcome, *, only: Sequence[str] = ()) -> None:
@@ -74,6 +77,8 @@ class CheckReport:
             output.line(line)
         for line in self.off:
             output.line(line)
+        if self.name:
+            output.line(str(self.name))
         output.line(f"{self._subject()}: {self._count()}")
 
     def print_nagios(self) -> None:
@@ -95,6 +100,7 @@ class CheckReport:
                 "checked": self.asked,
                 "off": self.off,
                 "probes": sorted(set(self.looked)),
+                "certificate": asdict(self.name) if self.name else None,
             }
         )
 
