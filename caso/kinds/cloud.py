@@ -110,11 +110,10 @@ class CloudRecord:
     @property
     def measured(self) -> datetime:
         """Return the moment by which the repository chooses the month of the record."""
-        return (
-            self.end
-            if self.end is not None and self.status is ServerStatus.COMPLETED
-            else self.start + (self.suspended or timedelta(0)) + self.wall
-        )
+        if self.end is not None and self.status is ServerStatus.COMPLETED:
+            return self.end
+        reached = self.start + self.wall
+        return reached if self.suspended is None else reached + self.suspended
 
 
 SEPARATOR = "%%"

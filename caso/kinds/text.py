@@ -22,6 +22,8 @@ def fit(text: str) -> str:
     could begin a forged field. Several per cent signs in a row, the separator, become one. The
     result may be empty.
     """
+    if len(text) <= LONGEST and text.isascii() and text.isprintable() and "%%" not in text:
+        return text.strip()  # nearly all names
     # The order matters: dropping letters may join per cent signs, cutting may leave a blank.
     ascii_only = text.encode("ascii", errors="ignore").decode("ascii")
     return _SEPARATOR.sub("%", _CONTROL.sub(" ", ascii_only)).strip()[:LONGEST].strip()
