@@ -153,7 +153,7 @@ def _put_wheels(bundle: Path) -> None:
         images.fetch_host_wheels(CACHE, bundle / "requirements-all.txt").glob("*.whl")
     ):
         shutil.copy(wheel, bundle / "wheels")
-    shutil.copy(images.build_wheel(CACHE, images.fetch_wheels(CACHE)), bundle / "wheels")
+    images.build_wheel(images.fetch_wheels(CACHE), bundle / "wheels")
 
 
 def _put_images(

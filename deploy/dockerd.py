@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 DOCKER = "/usr/bin/docker"
@@ -159,20 +160,28 @@ class DockerDaemon:
                         ours.unlink()
                         self.down()
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Hold the lock for container names in this engine and for fixed ports of the machine.
 
-        The lock is not reentrant.
+        None of these locks is reentrant.
         """
-        with (self.directory / "alone").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return self._hold("alone")
+
+    def building(self) -> AbstractContextManager[None]:
+        """Hold the lock for the images in this engine while they are built."""
+        return self._hold("building")
+
+    def bundling(self) -> AbstractContextManager[None]:
+        """Hold the lock for the bundle that tests make of these images."""
+        return self._hold("bundling")
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return self._hold("lock")
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _hold(self, name: str) -> Iterator[None]:
         self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / "lock").open("w") as file:
+        with (self.directory / name).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

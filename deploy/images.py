@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,8 +84,16 @@ def ensure(
 ) -> Mapping[str, str]:
     """Build all images unless the engine has them from the same sources; return their ids by name.
 
-    With ``fresh``, the Debian packages are those of today.
+    With ``fresh``, the Debian packages are those of today. One process builds at a time; others
+    wait, and find the images.
     """
+    with engine.building():
+        return _ensure(engine, cache, fresh=fresh, step=step)
+
+
+def _ensure(
+    engine: DockerDaemon, cache: Path, *, fresh: bool, step: progress.Step
+) -> Mapping[str, str]:
     base = fetch_base(cache, fresh=fresh, step=step)
     note, wanted = engine.directory / "images.json", _sources(base)
     try:
@@ -145,7 +154,7 @@ def build(
     base = fetch_base(cache, step=step).directory
     with step("wheels"):
         wheels = fetch_wheels(cache)
-        context = lay_out(cache, base, wheels, build_wheel(cache, wheels))
+        context = lay_out(cache, base, wheels)
     ids = {}
     with step("container images") as detail:
         base_tag = _load_base(engine, base)
@@ -268,10 +277,8 @@ def _fits_later(wheel: Path) -> bool:
     return wheel.name.split("-")[-2] in {"abi3", "none"}
 
 
-def build_wheel(cache: Path, wheels: Path) -> Path:
-    """Build the wheel of this distribution with the tools in the wheelhouse; return it."""
-    out = cache / "own"
-    shutil.rmtree(out, ignore_errors=True)
+def build_wheel(wheels: Path, directory: Path) -> None:
+    """Build the wheel of this distribution in a directory, with the tools in the wheelhouse."""
     uv: list[str | Path] = [
         TOP / ".cache/env/uv/bin/uv",
         "build",
@@ -280,12 +287,13 @@ def build_wheel(cache: Path, wheels: Path) -> Path:
         "--offline",
         "--no-index",
     ]
-    _quietly([*uv, "--find-links", wheels, "--out-dir", out, TOP])
-    (wheel,) = out.glob("*.whl")
-    return wheel
+    with tempfile.TemporaryDirectory() as out:
+        _quietly([*uv, "--find-links", wheels, "--out-dir", out, TOP])
+        (wheel,) = Path(out).glob("*.whl")
+        shutil.copy(wheel, directory)
 
 
-def lay_out(cache: Path, base: Path, wheels: Path, own: Path) -> Path:
+def lay_out(cache: Path, base: Path, wheels: Path) -> Path:
     """Make the context of `docker build`; return its directory."""
     context = cache / "context"
     shutil.rmtree(context, ignore_errors=True)
@@ -298,7 +306,7 @@ def lay_out(cache: Path, base: Path, wheels: Path, own: Path) -> Path:
     for name, text in contents.layers(LOCKS).items():
         if text:
             (context / "requirements" / f"{name}.txt").write_text(text)
-    shutil.copy(own, context / "own")
+    build_wheel(wheels, context / "own")
     for name in ("grpc-answers", "provider", "unpack"):
         shutil.copy(HERE / name, context)
     for name in ("__init__.py", "assemble.py", "contents.py"):
@@ -383,7 +391,7 @@ def _load_base(engine: DockerDaemon, base: Path) -> str:
 def main() -> int:
     """Build missing images in a private engine; print the images and their ids."""
     engine = DockerDaemon(TOP / ".cache/docker")
-    with engine.used(), engine.alone():
+    with engine.used():
         for name, identifier in ensure(engine, TOP / ".cache/deploy", step=progress.step).items():
             print(tag(name), identifier)
     return 0

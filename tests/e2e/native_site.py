@@ -35,9 +35,7 @@ def make_bundle(media: Path, extras: Sequence[str]) -> Path:
     for wheel in images.fetch_host_wheels(deployed.CACHE, lock).glob("*.whl"):
         if "-cp311-" in wheel.name or any(word in wheel.name for word in _WITHIN_PYTHON):
             shutil.copy(wheel, made / "wheels")
-    shutil.copy(
-        images.build_wheel(deployed.CACHE, images.fetch_wheels(deployed.CACHE)), made / "wheels"
-    )
+    images.build_wheel(images.fetch_wheels(deployed.CACHE), made / "wheels")
     lock.write_text(contents.everything([images.LOCKS / f"{name}.txt" for name in extras]))
     bundles.seal(made, key=private)
     shutil.copy(TOP / "scripts/install", media / "install")

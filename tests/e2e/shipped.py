@@ -34,15 +34,15 @@ class Shipped:
     @classmethod
     def of_checkout(cls, engine: DockerDaemon) -> Shipped:
         """Return the bundle of what is in the checkout now; those of other states of it go."""
-        with engine.alone():
-            ids = images.ensure(engine, TOP / ".cache/deploy")
+        ids = images.ensure(engine, TOP / ".cache/deploy")
 
-            def make(directory: Path) -> None:
-                directory.mkdir(mode=0o700)
-                key, _ = make_key(directory)
-                key.chmod(0o600)
-                bundle.make(engine, directory, key=key)
+        def make(directory: Path) -> None:
+            directory.mkdir(mode=0o700)
+            key, _ = make_key(directory)
+            key.chmod(0o600)
+            bundle.make(engine, directory, key=key)
 
+        with engine.bundling():
             directory = images.kept(_CACHE, [json.dumps(dict(ids)).encode(), *_content()], make)
             for other in _CACHE.iterdir():
                 if other != directory:
