@@ -27,6 +27,7 @@ _NEEDY = frozenset({"broker", "cloud", "container", "glance", "matrix", "timed",
 _ROWS = {
     "cloud": {"broker", "cloud"},
     "glance": {"glance"},
+    "unnamed": {"unnamed"},
     "containers": {"container", "vm"},
 }
 """Tests that run one after the other, by their markers; of several rows, a test is of the first."""
@@ -99,7 +100,7 @@ def row(item: pytest.Item) -> str:
     """Return what a test has in common with those that run in one process, one after the other.
 
     A cloud's images and accounts are there once, and some tests count its requests. So are the
-    machine and the fixed ports of containers.
+    machine, and names and fixed ports of containers; tests that use neither are a row of their own.
     """
     markers = _markers(item)
     for name, needed in _ROWS.items():

@@ -16,7 +16,11 @@ from deploy import bundle, contents, images
 from deploy.dockerd import DockerDaemon
 from tests.e2e.shipped import Shipped
 
-pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]  # images are built first
+pytestmark = [
+    pytest.mark.container,
+    pytest.mark.unnamed,
+    pytest.mark.timeout(900),  # images are built first
+]
 
 TOP = Path(__file__).resolve().parents[2]
 

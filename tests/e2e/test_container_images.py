@@ -14,7 +14,7 @@ from deploy import contents, images
 from deploy.assemble import NEVER_IMPORTED
 from deploy.dockerd import DOCKER, DockerDaemon
 
-pytestmark = pytest.mark.container
+pytestmark = [pytest.mark.container, pytest.mark.unnamed]
 
 TOP = Path(__file__).resolve().parents[2]
 NAMES = list(contents.IMAGES)

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.dockerd import DockerDaemon
 
-pytestmark = pytest.mark.container
+pytestmark = [pytest.mark.container, pytest.mark.unnamed]
 
 
 def test_a_mount_that_the_daemon_leaves_is_no_obstacle(tmp_path: Path) -> None:

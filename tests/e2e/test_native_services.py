@@ -20,7 +20,12 @@ from tests.e2e.container_site import ContainerSite
 from tests.testbed import Authority
 from tests.testbed.vm import Machine
 
-pytestmark = [pytest.mark.container, pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.container,
+    pytest.mark.vm,
+    pytest.mark.unnamed,
+    pytest.mark.timeout(900),
+]
 TOP = Path(__file__).resolve().parents[2]
 GROUPS = (
     "ldapsearch",

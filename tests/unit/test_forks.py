@@ -58,6 +58,21 @@ def test_cloud(number, request):
     note(f"KIND {needs.is_beside_the_cloud(request.config)}")
 """
 )
+OF_THE_ENGINE = (
+    NOTES
+    + """
+pytestmark = [pytest.mark.container, *MARKS]
+@pytest.mark.parametrize("number", range(10))
+def test_both_at_once(number):
+    note("MINE")
+    for _ in range(1000):
+        with open("ran") as file:
+            if " OTHERS" in file.read():
+                return
+        time.sleep(0.02)
+    assert False
+"""
+)
 ENDS = ["container"] * 3 + ["machine"]
 ENDING = (
     NOTES
@@ -129,14 +144,26 @@ def rows(checkout: Path) -> dict[str, list[str]]:
 
 
 def test_rows_have_clouds_of_their_own_and_end_with_what_needs_the_engine(checkout: Path) -> None:
-    for kind in ("glance", "cloud"):
+    for kind in ("glance", "cloud", "unnamed"):
         (checkout / f"tests/e2e/test_{kind}.py").write_text(OF_THE_CLOUD.replace("KIND", kind))
     status, shown = run(checkout)
-    assert (status, "16 passed" in shown) == (0, True), shown
-    assert rows(checkout) == {"cloud": ["False"] * 4 + ENDS, "glance": ["True"] * 4 + ENDS}
+    assert (status, "24 passed" in shown) == (0, True), shown
+    without = ["False"] * 4 + ENDS
+    assert rows(checkout) == {"cloud": without, "glance": ["True"] * 4 + ENDS, "unnamed": without}
     (checkout / "ran").unlink()
     run(checkout, "--forks", "1")
     assert set(rows(checkout)["glance"]) == {"False", *ENDS}
+
+
+def test_what_names_no_container_runs_beside_what_does(checkout: Path) -> None:
+    for mine, others, marks in (
+        ("sites", "images", "[]"),
+        ("images", "sites", "[pytest.mark.unnamed]"),
+    ):
+        text = OF_THE_ENGINE.replace("MINE", mine).replace("OTHERS", others)
+        (checkout / f"tests/e2e/test_{mine}.py").write_text(text.replace("MARKS", marks))
+    status, shown = run(checkout, "-x")
+    assert (status, "20 passed" in shown) == (0, True), shown
 
 
 def test_a_fork_that_ends_fails_the_run_and_the_others_go_on(checkout: Path) -> None:
