@@ -124,14 +124,20 @@ TEST_PACKAGES=(activemq bzip2 ca-certificates docker-registry glue-schema ldap-u
 # images, and the root file system of a machine, made beside them. Only root can have an engine.
 CONTAINER_PACKAGES=(docker.io docker-compose iproute2 mmdebstrap tinyproxy-bin)
 container_images() {
-  local machine
-  debian "${CONTAINER_PACKAGES[@]}" && ensure_uv &&
-    step "Compose v2" "$TOP/tests/testbed/compose-v2" "$CACHE/compose-v2" || return
+  local machine compose
+  debian "${CONTAINER_PACKAGES[@]}" && ensure_uv || return
+  compose_v2 >"$CACHE/compose.log" 2>&1 &
+  compose=$!
   env -C "$TOP" "$ENVS/dev/bin/python" -m tests.testbed.vm >"$CACHE/machine.log" 2>&1 &
   machine=$!
   step "container images" env -C "$TOP" "$ENVS/uv/bin/python" -m deploy.images || return
   step "machine for tests" wait $machine || { cat "$CACHE/machine.log" >&2; return 1; }
+  step "Compose v2" wait $compose || { cat "$CACHE/compose.log" >&2; return 1; }
 }
+compose_v2() (
+  flock 7  # another command may be fetching it just now
+  "$TOP/tests/testbed/compose-v2" "$CACHE/compose-v2"
+) 7>"$CACHE/.compose-v2.lock"
 
 dev_environment() { environment dev "$TOP/locks/dev.txt" --editable "$TOP"; }
 

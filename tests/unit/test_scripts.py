@@ -304,3 +304,47 @@ def test_a_lock_names_no_index_and_no_other_system(lock: Path) -> None:
     text = lock.read_text()
     assert "://" not in text
     assert "sys_platform" not in text
+
+
+CI = """
+mkdir -p .cache/env/dev/bin
+echo 'dev_environment() { :; }' >>scripts/lib.sh
+printf '#!/bin/sh\\necho "$(basename "$0") $*" >>begun\\n%s\\n' "$prepare" >scripts/prepare
+printf '#!/bin/sh\\necho check >>begun\\nexit %s\\n' "$check" >scripts/check
+printf '#!/bin/sh\\necho tests >>begun\\n' >.cache/env/dev/bin/python
+chmod +x .cache/env/dev/bin/python
+scripts/test
+"""
+
+
+@pytest.mark.parametrize(
+    ("prepare", "check", "status", "tested"),
+    [
+        ("echo of $1", "0", 0, True),
+        ("echo of $1; [ $1 != compose ]", "0", 1, False),
+        ("echo of $1; [ $1 != container ]", "0", 1, True),
+        ("echo of $1", "3", 3, False),
+    ],
+    ids=["good", "no environment", "no image", "check"],
+)
+def test_ci_prepares_beside_the_checks_and_tests_only_what_is_prepared(
+    checkout: Path, prepare: str, check: str, status: int, *, tested: bool
+) -> None:
+    environment = {**os.environ, "prepare": prepare, "check": check}
+    done = subprocess.run(
+        ["bash", "-ec", CI],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == status, done.stderr
+    begun = (checkout / "begun").read_text().splitlines()
+    assert begun[0] == "prepare packages container-packages"
+    assert ("tests" in begun, "check" in begun) == (tested, True)
+    for aside in ("prepare container", "prepare compose"):
+        assert any(line.startswith(aside) for line in begun)
+    # what ran aside is shown in any case
+    assert {"of container", "of compose"} <= set(done.stdout.splitlines())
