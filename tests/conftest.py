@@ -16,7 +16,7 @@ import pytest
 
 from appliance.core import retry
 from appliance.core.run import log
-from tests import needs
+from tests import needs, warm
 from tests.testbed import Authority, Testbed
 from tests.testbed import pki as testbed_pki
 from tests.testbed.broker import Broker
@@ -80,6 +80,13 @@ def _usual_process() -> Iterator[None]:
         root.setLevel(before)
     log.check_only(is_on=False)
     vars(retry)["_interrupted"].clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers_of_programs() -> Iterator[None]:
+    """End the servers from which tests start programs."""
+    yield
+    warm.end_all()
 
 
 @pytest.fixture(scope="session")

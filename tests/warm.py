@@ -4,6 +4,8 @@
         process = start("run", "caso")      # like subprocess.Popen, with pipes and text
         out, err = process.communicate(timeout=60)
 
+    process = warm.start("caso.cmds.extract:main", "--dry-run")     # of a server that stays
+
 A server process imports all of the program's package once, and the libraries that the program
 imports when it uses them. Each start is a fork of it, in a process of its own with its own
 descriptors, environment and signals; it ends as the interpreter ends it.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -26,7 +29,8 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -96,20 +100,61 @@ class Started:
 @contextlib.contextmanager
 def program(entry: str) -> Iterator[Callable[..., Started]]:
     """Yield a function that starts ``MODULE:FUNCTION`` with the arguments it gets."""
+    with _server(_package(entry)) as start_entry:
+        yield functools.partial(start_entry, entry)
+
+
+def start(entry: str, *arguments: str, environment: Mapping[str, str] = os.environ) -> Started:
+    """Start ``MODULE:FUNCTION`` from the server of its package, which stays until `end_all`."""
+    package = _package(entry)
+    if package not in _starters:
+        _starters[package] = _stack.enter_context(_server(package))
+    return _starters[package](entry, *arguments, environment=environment)
+
+
+def run(
+    entry: str,
+    *arguments: str,
+    environment: Mapping[str, str] = os.environ,
+    timeout: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Start ``MODULE:FUNCTION`` as `start` does, and return what came of it."""
+    process = start(entry, *arguments, environment=environment)
+    out, err = process.communicate(timeout=timeout)
+    return subprocess.CompletedProcess(process.args, process.wait(), out, err)
+
+
+def end_all() -> None:
+    """End the servers of this process that `start` has started."""
+    _starters.clear()
+    _stack.close()
+
+
+_stack = contextlib.ExitStack()
+_starters: dict[str, Callable[..., Started]] = {}
+
+
+def _package(entry: str) -> str:
+    return entry.partition(":")[0].partition(".")[0]
+
+
+@contextlib.contextmanager
+def _server(package: str) -> Iterator[Callable[..., Started]]:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.warm", str(its.fileno()), entry],
+        [sys.executable, "-m", "tests.warm", str(its.fileno()), package],
         cwd=_TOP, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     its.close()
 
-    def start(*arguments: str) -> Started:
+    def start(entry: str, *arguments: str, environment: Mapping[str, str] = os.environ) -> Started:
         control, its_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         (out, its_out), (err, its_err) = os.pipe(), os.pipe()
         request = {
+            "entry": entry,
             "arguments": arguments,
             "directory": str(Path.cwd()),
-            "environment": {**os.environ},
+            "environment": {**environment},
         }
         theirs = [its_out, its_err, its_control.fileno()]
         socket.send_fds(ours, [json.dumps(request).encode()], theirs)
@@ -122,14 +167,13 @@ def program(entry: str) -> Iterator[Callable[..., Started]]:
         yield start
 
 
-def _serve(channel: socket.socket, entry: str) -> None:
+def _serve(channel: socket.socket, name: str) -> None:
     """Fork for each request until the tests end; only a fork that is a program returns before."""
-    module, _, function = entry.partition(":")
-    package = importlib.import_module(module.partition(".")[0])
-    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+    package = importlib.import_module(name)
+    for found in pkgutil.walk_packages(package.__path__, f"{name}."):
         importlib.import_module(found.name)
-    for name in _LIBRARIES:
-        importlib.import_module(name)
+    for library in _LIBRARIES:
+        importlib.import_module(library)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the keepers
     gc.collect()
     gc.freeze()  # a collection in a fork would copy the memory of all that was imported
@@ -140,7 +184,9 @@ def _serve(channel: socket.socket, entry: str) -> None:
         if os.fork() == 0:
             channel.close()
             if _keep(descriptors):
-                _become(json.loads(message), descriptors)
+                request = json.loads(message)
+                _become(request, descriptors)
+                module, _, function = request["entry"].partition(":")
                 _end(getattr(sys.modules[module], function))
         for descriptor in descriptors:
             os.close(descriptor)
@@ -190,6 +236,7 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> None:
     os.chdir(request["directory"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    time.tzset()
     sys.argv[1:] = request["arguments"]
     os.umask(0o022)
 

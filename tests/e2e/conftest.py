@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,7 @@ def engine() -> Iterator[DockerDaemon]:
     """Return an engine that has the images of this checkout."""
     engine = DockerDaemon(Path(os.environ.get("FEDCLOUD_ENGINE") or TOP / ".cache/docker"))
     with engine.used():
-        with engine.alone():
-            images.ensure(engine, TOP / ".cache/deploy")
+        images.ensure(engine, TOP / ".cache/deploy")
         yield engine
 
 
@@ -50,10 +50,7 @@ def appliance(machine: Machine, testbed: Testbed) -> Appliance:
 
 
 @pytest.fixture(scope="session")
-def caso_programs() -> Iterator[CasoPrograms]:
-    """Yield the programs of accounting, which start without their imports."""
-    with (
-        warm.program("caso.cmds.extract:main") as extract,
-        warm.program("caso.cmds.control:main") as control,
-    ):
-        yield {"caso-extract": extract, "caso": control}
+def caso_programs() -> CasoPrograms:
+    """Return the programs of accounting, which start without their imports."""
+    entries = {"caso-extract": "caso.cmds.extract:main", "caso": "caso.cmds.control:main"}
+    return {name: partial(warm.start, entry) for name, entry in entries.items()}

@@ -2,7 +2,7 @@
 
 The repository is played by its own rule: of all messages, in the order of their names, the last
 record of a server and month counts. Programs start without their imports (`tests.warm`), because
-a test of the ledger starts several; the tests on the real cloud start the installed ones.
+a test of the ledger starts several.
 """
 
 from __future__ import annotations

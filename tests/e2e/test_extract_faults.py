@@ -14,6 +14,7 @@ import pytest
 
 from appliance.core.run import log
 from caso.cmds import extract
+from tests import warm
 from tests.demo import counters
 from tests.simulators.openstack import Answer, Cloud, Fault, Request, serving
 
@@ -31,8 +32,8 @@ def run(
         "auth_type = v3password\n"
         f"auth_url = {cloud.url}/v3\nusername = u\nuser_domain_name = Default\npassword = p-a-s-s\n"
     )
-    command = [str(PROGRAM), "--root", str(root), "--config-file", str(configuration), *arguments]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    flags = ("--root", str(root), "--config-file", str(configuration))
+    shown = warm.run("caso.cmds.extract:main", *flags, *arguments, timeout=120)
     assert shown.returncode == expect, shown.stdout + shown.stderr
     assert "Traceback" not in shown.stderr
     return shown

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core import ldif
-from tests import run_records
+from tests import run_records, warm
 from tests.interop import egi_profile
 from tests.simulators.offering_cloud import PASSWORD, Cloud, Fault, flavor, image, server
 
@@ -53,14 +53,8 @@ def run(
     )
     flags = (*flags, "--os-project-name", project) if project else flags
     clean = {name: text for name, text in os.environ.items() if not name.startswith("OS_")}
-    done = subprocess.run(
-        [str(PROGRAM), "--root", str(root), *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=clean,
-        timeout=120,
-    )
+    words = ("--root", str(root), *flags)
+    done = warm.run("cloud_info_provider.cmds.service:main", *words, environment=clean, timeout=120)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.demo import counters
 from tests.simulators.openstack import Answer, Cloud, Request, serving
 
-CASO = Path(sys.prefix) / "bin/caso"
 PEER = Path(sys.prefix).parent / "peer/bin/caso-extract"
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 
@@ -75,8 +75,8 @@ class SimulatedSite:
         return json.loads(self._verb("compare", "--json"))
 
     def _verb(self, name: str, *flags: str) -> str:
-        command = [str(CASO), name, "--root", str(self.root), *flags]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        words = (name, "--root", str(self.root), *flags)
+        done = warm.run("caso.cmds.control:main", *words, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -131,7 +131,7 @@ def test_weeks_of_caso_are_explained(tmp_path: Path) -> None:
         site.account(start)
         site.send()
         site.look(start + HOUR)
-        for days in (34, 28, 22, 15, 8, 1):  # the servers ended thirty days ago
+        for days in (34, 28, 15, 1):  # the servers ended thirty days ago
             broken = days == 28
             site.account(cloud.now - days * DAY)
             broken = False
