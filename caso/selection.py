@@ -62,7 +62,7 @@ def _aliases(
     failures: list[ApplianceError] = []
     for wanted in dict.fromkeys(configuration.projects):
         try:
-            project = find(cloud, known, wanted)
+            project = find(cloud, known, wanted, place=configuration.projects_place)
             _refuse_local(configuration, project, wanted)
         except ApplianceError as error:
             failures.append(error)
@@ -89,8 +89,8 @@ def _refuse_local(configuration: CasoConfiguration, project: Project, wanted: st
         )
 
 
-def find(cloud: Cloud, known: Sequence[Project], wanted: str) -> Project:
-    """Return the project that a name or id of the configuration means.
+def find(cloud: Cloud, known: Sequence[Project], wanted: str, *, place: str = "") -> Project:
+    """Return the project that a name or id of the configuration means; ``place`` is where it is.
 
     Raises:
         AccessDenied: the account sees no such project, or several.
@@ -102,18 +102,19 @@ def find(cloud: Cloud, known: Sequence[Project], wanted: str) -> Project:
     found = found or by_name_or_id(known, wanted)
     if len(found) > 1:
         found = identity.in_project_domain(cloud, found) or found
+    at = f" at {place}" if place else ""
     if not found:
         raise AccessDenied(
             f"project {wanted}",
             f"the account {cloud.access.account!r} sees no such project at {cloud.host}",
-            f"correct its name, or: {cloud.access.grant(f'--project {wanted}')}",
+            f"correct its name{at}, or: {cloud.access.grant(f'--project {wanted}')}",
         )
     if len(found) > 1:
         ids = " or ".join(project.id for project in found)
         raise AccessDenied(
             f"project {wanted}",
             f"{len(found)} projects have this name",
-            f"use one of the ids: {ids}",
+            f"use one of the ids{at}: {ids}",
         )
     return found[0]
 

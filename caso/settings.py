@@ -61,6 +61,8 @@ class CasoConfiguration:
     access: Access
     names: Names
     projects: tuple[str, ...]
+    projects_place: str
+    """``FILE:LINE`` of the projects; empty if no file has them."""
     local_projects: tuple[str, ...]
     """Projects of the site's own, which are reported and never sent."""
     tag: str
@@ -202,6 +204,7 @@ def _configuration(
         access=_access(settings, read, regions[0]),
         names=names,
         projects=projects,
+        projects_place=_place(settings, "projects", aliases=[("DEFAULT", "tenants")]),
         local_projects=_local_projects(settings, projects),
         tag=settings.text("DEFAULT", "caso_tag", default="caso"),
         vo_properties=settings.words("DEFAULT", "vo_property"),
@@ -317,6 +320,18 @@ def _projects(settings: Settings) -> tuple[str, ...]:
             "DEFAULT", "projects", f"is still the placeholder {_NO_PROJECTS!r}; {remedy}"
         )
     return found
+
+
+def _uses_system_scope(settings: Settings, group: str) -> bool:
+    found = settings.text(group, "system_scope", default="all")
+    if found not in ("all", ""):
+        settings.error(group, "system_scope", f"{found!r}: write all, or leave the value empty")
+    return found == "all"
+
+
+def _place(settings: Settings, option: str, aliases: Sequence[tuple[str, str]] = ()) -> str:
+    entry = settings.where("DEFAULT", option, aliases=aliases)
+    return f"{entry.path}:{entry.line}" if entry and entry.line else ""
 
 
 def _local_projects(settings: Settings, projects: Sequence[str]) -> tuple[str, ...]:
@@ -458,7 +473,7 @@ def _access(settings: Settings, read: Document, region: str) -> Access:
                 "keystone_auth", "timeout", default=60, minimum=1, maximum=3600
             )
         ),
-        uses_system_scope=settings.text(group, "system_scope", default="all") == "all",
+        uses_system_scope=_uses_system_scope(settings, group),
         project_domain_id=settings.text(group, "project_domain_id"),
         project_domain_name=settings.text(group, "project_domain_name"),
         places=access.read_places(

@@ -15,7 +15,7 @@ from typing import Any
 
 from appliance.core import causes, clock
 from appliance.core.cloud.compute import Servers
-from appliance.core.cloud.network import SERVICE, FloatingIP, floating_ips
+from appliance.core.cloud.network import SERVICE, FloatingIP, floating_ips, unowned
 from appliance.core.cloud.session import Scope
 from caso.kinds.ip import IPRecord, PublicAddress, counts
 from caso.kinds.months import BEGINNING, ExtractionWindow
@@ -42,6 +42,10 @@ class NeutronSource:
             return
         owners = _Owners(scope, context)
         addresses: list[PublicAddress] = []
+        for described in unowned(scope):
+            context.warn(
+                f"address {described['id']}: Neutron names no project of it, so it is in no record"
+            )
         for described in floating_ips(scope):
             try:
                 addresses.append(_address(described, owners))

@@ -83,7 +83,7 @@ def test_an_unknown_project_and_one_without_a_role(site: CasoSite) -> None:
     grant = "openstack role add --user accounting --user-domain Default --project"
     host = site.testbed.keystone_url.split("/")[2]
     assert unknown == f"project nosuch: no project is called so at {host}; correct its name"
-    assert refused.endswith(f"correct its name, or: {grant} {lab} reader")
+    assert refused.endswith(f", or: {grant} {lab} reader")
 
 
 def test_a_tagged_project_without_a_role(site: CasoSite) -> None:

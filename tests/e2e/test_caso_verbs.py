@@ -148,6 +148,9 @@ def test_a_project_that_cannot_be_accounted_is_reported(
     shown = site.run(*verb, expect=1, program="caso")
     [line] = shown.stderr.splitlines()
     assert line.startswith(f"caso {verb[0]}: project nine: the account 'u' sees no such project")
+    written = (site.root / "caso.conf").read_text().splitlines()
+    place = f"{site.root}/caso.conf:{written.index('projects = one, nine') + 1}"
+    assert f"; correct its name at {place}, or: openstack role add" in line
 
 
 def test_gaps_are_listed_and_filled(site: LedgerSite) -> None:

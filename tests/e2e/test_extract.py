@@ -197,16 +197,18 @@ def test_a_project_that_cannot_be_accounted_does_not_stop_the_others(site: CasoS
     site.write()
     shown = site.run("caso-extract", expect=1)
     url = site.testbed.keystone_url.split("/")[2]
+    written = site.configuration.read_text().splitlines()
+    place = 1 + next(n for n, line in enumerate(written) if line.startswith("projects"))
     reported = lines(shown)
     assert reported == [
         (
             f"caso-extract: project nosuch: the account 'accounting' sees no such project at {url}"
-            "; correct its name, or: "
+            f"; correct its name at {site.configuration}:{place}, or: "
             "openstack role add --user accounting --user-domain Default --project nosuch reader"
         ),
         (
             f"caso-extract: project {lab}: the account 'accounting' sees no such project at {url}"
-            "; correct its name, or: "
+            f"; correct its name at {site.configuration}:{place}, or: "
             f"openstack role add --user accounting --user-domain Default --project {lab} reader"
         ),
     ]

@@ -30,7 +30,7 @@ def address(number: int, details: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def counted(cloud: openstack.Cloud) -> Counter[str]:
+def counted(cloud: openstack.Cloud, warned: list[str] | None = None) -> Counter[str]:
     """Return the number of addresses by owner in the month of the cloud's present."""
     with openstack.serving(cloud) as service:
         url = f"{service.url}/v3"
@@ -41,7 +41,7 @@ def counted(cloud: openstack.Cloud) -> Counter[str]:
             names=Names("S", "S"),
             user_name=lambda _: None,
             image=lambda image: image,
-            warn=pytest.fail,
+            warn=pytest.fail if warned is None else warned.append,
             kinds=frozenset({"ip"}),
         )
         start = max(cloud.now - timedelta(hours=1), first_moment(cloud.now))
@@ -82,3 +82,16 @@ def test_what_users_write_into_a_port_is_no_request_to_nova(device: object) -> N
     cloud.fault = noted
     assert counted(cloud) == {"one": 2}
     assert [path for path in asked if "tokens" not in path] == ["/network/v2.0/floatingips"]
+
+
+@pytest.mark.parametrize("project", [None, ""])
+def test_an_address_without_a_project_is_in_no_record(project: str | None) -> None:
+    """It is reported once, and the others count."""
+    cloud = openstack.Cloud(projects=("one", "two"), servers=1, deleted=0)
+    lost = {**address(3, None), "project_id": project, "tenant_id": project}
+    answered = {"floatingips": [address(1, None), lost]}
+    cloud.fault = lambda request: Answer(body=answered) if "/floatingips" in request.path else None
+    warned: list[str] = []
+    assert counted(cloud, warned) == {"one": 1}
+    (line,) = set(warned)
+    assert line == f"address {lost['id']}: Neutron names no project of it, so it is in no record"

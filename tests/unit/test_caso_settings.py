@@ -723,3 +723,5 @@ def test_the_system_scope_can_be_switched_off(tmp_path: Path) -> None:
     text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{LOGIN}"
     assert load(tmp_path, text).access.uses_system_scope
     assert not load(tmp_path, text + "system_scope =\n").access.uses_system_scope
+    with pytest.raises(ConfigurationError, match="system_scope"):
+        load(tmp_path, text + "system_scope = some\n")

@@ -11,6 +11,7 @@ from appliance.core.cloud.session import Scope
 FloatingIP = dict[str, Any]
 """A floating IP address as Neutron's API describes it."""
 SERVICE = "network"
+_UNOWNED = "network, no project"
 
 
 def floating_ips(scope: Scope) -> Sequence[FloatingIP]:
@@ -27,6 +28,12 @@ def floating_ips(scope: Scope) -> Sequence[FloatingIP]:
     if SERVICE not in scope.kept:
         scope.kept[SERVICE] = _listed(scope)
     return scope.kept[SERVICE]
+
+
+def unowned(scope: Scope) -> Sequence[FloatingIP]:
+    """Return the addresses of the same answer of which Neutron names no project."""
+    floating_ips(scope)
+    return scope.kept[_UNOWNED]
 
 
 def _listed(scope: Scope) -> list[FloatingIP]:
@@ -46,7 +53,9 @@ def _listed(scope: Scope) -> list[FloatingIP]:
         query={"project_id": str(scope.project_id), "limit": pages.PAGE_SIZE},
         added={"project_id": str(scope.project_id), "limit": pages.PAGE_SIZE},
     )
-    return [address for address in listed if _owner(address) == scope.project_id]
+    found = list(listed)
+    scope.kept[_UNOWNED] = [one for one in found if not _owner(one)]
+    return [address for address in found if _owner(address) == scope.project_id]
 
 
 def _owner(address: FloatingIP) -> object:
