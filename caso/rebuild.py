@@ -31,6 +31,7 @@ from appliance.core import files, sqlite, usage_messages
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.spool import ElementName, Spool
 from appliance.core.usage_messages import SentRecord
+from caso.kinds.registry import KINDS
 from caso.ledger.deliveries import Intent
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import LedgerRow, Month, Origin, Stream, moment_of, month_named, month_text
@@ -196,7 +197,7 @@ def _row(record: SentRecord) -> LedgerRow:
         moment_of(record.measured),
         vo="",
         cpu=record.cpu,
-        progress=record.measured if record.kind == "ip" else None,
+        progress=record.measured if KINDS[record.kind].is_count else None,
     )
 
 

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from caso.commands import amounts
 from caso.kinds.registry import KINDS
 from caso.shadow import others, rows
 from caso.shadow.directory import Shadow
 from caso.shadow.others import MEANINGS, ThingCause, ThingDifference
-
-_HOUR = 3600
 
 
 @dataclass(slots=True)
@@ -74,11 +73,9 @@ def compared(
 def lines(sums: ThingSums) -> Iterator[str]:
     """Yield the lines of the text."""
     for (month, kind), total in sorted(sums.totals.items()):
-        amounts = f"{_amount(kind, total.ours)}, cASO {_amount(kind, total.theirs)}"
-        noun = "addresses" if kind == "ip" else "hours"
         yield (
             f"{month} {KINDS[kind].things}: {total.things} {_NOUNS[kind]}, {total.equal} equal;"
-            f" {noun} {amounts}"
+            f" ours {_amount(kind, total.ours)}, cASO {_amount(kind, total.theirs)}"
         )
     for (kind, cause), amount in sorted(sums.amounts.items()):
         word = "NOT EXPLAINED: " if cause in others.UNEXPLAINED_THINGS else ""
@@ -96,7 +93,7 @@ _NOUNS = {"storage": "volumes", "accelerator": "servers", "ip": "projects and ve
 
 
 def _amount(kind: str, amount: int) -> str:
-    return str(amount) if kind == "ip" else f"{amount / _HOUR:.2f}"
+    return amounts.text(kind, amount, places=2)
 
 
 def as_json(sums: ThingSums) -> dict[str, Any]:

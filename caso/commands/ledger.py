@@ -12,6 +12,7 @@ from appliance.core import clock
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus
 from caso.cmds import startup
+from caso.commands import amounts
 from caso.ledger.model import DeliveredRow, Sighting, month_text
 from caso.settings import CasoConfiguration
 
@@ -64,7 +65,7 @@ def _show(arguments: argparse.Namespace) -> ExitStatus:
 
 def _cells(one: DeliveredRow) -> tuple[str, ...]:
     row, kind = one.row, one.stream.kind
-    amount = str(row.amount) if kind == "ip" else f"{row.amount / 3600:.2f} h"
+    amount = amounts.text(kind, row.amount, places=2)
     notes = ", estimated" * row.is_estimated + ", ended" * row.has_ended
     return (
         month_text(row.month),

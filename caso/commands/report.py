@@ -179,7 +179,7 @@ def _cells(
     shown: list[object] = [
         value for column, value in zip(columns, values, strict=True) if column != "kind"
     ]
-    is_count = kind == "ip"
+    is_count = KINDS[kind].is_count
     wall = "" if is_count else round(line.amount / _HOUR, 2)
     things = line.amount if is_count else len(line.things)
     cost = [float(round(line.cost, 2))] if priced else []

@@ -147,4 +147,5 @@ KIND = RecordKind(
     render=partial(usage_json.render, fields=fields),
     compose=partial(usage_json.compose, title="APEL Public IP message", version="0.2"),
     user=lambda record: record.user_id or None,
+    is_count=True,
 )

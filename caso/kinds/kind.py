@@ -118,5 +118,7 @@ class RecordKind(Generic[R]):
     """Returns the id of the user in Keystone."""
     cpu: Callable[[R], int | None] = lambda _: None
     """Returns the seconds of CPU, of a kind that has them."""
+    is_count: bool = False
+    """Whether an amount is a number of things at a moment, not seconds."""
     life: RecordLife[R] | None = None
     """What a kind knows of things that are created and end; None for counts."""

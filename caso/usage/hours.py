@@ -16,13 +16,13 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import NamedTuple
 
+from caso.kinds.registry import KINDS
 from caso.ledger.model import LedgerRow, Month, first_second, moment_of, seconds
 
 SECOND = timedelta(seconds=1)
 _DAY = 86_400
 _CUMULATIVE = frozenset({"cloud"})
 """The kinds whose records count from the beginning of a thing."""
-_COUNTS = frozenset({"ip"})
 _OF_SERVERS = "accelerator"
 """A kind whose keys begin with the id of a server."""
 
@@ -72,7 +72,7 @@ class Growth:
         kind, region, project, row = owned
         end, cpu = seconds(row.measured), row.cpu or 0
         begin, amount, used = end - row.amount, row.amount, cpu
-        if kind in _COUNTS:
+        if KINDS[kind].is_count:
             begin = end
         elif kind == _OF_SERVERS:
             first = seconds(first_second(row.month)) - 1
