@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import chain
 
+from appliance.core import clock
 from appliance.core.cloud.session import Cloud
 from appliance.core.run import cli, lock, place
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
@@ -124,6 +125,7 @@ class AccountingRun:
         }
         outcomes = self._account_all(selected, recovered.stuck)
         late = self.deliver()
+        self._count_lag(selected)
         failures += [error for outcome in outcomes for error in outcome.failures]
         # A login that fails gives the same line for each project.
         for line in dict.fromkeys(map(str, [*failures, *recovered.foreign, *late])):
@@ -327,6 +329,16 @@ class AccountingRun:
             self.record.add("projects_failed")
         else:
             self.record.add("projects_left", -1)
+
+    def _count_lag(self, selected: Sequence[Selected]) -> None:
+        """Add how long ago the accounting ends that is the furthest behind."""
+        places = [(region, one) for region in self.regions for one in selected]
+        streams = [of for region, one in places for of in region.streams(one).values()]
+        reached = [self.ledger.windows.reached(stream) for of in streams for stream in of]
+        known = [one.checkpoint for one in reached if one.checkpoint is not None]
+        if known:
+            lag = clock.now() - min(known)
+            self.record.counts["lag_seconds"] = max(0.0, lag.total_seconds())
 
     def _report_outcome(self, outcome: ProjectOutcome) -> None:
         for line in outcome.tally.refused:

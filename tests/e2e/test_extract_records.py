@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,26 @@ def good_run(cloud: Cloud, root: Path) -> None:
         0,
         6,
     )
+
+
+def test_the_lag_is_that_of_the_project_that_is_the_furthest_behind(tmp_path: Path) -> None:
+    begin = datetime.now(UTC)
+    broken: list[Fault] = []
+
+    def fault(request: Request) -> Answer | None:
+        return broken[0](request) if broken else None
+
+    with two_projects(fault) as cloud:
+        good_run(cloud, tmp_path)
+        assert run_records.read(tmp_path, "caso-extract").counts["lag_seconds"] >= 3598
+        broken.append(only("two", Answer(500, {}), USAGE))
+        assert extract.main(command(cloud, tmp_path)) == 1
+        assert run_records.read(tmp_path, "caso-extract").counts["lag_seconds"] >= 3598
+        broken.clear()
+        time.sleep(1.1)  # a window of a second has nothing
+        assert extract.main(command(cloud, tmp_path)) == 0
+        lag = run_records.read(tmp_path, "caso-extract").counts["lag_seconds"]
+        assert lag <= (datetime.now(UTC) - begin).total_seconds()
 
 
 TOKENS = "/v3/auth/tokens"
