@@ -13,7 +13,7 @@ from pathlib import Path
 from appliance.core.run import cli, output
 from appliance.core.run.errors import ApplianceError, ExitStatus
 from caso.cmds import startup
-from caso.commands import host_file, months
+from caso.commands import host_file, months, report_page
 from caso.kinds.registry import KINDS
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import Month, month_text
@@ -47,6 +47,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object")
+    form.add_argument("--html", action="store_true", help="print a page with pictures by day")
     form.add_argument("--csv", action="store_true", help="print CSV (RFC 4180)")
 
 
@@ -84,11 +85,19 @@ def _run(arguments: argparse.Namespace) -> ExitStatus:
     columns = [*arguments.by, *(["user"] if arguments.users else [])]
     lines: dict[tuple[str, ...], _Line] = {}
     failures: list[ApplianceError] = []
-    for spent in _spent(configuration, arguments, failures):
+    found = _spent(configuration, arguments, failures)
+    if arguments.html:  # which is read twice
+        found = iter(kept := list(found))
+    for spent in found:
         for day, part in hours.by_day(spent) if "day" in columns else [("", spent)]:
             key = (part.kind, *(_value(part, column, day) for column in columns))
             lines.setdefault(key, _Line()).add(part, priced)
-    _print(arguments, columns, sorted(lines.items(), key=_order), priced)
+    table = _table(columns, sorted(lines.items(), key=_order), priced)
+    if arguments.html:
+        with Ledger(configuration.ledger, read_only=True) as ledger:
+            output.line(report_page.page(ledger, kept, table))
+    else:
+        _print(arguments, table)
     for failure in failures:
         cli.report(_NAME, failure)
     return ExitStatus.PARTLY if failures else ExitStatus.DONE
@@ -153,21 +162,32 @@ def delivered(
                     yield Owned(one.stream.kind, origin.region, origin.project, one.row)
 
 
-def _print(
-    arguments: argparse.Namespace,
+def _table(
     columns: Sequence[str],
     lines: Sequence[tuple[tuple[str, ...], _Line]],
     priced: Rates | None,
-) -> None:
+) -> list[list[object]]:
+    """Return the rows of the report, after a row with the names of their columns."""
     named = [column for column in columns if column != "kind"]
-    header = [*named, "kind", "things", "hours", "cpu_hours", *([priced.unit] if priced else [])]
-    rows = [_cells(columns, key, line, priced) for key, line in lines]
+    header: list[object] = [
+        *named,
+        "kind",
+        "things",
+        "hours",
+        "cpu_hours",
+        *([priced.unit] if priced else []),
+    ]
+    return [header, *(_cells(columns, key, line, priced) for key, line in lines)]
+
+
+def _print(arguments: argparse.Namespace, table: Sequence[Sequence[object]]) -> None:
+    header, *rows = table
     if arguments.json:
-        output.document([dict(zip(header, row, strict=True)) for row in rows])
+        output.document([dict(zip(map(str, header), row, strict=True)) for row in rows])
     elif arguments.csv:
         csv.writer(sys.stdout, lineterminator="\r\n").writerows([header, *rows])
     elif rows:
-        output.table([header, *([str(cell) for cell in row] for row in rows)])
+        output.table([[str(cell) for cell in row] for row in table])
     else:
         output.line("nothing was delivered in these months")
 
