@@ -543,3 +543,29 @@ def test_two_runs_within_a_second_keep_both(host: Path) -> None:
     first, second = sorted((host / "var/lib/fedcloud/migrate").glob("*/undo"))
     assert "caso.conf" in first.read_text()
     assert "caso.conf" not in second.read_text()
+
+
+def test_a_wrong_file_of_atrope_stays_until_it_can_be_carried(top: Path, bundle: Path) -> None:
+    host = made(top, "20160403", bundle)
+    path = host / "etc/atrope/hepix.yaml"
+    edit(path, "    url:", "\turl:")
+    assert migrate(host, "--apply", *AMS) == 1
+    assert path.exists()
+    edit(path, "\turl:", "    url:")
+    assert migrate(host, "--apply", *AMS) == 0
+    assert not path.exists()
+    conforms(host, "20160403")
+
+
+def test_a_file_of_this_host_that_is_no_text(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = pair
+    (old.parent / "site").mkdir()
+    (old.parent / "site/site.yaml").write_text(CATCH_ALL["example.yaml"])
+    path = new / "etc/caso/caso.conf"
+    path.write_bytes(b"[DEFAULT]\nsite_name = \xff\n")
+    assert migrate(new, "--from", old.parent / "site", "--apply") == 1
+    assert path.read_bytes() == b"[DEFAULT]\nsite_name = \xff\n"
+    assert f"{path}:2: is not UTF-8" in capsys.readouterr().out
+    assert "keystone.example.org" in (new / "etc/cloud-info-provider/openstack.rc").read_text()

@@ -121,7 +121,11 @@ def _refuse_wrong_texts(work: Workspace) -> None:
         if dialect is None or name.endswith("image-lists.conf"):
             continue
         source = work.path(name) if work.has(name) else work.layout.path(name)
-        before = document.read_text(source) if source.is_file() else ""
+        try:
+            before = document.read_text(source) if source.is_file() else ""
+        except ConfigurationError:  # it is a finding already, and has no text to change
+            del work.planned[name]
+            continue
         if text == before or _faults(dialect, source, before):
             continue
         if faults := _faults(dialect, source, text):

@@ -66,7 +66,8 @@ def checkpoints(work: Workspace) -> list[Checkpoint]:
             here = None if work.is_in_place else _moment(work.layout.path(CHECKPOINTS) / path.name)
         except (ValueError, OSError):
             words = "does not hold the time of the last run; its project needs one by hand"
-            work.findings.append(Problem(path, 0, "", f"{words}: caso-extract --extract-from TIME"))
+            command = "appliance run caso -- --extract-from TIME"
+            work.findings.append(Problem(path, 0, "", f"{words}: {command}"))
             continue
         if moment is not None and not work.is_in_place and (here is None or here < moment):
             data = files.read_regular(path, limit=4096, follow=True)

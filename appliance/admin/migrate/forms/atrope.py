@@ -35,8 +35,9 @@ def convert(work: Workspace) -> None:
         _carry_lists(work, name, tree)
     if config is not None:
         _carry_account(work, config)
-    for gone in (CONFIG, name):
-        if work.planned.pop(gone, None) is not None and work.is_in_place:
+    for gone, read in ((CONFIG, config), (name, tree)):
+        # A file with faults stays, so that a later run can carry it.
+        if work.planned.pop(gone, None) is not None and read is not None and work.is_in_place:
             work.dropped[gone] = "atrope is replaced by cloudkeeper"
 
 
