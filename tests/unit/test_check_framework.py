@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -299,6 +300,24 @@ def test_a_finding_goes_through_the_output_of_a_program() -> None:
     assert [str(one) for one in found] == [str(FAULT), str(WARNING)]
     assert {one.program for one in found} == {"caso"}
     assert of_json(FAULT.as_json()) == FAULT
+
+
+def test_the_script_of_a_container_runs_each_program_with_its_flags(tmp_path: Path) -> None:
+    """By the shell that runs it there: words are split, and each ends with its own status."""
+    program = tmp_path / "tool"
+    program.write_text(
+        '#!/bin/sh\necho "{\\"level\\": \\"ERROR\\", \\"message\\": \\"$*\\"}" >&2\nexit 2\n'
+    )
+    program.chmod(0o755)
+    words = [f"{program} --check-live", f"{program} sync --check-config"]
+    done = subprocess.run(
+        ["/bin/sh", "-c", inside._SCRIPT, "sh", *words], capture_output=True, text=True, check=True
+    )
+    found = inside.read("x", done.stderr.splitlines()).findings
+    assert [one.text for one in found] == [
+        "--check-live --log-json",
+        "sync --check-config --log-json",
+    ]
 
 
 def test_the_flags_of_a_program_follow_the_depth(monkeypatch: pytest.MonkeyPatch) -> None:

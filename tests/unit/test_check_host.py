@@ -25,7 +25,7 @@ from appliance.admin.check.programs import Programs
 from appliance.admin.machine import Machine
 from appliance.admin.runtime import native
 from appliance.core.config.settings import ENDPOINT, Value
-from appliance.core.run import lock
+from appliance.core.run import lock, log
 from appliance.core.run.finding import Finding
 from appliance.core.run.layout import Layout
 from tests import foreign
@@ -304,15 +304,21 @@ def test_the_name_of_an_image_list_host(tmp_path: Path) -> None:
 def test_connections_go_through_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A site behind a proxy has no direct way out, and must have no false alarm."""
     monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(log, "_secrets", set())
     with foreign_proxy() as port:
         env = tmp_path / "etc/fedcloud/appliance.env"
         env.parent.mkdir(parents=True)
         env.write_text(f"HTTPS_PROXY=http://127.0.0.1:{port}\n")
         value = Value(ENDPOINT, "AMS", "https://no-such-host.invalid", CASO, 5)
         assert list(network.outbound(site(tmp_path, value))) == []
-        env.write_text("HTTPS_PROXY=http://127.0.0.1:9\n")
+        env.write_text("HTTPS_PROXY=http://user:geheim-48@127.0.0.1:9\n")
         (found,) = network.outbound(site(tmp_path, value))
         assert found.identifier == "C06.a"
+        assert log.redact("geheim-48") == "***"
+        env.write_text("HTTPS_PROXY=ftp://user:geheim-49@127.0.0.1:9\n")
+        (found,) = network.outbound(site(tmp_path, value))
+        assert "geheim" not in log.redact(found.text)
+        assert "check HTTPS_PROXY and NO_PROXY" in found.text
 
 
 @contextlib.contextmanager
@@ -455,7 +461,18 @@ def test_a_job_that_did_not_run(job: str, hours: float, is_found: bool, tmp_path
     path.parent.mkdir(parents=True)
     began = made.now - timedelta(hours=hours)
     path.write_text(json.dumps({"program": f"job-{job}", "started": began.isoformat()}))
-    assert rows(schedule.runs(made)) == ([("C08.f", str(path), 0)] if is_found else [])
+    expected = [("C08.f", str(path), 0)] if is_found else []
+    assert rows(schedule.runs(made)) == expected
+    # The same with a timer, whose table cron does not read.
+    idle = tmp_path / "etc/fedcloud/cron.d"
+    idle.mkdir(parents=True)
+    for name in FULL:
+        (tmp_path / "etc/cron.d" / name).rename(idle / name)
+    assert list(schedule.runs(made)) == []
+    wants = tmp_path / "etc/systemd/system/timers.target.wants"
+    wants.mkdir(parents=True)
+    (wants / f"fedcloud-job@{job}.timer").symlink_to("../fedcloud-job@.timer")
+    assert rows(schedule.runs(made)) == expected
 
 
 # --------------------------------------------------------------------------------------------------

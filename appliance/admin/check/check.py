@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -142,13 +143,21 @@ def check(
         if probe.finds(only)
         and _is_chosen(probe, site, is_offline=is_offline, is_selected=bool(chosen))
     ]
-    for outcome in parallel.outcomes(probes, site):
+    for number, outcome in enumerate(parallel.outcomes(probes, site), start=1):
         report.add(outcome, only=only)
+        _show_progress(number, len(probes))
     report.asked = [name for name in services if name in programs.asked]
     report.sort()
     if "ssmsend" in services and not only:
         report.name = certificates.name(layout)
     return report, site
+
+
+def _show_progress(ended: int, count: int) -> None:
+    """Show on a terminal how many probes have ended; nothing when all have."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        text = f"{ended} of {count} probes" if ended < count else ""
+        print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _is_chosen(probe: Probe, site: CheckedSite, *, is_offline: bool, is_selected: bool) -> bool:

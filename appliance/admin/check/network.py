@@ -13,6 +13,7 @@ from appliance.admin.check import endpoints
 from appliance.admin.check.endpoints import Contact
 from appliance.admin.check.probe import CheckedSite
 from appliance.core import directory, hosts, proxy
+from appliance.core.run import log
 from appliance.core.run.errors import ApplianceError
 from appliance.core.run.finding import Finding
 
@@ -33,6 +34,7 @@ def outbound(site: CheckedSite) -> Iterator[Finding]:
         proxy.environment(site.host.proxies),
         ThreadPoolExecutor(min(len(found), _AT_ONCE)) as pool,
     ):
+        log.hide_proxies()  # messages about a proxy quote its URL
         for finding in pool.map(_connect, found):
             if finding is not None:
                 yield finding

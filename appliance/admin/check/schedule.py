@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from appliance.admin import inventory
 from appliance.admin.check.probe import CheckedSite
-from appliance.admin.schedule import state
+from appliance.admin.schedule import state, tables
 from appliance.core import json_file
 from appliance.core.run.errors import Problem
 from appliance.core.run.finding import Finding
@@ -61,7 +61,10 @@ def runs(site: CheckedSite) -> Iterator[Finding]:
         job = one.job
         if not (one.lines or one.has_timer) or not site.host.is_wanted(job.name):
             continue
-        period = max((_period(line.times) for line in one.lines), default=_DAY)
+        # A timer starts the job at the times of the table that cron does not read now.
+        table = state.idle_table(job, site.layout)
+        lines = one.lines or (tables.lines(table) if table.exists() else ())
+        period = max((_period(line.times) for line in lines), default=_DAY)
         last = _last_run(site, job)
         if last is not None and site.now - last > 2 * period:
             hours = round((site.now - last).total_seconds() / 3600)
