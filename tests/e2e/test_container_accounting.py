@@ -74,28 +74,33 @@ def configure(site: ContainerSite, testbed: Testbed) -> None:
     )
     site.edit(f"{more}/site.conf".lstrip("/"), text=text)
     site.edit(f"{more}/password".lstrip("/"), text=f"{account.password}\n")
-    grid, broker = site.root / "etc/grid-security", testbed.broker
-    shutil.copytree(broker.trust.ca_directory, grid / "certificates", dirs_exist_ok=True)
-    sender = broker.trust.host("sender")
-    for source, name, mode in (
-        (sender.certificate, "hostcert.pem", 0o644),
-        (sender.key, "hostkey.pem", 0o400),
-    ):
-        (grid / name).unlink()
-        shutil.copy(source, grid / name)
-        (grid / name).chmod(mode)
     shutil.copy(
         site.root / "etc/apel/sender.d/storage.cfg.example",
         site.root / "etc/apel/sender.d/storage.cfg",
     )
-    for name, kind in (("sender.cfg", "cloud"), ("sender.d/storage.cfg", "storage")):
-        replace(
-            site,
-            f"etc/apel/{name}",
-            ("protocol: AMS", "protocol: STOMP"),
-            ("host: msg.argo.grnet.gr", f"host: {broker.host}:{broker.tls_port}"),
-            (f"destination: eu-egi-{kind}-accounting", f"destination: {QUEUES[kind]}"),
-        )
+    configure_sender(site, testbed, "sender.cfg", "cloud")
+    configure_sender(site, testbed, "sender.d/storage.cfg", "storage")
+
+
+def configure_sender(site: ContainerSite, testbed: Testbed, name: str, kind: str) -> None:
+    """Have a file of the sender serve a queue of the test bed's broker, with its authorities."""
+    grid, broker = site.root / "etc/grid-security", testbed.broker
+    shutil.copytree(broker.trust.ca_directory, grid / "certificates", dirs_exist_ok=True)
+    sender = broker.trust.host("sender")
+    for source, target, mode in (
+        (sender.certificate, grid / "hostcert.pem", 0o644),
+        (sender.key, grid / "hostkey.pem", 0o400),
+    ):
+        target.unlink()
+        shutil.copy(source, target)
+        target.chmod(mode)
+    replace(
+        site,
+        f"etc/apel/{name}",
+        ("protocol: AMS", "protocol: STOMP"),
+        ("host: msg.argo.grnet.gr", f"host: {broker.host}:{broker.tls_port}"),
+        (f"destination: eu-egi-{kind}-accounting", f"destination: {QUEUES[kind]}"),
+    )
 
 
 def replace(site: ContainerSite, name: str, *pairs: tuple[str, str]) -> None:
