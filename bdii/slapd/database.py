@@ -30,7 +30,7 @@ from bdii import tree
 from bdii.entry import formatted
 from bdii.messages import printable, shortened
 from bdii.settings import BdiiSettings
-from bdii.slapd import configuration
+from bdii.slapd import configuration, infosys
 from bdii.tree import SUFFIX, Dn, Tree, ancestors
 
 logger = logging.getLogger(__name__)
@@ -109,9 +109,13 @@ def _invalid(settings: BdiiSettings, wanted: Tree) -> dict[Dn, str]:
 
     In its quick mode slapadd accepts any value, and slapd would serve it.
     """
-    remedy = "install glue-schema, or set BDII_SCHEMA_DIR"
-    integers = schema.read(settings.schemas / schema.FILE.name, remedy=remedy).integers
+    integers = _schema(settings).integers
     return {dn: reason for dn, entry in wanted.items() if (reason := _fault(entry, integers))}
+
+
+def _schema(settings: BdiiSettings) -> schema.Schema:
+    remedy = "install glue-schema, or set BDII_SCHEMA_DIR"
+    return schema.read(settings.schemas / schema.FILE.name, remedy=remedy)
 
 
 def _fault(entry: Entry, integers: Collection[str]) -> str:
@@ -134,6 +138,29 @@ def _prepare(settings: BdiiSettings, directory: Path) -> None:
     for name, content in configuration.files(settings, directory).items():
         with files.named(directory / name):
             (directory / name).write_text(content)
+    _introduce(settings, directory)
+
+
+def _introduce(settings: BdiiSettings, directory: Path) -> None:
+    """Let both databases know the attributes of GLUE before there is an entry that stays.
+
+    slapd numbers an attribute when it first writes one. If that change cannot be committed, because
+    the disk is full, the number is taken back in the database, but not in all of slapd's memory:
+    the next entry with this attribute can be written and never read, and each search that meets it
+    ends there with an error (OpenLDAP 2.5, back-mdb).
+    """
+    glue = _schema(settings).spellings.values()
+    names = {SUFFIX: ("o", "description", *glue), infosys.SUFFIX: infosys.ATTRIBUTES}
+    for suffix, known in names.items():
+        classes = {"objectClass": ("organization", "extensibleObject")}
+        entry = Entry(suffix, {**classes, **dict.fromkeys(known, ("1",))})
+        removal = f"dn: {suffix}\nchangetype: delete\n\n".encode()
+        for tool, given in (("slapadd", formatted(entry) + b"\n"), ("slapmodify", removal)):
+            arguments = ["-q", "-s", "-f", str(directory / "slapd.conf"), "-b", suffix]
+            done = _run_tool(settings, tool, *arguments, given=[given])
+            if done.returncode:
+                _require_room(settings, directory)
+                raise _unexplained(settings, directory, tool, done)
 
 
 class _UnexplainedFailure(Unavailable):
@@ -176,18 +203,35 @@ def _load(settings: BdiiSettings, wanted: Tree, directory: Path) -> dict[Dn, str
     command = ["-f", str(directory / "slapd.conf"), "-b", SUFFIX, "-q", "-c"]
     # no file: the database may lie in memory, where there is no room for a copy
     done = _run_tool(settings, "slapadd", *command, given=_text(wanted, lines))
-    if done.returncode and shutil.disk_usage(directory).free < _LEAST_ROOM:
-        error = OSError(errno.ENOSPC, "has no room for the tree", str(directory))
-        raise LocalFailure.from_os(error, remedy=configuration.room_remedy(settings))
+    if done.returncode:
+        _require_room(settings, directory)
     words = configuration.messages(done.stderr)
     # After an entry at which slapadd aborts the whole transaction, all messages are consequences.
     aborted = [line for line in words if _ABORTED in line and _LINE.search(line)][:1]
     refused = dict(_rejected(aborted or words, lines))
     if done.returncode and not refused:
-        printed = " ".join(words)[-400:] or f"status {done.returncode}"
-        remedy = f"{configuration.room_remedy(settings)}, or check the schemas"
-        raise _UnexplainedFailure(directory, f"slapadd failed: {printed}", remedy)
+        raise _unexplained(settings, directory, "slapadd", done)
     return refused
+
+
+def has_room(directory: Path) -> bool:
+    """Check whether the file system of a database is not full."""
+    return shutil.disk_usage(directory).free >= _LEAST_ROOM
+
+
+def _require_room(settings: BdiiSettings, directory: Path) -> None:
+    if not has_room(directory):
+        error = OSError(errno.ENOSPC, "has no room for the tree", str(directory))
+        raise LocalFailure.from_os(error, remedy=configuration.room_remedy(settings))
+
+
+def _unexplained(
+    settings: BdiiSettings, directory: Path, tool: str, done: subprocess.CompletedProcess[str]
+) -> _UnexplainedFailure:
+    words = configuration.messages(done.stderr)
+    printed = " ".join(words)[-400:] or f"status {done.returncode}"
+    remedy = f"{configuration.room_remedy(settings)}, or check the schemas"
+    return _UnexplainedFailure(directory, f"{tool} failed: {printed}", remedy)
 
 
 def _text(wanted: Tree, lines: dict[int, Dn]) -> Iterator[bytes]:

@@ -37,6 +37,7 @@ _FIGURES = {
     "FailedModifies": 13,
     "ReadTime": 14,
 }
+ATTRIBUTES = ("o", "Hostname", *_FIGURES, VERSION)
 
 
 @dataclass(frozen=True, slots=True)

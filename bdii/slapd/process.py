@@ -210,6 +210,8 @@ class Slapd:
                 else:
                     self._tree = None
                     return
+            elif self.keeps_ending:
+                logger.warning("slapd keeps ending; a new database is made")
             self.serve(published)
 
     def stop(self) -> None:

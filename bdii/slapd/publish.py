@@ -31,7 +31,7 @@ from appliance.core.run.errors import Unavailable
 from bdii import tree
 from bdii.messages import MOST_LINES, few, printable, shortened
 from bdii.plan import Add, Change, Delete, Modify, TreePlan, difference
-from bdii.slapd import bulk, configuration, infosys, served
+from bdii.slapd import bulk, configuration, database, infosys, served
 from bdii.slapd.infosys import Statistics
 from bdii.slapd.process import Slapd
 from bdii.tree import SUFFIX, Dn, Tree
@@ -124,6 +124,9 @@ class Publisher:
         self._is_unsure = False
         # Answers in a row that the database cannot be written.
         self._unwritable = 0
+        # Whether there was such an answer to this plan, and to the plan before.
+        self._has_failed = self._was_unwritable = False
+        self._doubted = -float(_SET_ASIDE_SECONDS)
         # The name under which the figures are published.
         self._host = ""
         # The version of the tree below o=infosys; empty: none; None: unknown.
@@ -169,7 +172,7 @@ class Publisher:
         if not left:
             return applied
         self._withdraw_version()
-        self._unwritable = 0
+        self._unwritable, self._has_failed = 0, False
         now = dict(self.published)
         # true until the end: an exception on the way leaves the result of some changes unknown
         self._is_unsure = True
@@ -177,7 +180,7 @@ class Publisher:
         if len(left) >= _BULK_LEAST:
             left, is_lost = self._change_many(left, applied, now, stop)
         is_lost |= self._change_each(left, applied, now, stop)
-        self.published, self._is_unsure = now, is_lost
+        self.published, self._is_unsure = now, is_lost or self._is_in_doubt()
         return applied
 
     def _withdraw_version(self) -> None:
@@ -351,6 +354,7 @@ class Publisher:
                     self._failures[change.dn] = _KnownFailure(change.entry, error.cause)
                 if error.code == _OTHER:
                     self._unwritable += 1
+                    self._has_failed = True
                     return self._no_room(error.cause)
                 return error.cause
         self._unwritable = 0
@@ -358,6 +362,24 @@ class Publisher:
         self._suspects.pop(change.dn, None)
         _change_tree(now, change)
         return ""
+
+    def _is_in_doubt(self) -> bool:
+        """Check whether the tree has to be read back, because slapd could not write to its disk.
+
+        That may have damaged the database. Then reading fails as well, and in the end a new one is
+        made. Read once slapd can write again, and each hour that it cannot although there is room.
+        """
+        now = time.monotonic()
+        is_over = self._was_unwritable and not self._has_failed
+        goes_on = (
+            self._has_failed
+            and now - self._doubted > _SET_ASIDE_SECONDS
+            and database.has_room(self._slapd.settings.state / "db")
+        )
+        if goes_on:
+            self._doubted = now
+        self._was_unwritable = self._has_failed
+        return is_over or goes_on
 
     def _no_room(self, cause: str) -> str:
         return f"{cause}; {configuration.room_remedy(self._slapd.settings)}"

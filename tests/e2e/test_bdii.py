@@ -1,5 +1,6 @@
 """The resource's BDII with a real slapd, seen by LDAP clients while providers change and fail."""
 
+import contextlib
 import os
 import re
 import signal
@@ -609,6 +610,62 @@ def test_a_full_database_is_one_line_and_no_entry_is_lost(tmp_path: Path) -> Non
             bdii.kick()
             bdii.wait_for_images(5000)
             bdii.wait_for(lambda: bdii.log.endswith(" 0 problems\n"), what="room again")
+    finally:
+        subprocess.run(["umount", "-l", databases], check=True)
+
+
+def units(number: str) -> str:
+    """Return entries with an attribute of another schema; slapd does not know it from the start."""
+    return "".join(
+        f"dn: ou={n},o=glue\nobjectClass: organizationalUnit\nou: {n}\n"
+        f"telephoneNumber: {number}\n\n"
+        for n in range(10)
+    )
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("new", "marked"),
+    [
+        (
+            cloud(*(image(n, name="y" * 400_000) for n in range(10))),
+            "GLUE2ApplicationEnvironmentID",
+        ),
+        (cloud() + units("1" * 400_000), "telephoneNumber"),
+    ],
+)
+def test_what_a_full_disk_refuses_at_first_is_readable_later(
+    tmp_path: Path, new: str, marked: str
+) -> None:
+    """slapd wrote attributes later on under numbers that its database did not know.
+
+    Each search of the whole tree ended there, with code 80 and a part of the tree (OpenLDAP 2.5).
+    Those of GLUE are known from the start; for others, a new database is made in the end.
+    """
+    bdii = Bdii(tmp_path)
+    bdii.provide(cloud())
+    databases, full = tmp_path / "state/db", tmp_path / "state/db/full"
+    databases.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", databases], check=True)
+
+    def is_whole() -> bool:
+        return sum(marked in entry for entry in bdii.entries().values()) == 10
+
+    try:
+        with running(bdii):
+            bdii.wait_for(lambda: SERVICE in bdii.entries())
+            bdii.wait_for_cycles(1)
+            with full.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            bdii.provide(new)
+            bdii.wait_for(lambda: "failed (80)" in bdii.log, what="no room")
+            full.unlink()
+            bdii.kick()
+            bdii.wait_for(is_whole, seconds=120, what="room again")
+            os.kill(bdii.slapd(), signal.SIGKILL)
+            bdii.wait_for(is_whole, what="slapd again")
+            assert ("a new database is made" in bdii.log) == (marked == "telephoneNumber")
     finally:
         subprocess.run(["umount", "-l", databases], check=True)
 

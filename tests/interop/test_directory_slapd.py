@@ -455,7 +455,8 @@ case " $* " in *" -q "*) ;; *) exec /usr/sbin/slapd "$@" ;; esac
 text=$(mktemp)
 cat >"$text"
 grep -q POISON "$text" && rm "$text" && kill -SEGV $$
-exec -a slapadd /usr/sbin/slapd "$@" <"$text"
+grep -q '^changetype' "$text" && tool=slapmodify || tool=slapadd
+exec -a $tool /usr/sbin/slapd "$@" <"$text"
 """
 
 
