@@ -107,6 +107,14 @@ class Mishaps(Year):
         yield from filter(Path.exists, (self.root / place for place in STATE))
         yield from (self.root / "var/spool/caso").glob("lastrun*")
 
+    def differences(self) -> dict[tuple[str, lives.Month], float]:
+        """Return the VM-months that are wrong, of servers that lived since the beginning.
+
+        `caso gaps --fill --unknown` adds those that ended before.
+        """
+        living = {life.id for life in self.world.all if life.died > self.begin}
+        return {key: hours for key, hours in self.wrong().items() if key[0] in living}
+
     def take(self, at: datetime) -> None:
         """Take all messages, as `ssmsend` does."""
         if not self.spool.exists():
@@ -149,7 +157,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_days_of_mishaps(seed: int, tmp_path: Path) -> None:
     site = lived(tmp_path, seed, days=4)
     assert site.repository.taken_back == [], site.happened
-    assert site.wrong() == {}, site.happened
+    assert site.differences() == {}, site.happened
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -168,4 +176,4 @@ def test_mishaps_while_servers_vanish(
 def test_weeks_of_mishaps(seed: int, tmp_path: Path) -> None:
     site = lived(tmp_path, seed, days=14)
     assert site.repository.taken_back == [], site.happened
-    assert site.wrong() == {}, site.happened
+    assert site.differences() == {}, site.happened
