@@ -34,7 +34,16 @@ from appliance.core.usage_messages import SentRecord
 from caso.kinds.registry import KINDS
 from caso.ledger.deliveries import Intent
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import LedgerRow, Month, Origin, Stream, moment_of, month_named, month_text
+from caso.ledger.model import (
+    LedgerRow,
+    Month,
+    Origin,
+    Stream,
+    moment_of,
+    month_named,
+    month_of,
+    month_text,
+)
 
 _APPLICATION, _VERSION = 0x65676973, 1
 """SQLite's ``application_id`` and the newest known ``user_version`` of SSM's journal."""
@@ -43,9 +52,10 @@ _LAST = 20
 """Messages at the end of a spool that are read to find out how far it goes."""
 _LONGEST_MESSAGE = 2**26
 _WAIT_SECONDS = 30
-_NEWEST = """
-SELECT max(measured) FROM record WHERE kind = ? AND month >= ? AND destination IN (
+_LATER = """
+SELECT key FROM record WHERE kind = ? AND month >= ? AND measured > ? AND destination IN (
     SELECT number FROM destination WHERE spool IN (SELECT value FROM json_each(?)))
+ORDER BY measured DESC LIMIT ?
 """
 _RECORDS = """
 SELECT record.destination, kind, key, month, amount, measured, uuid, project, cpu, sha256
@@ -105,24 +115,39 @@ def rebuild(
     return result
 
 
-def latest_record(spools: Mapping[str, Path], journal: Path, *, since: Month) -> datetime | None:
-    """Return up to when the newest records of messages go that wait or were sent.
+def goes_further(
+    ledger: Ledger,
+    destination: str,
+    spools: Mapping[str, Path],
+    *,
+    journal: Path,
+    after: datetime,
+) -> bool:
+    """Check whether records that wait or were sent go beyond ``after``, the ledger's end.
 
-    Only months from ``since`` on are looked at, and of a spool its end. A journal that cannot be
-    read shows nothing here; `rebuild` reports it.
+    Only those of things count that this ledger has delivered: another one may use the same spool.
+    Of a spool its end is read, and of the journal the months since ``after``. A
+    journal that cannot be read shows nothing here; `rebuild` reports it.
     """
-    found = [
-        one.record.measured
+    end = int(after.timestamp())
+    keys = {
+        one.record.key: None
         for path in dict.fromkeys(spools.values())
         for one in _of_messages(path, list(Spool(path).names())[-_LAST:], [])
-    ]
-    month, paths = month_text(since), _json(spools.values())
+        if one.record.measured > end
+    }
+    month, paths = month_text(month_of(after)), _json(spools.values())
     with contextlib.suppress(LocalFailure), _opened(journal) as connection:
         if connection is not None:
             for kind in spools:
-                rows = connection.execute(_NEWEST, (kind, month, paths))
-                found += [measured for (measured,) in rows if measured is not None]
-    return moment_of(max(found)) if found else None
+                rows = connection.execute(_LATER, (kind, month, end, paths, _PAGE))
+                keys |= {key: None for (key,) in rows}
+    # What was read again has no VO.
+    return any(
+        one.stream.destination == destination and one.row.vo
+        for key in keys
+        for one in ledger.deliveries.of(key)
+    )
 
 
 def _learn(

@@ -26,10 +26,10 @@ from caso.kinds.months import BEGINNING, SECOND
 from caso.kinds.registry import KINDS
 from caso.lanes import Withheld
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import Month, Origin, Outstanding, month_of, month_text
+from caso.ledger.model import Month, Origin, Outstanding, month_text
 from caso.messengers.messenger import Recovered
 from caso.project import ProjectAccounting, ProjectOutcome, ProjectTally, SharedAnswers
-from caso.rebuild import latest_record, rebuild
+from caso.rebuild import goes_further, rebuild
 from caso.selection import Selected, select
 from caso.settings import CasoConfiguration
 
@@ -275,11 +275,16 @@ class AccountingRun:
         if reached and latest is not None and latest > max(reached) + SECOND:
             return True
         ends = [one.end for one in known if one.end]
-        if not ends:
-            return False
-        spools, journal = [one.spools for one in self.messengers], self.configuration.sent_journal
-        seen = [latest_record(one, journal, since=month_of(max(ends))) for one in spools if one]
-        return any(one is not None and one > max(ends) + SECOND for one in seen)
+        journal = self.configuration.sent_journal
+        return bool(ends) and any(
+            goes_further(
+                *(self.ledger, one.name, one.spools),
+                journal=journal,
+                after=max(ends) + SECOND,
+            )
+            for one in self.messengers
+            if one.spools
+        )
 
     def _reconcile(self) -> None:
         """Settle the batches that a killed run has left between ledger and messenger."""

@@ -470,3 +470,26 @@ def test_an_older_copy_of_the_state_closes_no_server_too_early(
         [estimate] = ledger.deliveries.estimated()
     assert estimate.row.key == gone["id"]
     assert estimate.row.amount == before[gone["id"], f"{NOW:%Y-%m}"]
+
+
+def test_what_another_ledger_sends_from_the_same_spool_is_not_read_each_time(
+    site: LedgerSite,
+) -> None:
+    """Two configurations may share a spool: the records of the other one go further than ours."""
+    site.run()
+    site.send()
+    other = server(77, created=NOW - timedelta(days=3))
+    with closing(sqlite3.connect(site.journal)) as connection, connection:
+        [row] = connection.execute("SELECT * FROM record ORDER BY measured DESC LIMIT 1").fetchall()
+        later = int(row[5]) + 30 * 86400
+        changed = (*row[:2], other["id"], *row[3:5], later, other["id"], *row[7:])
+        places = ", ".join("?" * len(changed))
+        connection.execute(f"INSERT INTO record VALUES ({places})", changed)  # noqa: S608
+    assert "read again" not in site.run().stderr
+    with closing(sqlite3.connect(site.journal)) as connection, connection:
+        connection.execute("UPDATE record SET measured = ? WHERE key = ?", (later, row[2]))
+    with Ledger(site.ledger, read_only=True) as ledger:
+        assert ledger.deliveries.of(other["id"]) == []
+    assert "read again" in site.run().stderr
+    with Ledger(site.ledger, read_only=True) as ledger:
+        assert [one.row.vo for one in ledger.deliveries.of(other["id"])] == [""]
