@@ -214,6 +214,9 @@ def test_a_window_after_a_gap_moves_no_checkpoint(project: Project) -> None:
     project.delivered(CLOUD, day(10, 1), day(11, 10))
     assert project.window(start=day(11, 15)) == (day(11, 15), NOW, False)
     assert project.window(start=day(11, 5)) == (day(11, 5), NOW, True)
+    # There is no gap if it begins at the checkpoint.
+    begin = day(11, 10) + SECOND
+    assert project.window(start=begin) == (begin, NOW, True)
 
 
 def test_months_that_were_purged_are_not_delivered_again(project: Project) -> None:
@@ -227,6 +230,10 @@ def test_months_that_were_purged_are_not_delivered_again(project: Project) -> No
     assert project.window(start=early)[0] == early
     project.ledger.retention.purge(NOW)
     assert project.window(start=early)[0] == datetime(2024, 11, 1, tzinfo=UTC)
+    # What was delivered begins with the first month that is kept.
+    kept = Stream(Origin(ORIGIN.keystone, "", "p2"), "cloud", "ssm")
+    project.delivered(kept, datetime(2024, 11, 1, tzinfo=UTC), day(11, 20))
+    assert project.window(start=early, streams={"cloud": [kept]})[0] == early
     project.delivered(OTHER, day(11, 1), day(11, 20))  # one of two is enough
     streams = {"cloud": [CLOUD, OTHER]}
     assert project.window(start=early, streams=streams)[0] == datetime(2024, 11, 1, tzinfo=UTC)

@@ -293,6 +293,29 @@ def test_cpu_time_goes_on_from_what_was_delivered(ledger: Ledger) -> None:
     assert november.cpu == 84 * 3600
 
 
+def test_cpu_time_goes_on_over_the_pages_of_a_window(ledger: Ledger) -> None:
+    """The records of a server may be in two pages, and its month before in the page before."""
+    messenger = MemoryMessenger()
+    run(ledger, messenger, records=[replace(server(hours=24 * 8), cpu_count=8)])
+    lanes = Lanes.open(ledger, ORIGIN, [messenger], ["cloud"])
+    for days in (30, 60, 90):
+        lanes.add("cloud", replace(server(hours=24 * days), cpu_count=2))
+        lanes.flush()
+    lanes.commit(ADVANCE, dict)
+    charged = [cast("CloudRecord", one).cpu / HOUR for one in messenger.accepted[1:]]
+    assert charged == [(8 * 8 + (days - 8) * 2) * 24 for days in (30, 60, 90)]
+
+
+def test_lanes_that_are_discarded_leave_nothing(ledger: Ledger) -> None:
+    messenger = MemoryMessenger()
+    lanes = Lanes.open(ledger, ORIGIN, [messenger], ["cloud"])
+    lanes.add("cloud", server())
+    lanes.flush()
+    lanes.discard()
+    assert messenger.calls[-1] == "discard"
+    assert ledger.deliveries.outstanding() == []
+
+
 def test_a_reason_lets_cpu_time_shrink(ledger: Ledger) -> None:
     messenger = MemoryMessenger()
     run(ledger, messenger, records=[replace(server(), cpu_count=8)])

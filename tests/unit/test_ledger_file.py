@@ -74,6 +74,33 @@ def test_reading_makes_no_file(path: Path) -> None:
     assert not path.parent.exists()
 
 
+def test_a_block_of_reading_sees_one_state(path: Path) -> None:
+    with Ledger(path) as ledger, Ledger(path) as writer:
+        with ledger.file.reading() as connection:
+            query = "SELECT count(*) FROM deliveries"
+            before = connection.execute(query).fetchone()
+            deliver(writer)
+            assert connection.execute(query).fetchone() == before == (0,)
+        assert count(ledger) == 1
+
+
+def test_numbers_of_a_transaction_that_failed_are_made_again(path: Path) -> None:
+    with Ledger(path) as ledger:
+        numbers = ledger.file.numbers
+
+        def fail() -> None:
+            with ledger.file.transaction() as connection:
+                numbers.word(connection, "storage")
+                connection.execute("no SQL")
+
+        with pytest.raises(LocalFailure):
+            fail()
+        with ledger.file.transaction() as connection:
+            number = numbers.word(connection, "storage")
+            found = connection.execute("SELECT text FROM words WHERE id = ?", (number,)).fetchone()
+        assert found == ("storage",)
+
+
 @pytest.mark.root
 def test_an_account_that_may_only_read() -> None:
     with foreign.open_to_all() as root:

@@ -71,6 +71,19 @@ def test_segments_that_ended_long_ago_are_purged(path: Path) -> None:
         assert [one.facts for one in ledger.sightings.of("b")] == [{"size": 10}, {"size": 40}]
 
 
+@pytest.mark.parametrize(("hours", "segments"), [(-1, 1), (1, 0)])
+def test_a_segment_that_ended_in_the_first_month_stays(
+    path: Path, hours: int, segments: int
+) -> None:
+    first = datetime(2026, 10, 1, tzinfo=UTC)
+    with Ledger(path, retention=1) as ledger:
+        look = ledger.sightings.look(ORIGIN, "storage")
+        look.see([Sight("a", USER)])
+        look.close(datetime(2026, 9, 1, tzinfo=UTC))
+        ledger.sightings.end("storage", [("a", first + timedelta(hours=hours))])
+        assert ledger.retention.purge(NOW).segments == segments
+
+
 @pytest.mark.parametrize(("now", "first"), [((2026, 1, 31), 202401), ((2026, 12, 1), 202412)])
 def test_the_oldest_month_that_stays(path: Path, now: tuple[int, int, int], first: int) -> None:
     with Ledger(path) as ledger:

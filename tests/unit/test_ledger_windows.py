@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import Origin, Span, Stream
+from caso.ledger.model import Month, Origin, Span, Stream, first_second, month_before, month_named
 from caso.ledger.windows import Reached, with_span
 
 STREAM = Stream(Origin("https://keystone.example.org/v3", "RegionOne", "p1"), "cloud", "ssm")
@@ -96,3 +96,14 @@ def test_windows_of_moments_within_seconds_touch(tmp_path: Path) -> None:
             intent.seal(window, checkpoint=None)
             ledger.deliveries.confirm(str(number))
         assert ledger.windows.reached(STREAM).spans == (span(0, 30),)
+
+
+def test_months() -> None:
+    assert [month_before(Month(month)) for month in (202611, 202612, 202701, 202702)] == [
+        202610,
+        202611,
+        202612,
+        202701,
+    ]
+    assert month_named("2026-01") == 202601
+    assert first_second(Month(202612)) == datetime(2026, 12, 1, tzinfo=UTC)
