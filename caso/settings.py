@@ -24,6 +24,7 @@ from appliance.core.config.settings import Settings, state_of
 from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
+from appliance.core.run.log import SystemLogs
 from caso import ignored
 from caso.checkpoint import is_file_name
 from caso.kinds.text import LONGEST
@@ -98,6 +99,7 @@ class CasoConfiguration:
     """The difference of clocks above which nothing is spooled."""
     is_dry_run: bool
     log_file: Path | None
+    system_logs: SystemLogs
     is_debug: bool
     paths: tuple[Path, ...]
     warnings: tuple[Problem, ...]
@@ -153,7 +155,6 @@ def load(arguments: argparse.Namespace, layout: Layout) -> CasoConfiguration:
     _overlay_flags(read, arguments)
     settings = Settings(read, interpolate=oslo.interpolate)
     ignored.accept(settings)
-    oslo.warn_of_ignored(settings)
     return _configuration(settings, read, layout, since=getattr(arguments, "since", None))
 
 
@@ -240,6 +241,7 @@ def _configuration(
         ),
         is_dry_run=settings.boolean("DEFAULT", "dry_run", default=False),
         log_file=oslo.log_file(settings, "caso-extract.log"),
+        system_logs=oslo.system_logs(settings),
         is_debug=settings.boolean("DEFAULT", "debug", default=False),
         paths=tuple(read.paths),
         warnings=_finish(settings, wrong),  # last: by now every option has been read
@@ -277,6 +279,9 @@ _FLAGS = (
 )
 
 
+_LOG_SWITCHES = ("use_syslog", "use_journal")
+
+
 def _overlay_flags(read: Document, arguments: argparse.Namespace) -> None:
     for name in _FLAGS:
         value = getattr(arguments, name, None)
@@ -286,6 +291,11 @@ def _overlay_flags(read: Document, arguments: argparse.Namespace) -> None:
                 name,
                 Setting(str(value), Path(f"command line: --{name.replace('_', '-')}"), 0),
             )
+    for name in _LOG_SWITCHES:
+        for given, text in ((name, "true"), (f"no{name}", "false")):
+            if getattr(arguments, given, False):
+                flag = Path(f"command line: --{given.replace('_', '-')}")
+                read.set("DEFAULT", name, Setting(text, flag, 0))
 
 
 def _name(settings: Settings, option: str, value: str) -> str:

@@ -90,6 +90,7 @@ def configure(arguments: argparse.Namespace, *, keeps_log: bool = True) -> CasoC
         level=logging.DEBUG if is_debug else logging.INFO,
         file=configuration.log_file if keeps_log else None,
         as_json=arguments.use_json,
+        system=configuration.system_logs if keeps_log else None,
         warnings=configuration.warnings,
         logger=logger,
     )

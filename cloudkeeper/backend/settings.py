@@ -21,6 +21,7 @@ from appliance.core.config.settings import Settings
 from appliance.core.run import place
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
+from appliance.core.run.log import SystemLogs
 from cloudkeeper.backend import endpoint
 from cloudkeeper.backend.data_places import DataPlaces
 from cloudkeeper.backend.endpoint import Listening
@@ -57,6 +58,7 @@ class BackendSettings:
     state: Path
     runs: Path
     log_file: Path | None
+    system_logs: SystemLogs
     is_debug: bool
     warnings: tuple[Problem, ...] = field(compare=False)
     path: Path = Path()
@@ -82,7 +84,6 @@ def load(
         overrides={("DEFAULT", name): text for name, text in overrides.items()},
     )
     settings.accept("DEFAULT", IGNORED)
-    oslo.warn_of_ignored(settings)
     mapping, projects, problems = _projects(settings, layout)
     reach = _access(settings, read)
     visibility = settings.choice(
@@ -105,6 +106,7 @@ def load(
             "DEFAULT", "former_projects", default="keep", allowed=("keep", "hide", "remove")
         ),
         "log_file": oslo.log_file(settings, "cloudkeeper-os.log"),
+        "system_logs": oslo.system_logs(settings),
         "is_debug": settings.boolean("DEFAULT", "debug", default=False),
     }
     try:

@@ -71,6 +71,7 @@ def _serve(arguments: argparse.Namespace) -> ExitStatus:
         arguments,
         level=logging.DEBUG if configured.is_debug else logging.INFO,
         file=configured.log_file,
+        system=configured.system_logs,
         warnings=configured.warnings,
         logger=logger,
     )

@@ -133,7 +133,9 @@ def test_what_is_right_and_what_is_wrong_together(site: ContainerSite) -> None:
     site.edit("etc/caso/caso.conf", append="[ssm]\noutput_path = /var/spool/apel/outgoing/other\n")
     caso = (root / "etc/caso/caso.conf").read_text().splitlines()
     replace(site, "etc/cloudkeeper/cloudkeeper-os.conf", "username = images", "user = images")
-    replace(site, "etc/cloudkeeper/cloudkeeper-os.conf", "#use_syslog = false", "use_syslog = true")
+    replace(
+        site, "etc/cloudkeeper/cloudkeeper-os.conf", "#use_syslog = false", "log_config_append = /x"
+    )
     broker = replace(
         site, "etc/apel/sender.cfg", "host: msg.argo.grnet.gr", "host: msg-devel.argo.grnet.gr"
     )
@@ -162,7 +164,7 @@ def test_what_is_right_and_what_is_wrong_together(site: ContainerSite) -> None:
         "FEDCLOUD_CA_BUNDLE in /etc/fedcloud/appliance.env"
         in reported["/etc/cloud-info-provider/openstack.rc"]
     )
-    assert any("use_syslog" in one["option"] for one in findings)
+    assert any("log_config_append" in one["option"] for one in findings)
     assert sorted(str(path) for path in (root / "etc").rglob("*")) == before
     assert site.engine.docker("ps", "-a", "--format", "{{.ID}} {{.CreatedAt}}").stdout == running
     states = [

@@ -392,7 +392,7 @@ def test_ignored_options_of_the_log_are_reported(tmp_path: Path) -> None:
         ),
     )
     warnings = [(problem.line, problem.option) for problem in load(tmp_path).warnings]
-    assert warnings == [(2, "use_syslog"), (3, "log_config_append")]
+    assert warnings == [(3, "log_config_append")]
 
 
 def test_a_mapping_that_is_named_as_on_the_host(

@@ -725,3 +725,21 @@ def test_the_system_scope_can_be_switched_off(tmp_path: Path) -> None:
     assert not load(tmp_path, text + "system_scope =\n").access.uses_system_scope
     with pytest.raises(ConfigurationError, match="system_scope"):
         load(tmp_path, text + "system_scope = some\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "flags", "wanted"),
+    [
+        ("", (), (False, False, "LOG_USER")),
+        ("use_syslog = true\nsyslog_log_facility = LOG_LOCAL1\n", (), (True, False, "LOG_LOCAL1")),
+        ("use_journal = true\n", ("--nouse-journal",), (False, False, "LOG_USER")),
+        ("", ("--use-syslog", "--use_journal"), (True, True, "LOG_USER")),
+    ],
+    ids=["none", "file", "switched off", "flags"],
+)
+def test_the_logs_of_the_system(
+    options: str, flags: tuple[str, ...], wanted: tuple[bool, bool, str], tmp_path: Path
+) -> None:
+    text = f"[DEFAULT]\nsite_name = S\nmessengers = ssm\n{options}{LOGIN}"
+    found = load(tmp_path, text, *flags).system_logs
+    assert (found.syslog, found.journal, found.facility) == wanted

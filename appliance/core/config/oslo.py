@@ -12,6 +12,7 @@ from oslo_config import iniparser
 from appliance.core.config.document import Document, Setting, lines, remark_comment
 from appliance.core.config.settings import Settings, state_of
 from appliance.core.run.errors import ConfigurationError, Problem
+from appliance.core.run.log import FACILITIES, SystemLogs
 
 LOG_OPTIONS = (
     *(
@@ -54,17 +55,24 @@ LOG_OPTIONS = (
 )
 """Options of all releases of oslo.log that a file may set, and that have no effect here."""
 
-_ELSEWHERE = ("use_syslog", "use_journal", "log_config_append", "log_config")
+_ELSEWHERE = ("log_config_append", "log_config")
 """Options among them that would send the log elsewhere, where an administrator would look."""
 
 
-def warn_of_ignored(settings: Settings) -> None:
-    """Warn of options of oslo.log that are set to send the log elsewhere, without effect."""
+def system_logs(settings: Settings) -> SystemLogs:
+    """Return the logs of the system to use; warn of options that have no effect here."""
     for option in _ELSEWHERE:
         entry = settings.where("DEFAULT", option)
         if entry and entry.text.lower() not in ("", "false", "no", "off", "0"):
             text = "has no effect here: the log goes to standard error, or to log_file"
             settings.warn("DEFAULT", option, text)
+    return SystemLogs(
+        syslog=settings.boolean("DEFAULT", "use_syslog", default=False),
+        journal=settings.boolean("DEFAULT", "use_journal", default=False),
+        facility=settings.choice(
+            "DEFAULT", "syslog_log_facility", default="LOG_USER", allowed=FACILITIES
+        ),
+    )
 
 
 def parse(path: Path, text: str) -> Document:

@@ -219,6 +219,7 @@ def configure_log(
     file: Path | None = None,
     console: bool | None = None,
     as_json: bool = False,
+    system: log.SystemLogs | None = None,
     warnings: Iterable[object] = (),
     logger: logging.Logger = logger,
 ) -> None:
@@ -230,14 +231,36 @@ def configure_log(
         LocalFailure: the file cannot be opened.
 
     """
+    found = list(warnings)
+    also = _system_handlers(system, found) if system and not log.is_checking() else []
     log.configure(
         level=logging.DEBUG if arguments.debug else level,
         file=file,
         console=file is None if console is None else console,
         as_json=as_json or arguments.log_json,
+        also=also,
     )
-    for warning in warnings:
+    for warning in found:
         logger.warning("%s", warning)
+
+
+def _system_handlers(system: log.SystemLogs, warnings: list[object]) -> list[logging.Handler]:
+    """Return the handlers of the system's logs; what cannot be used becomes a warning."""
+    if not (system.syslog or system.journal):
+        return []
+    from appliance.core.run import system_log  # noqa: PLC0415  start-up is a cost
+
+    try:
+        return list(system_log.handlers(system, Path(sys.argv[0]).name))
+    except OSError as error:
+        where = " and ".join(
+            name
+            for name, is_used in (("/dev/log", system.syslog), ("the journal", system.journal))
+            if is_used
+        )
+        words = f"use_syslog, use_journal: {where} cannot be used: {error.strerror}"
+        warnings.append(f"{words}; the log goes on where it went before")
+        return []
 
 
 def main(program: Program, argv: Sequence[str] | None = None) -> int:

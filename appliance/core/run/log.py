@@ -10,6 +10,8 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
@@ -21,6 +23,13 @@ from appliance.core.run import place
 from appliance.core.run.errors import LocalFailure, Problem
 
 TEXT_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+_SYSTEM_FORMAT = "%(name)s: %(message)s"
+_FACILITIES = (
+    *("kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron"),
+    *("authpriv", "ftp", *(f"local{number}" for number in range(8))),
+)
+FACILITIES = tuple(f"LOG_{name.upper()}" for name in _FACILITIES)
+"""The facilities of syslog, by their names in C."""
 """The format of SSM's logs, which EGI's log collectors parse."""
 
 _MASK = "***"
@@ -238,14 +247,27 @@ def is_checking() -> bool:
     return _is_checking
 
 
+@dataclass(frozen=True, slots=True)
+class SystemLogs:
+    """The logs of the system that a configuration asks for."""
+
+    syslog: bool = False
+    journal: bool = False
+    facility: str = "LOG_USER"
+    """One of `FACILITIES`, for syslog."""
+
+
 def configure(
     *,
     level: int = logging.INFO,
     file: Path | None = None,
     console: bool = True,
     as_json: bool = False,
+    also: Sequence[logging.Handler] = (),
 ) -> None:
     """Send the records of all loggers to standard error, to a file, or to both.
+
+    ``also`` are handlers of logs that have times and priorities of their own.
 
     A second call replaces the first. Libraries log from WARNING up unless ``level`` is DEBUG.
     While the configuration is only checked, all goes to standard error, warnings at least.
@@ -272,6 +294,9 @@ def configure(
             old.close()
     for handler in handlers or [logging.NullHandler()]:
         handler.setFormatter(formatter)
+        root.addHandler(handler)
+    for handler in also:
+        handler.setFormatter(_TextFormatter(_SYSTEM_FORMAT))
         root.addHandler(handler)
     root.setLevel(level)
     for library in (
