@@ -16,11 +16,17 @@ from typing import Any
 from dirq.queue import Queue
 from dirq.QueueSimple import QueueSimple
 
-from tests.e2e.killpoints import Command
+from tests import warm
+from tests.e2e.killpoints import Command, environment
 from tests.simulators.ams_service import AMS
 from tests.testbed.trust import Trust
 
 PROGRAMS = Path(sys.prefix) / "bin"
+_ENTRIES = {
+    "ssmctl": "ssm.cmds.control:main",
+    "ssmreceive": "ssm.cmds.receive:main",
+    "ssmsend": "ssm.cmds.send:main",
+}
 QUEUE = "/queue/test"
 TOPIC = "eu-egi-cloud-accounting"
 SCHEMA = {"body": "string", "signer": "string", "empaid": "string?", "error": "string?"}
@@ -142,7 +148,14 @@ class Site:
         return Command([str(PROGRAMS / program), "--root", str(self.root), *arguments])
 
     def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.command(program, *arguments).run()
+        """Run a program, which starts without its imports."""
+        command = self.command(program, *arguments)
+        return warm.run(
+            _ENTRIES[program],
+            *command.argv[1:],
+            environment=environment(),
+            timeout=command.timeout,
+        )
 
     def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
