@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance.core import clock, files, sqlite
+from appliance.core import clock, files
 from appliance.core.run.errors import LocalFailure
 from appliance.core.spool import NAME
 from ssm.settings import SenderSettings
@@ -163,6 +163,8 @@ class SentJournal:
         """
         if not self.is_on or not NAME.fullmatch(element):
             return []
+        from appliance.core import sqlite  # noqa: PLC0415  start-up is a cost
+
         try:
             if sqlite.is_missing(self._section.path):
                 return []
