@@ -1,0 +1,121 @@
+"""The verbs of `caso` about gaps and the quarantine, in the shipped container.
+
+The number of records that fill a gap is that of the servers in Nova's database.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from deploy.dockerd import DockerDaemon
+from tests.e2e.container_site import (
+    ACCOUNT,
+    ContainerSite,
+    host_site,
+    run_appliance,
+    start_by_cron,
+)
+from tests.e2e.test_container_accounting import LEDGER, PORT, configure, extracted
+from tests.testbed import Testbed
+
+pytestmark = [pytest.mark.container, pytest.mark.cloud, pytest.mark.timeout(900)]
+
+HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
+_LIVES = """
+SELECT uuid, died - born FROM (
+    SELECT uuid, CAST(strftime('%s', created_at) AS INTEGER) AS born,
+        MIN(:end, COALESCE(CAST(strftime('%s', COALESCE(terminated_at, deleted_at)) AS INTEGER),
+            :end)) AS died
+    FROM instances
+    WHERE launched_at IS NOT NULL AND project_id IN (SELECT value FROM json_each(:projects)))
+WHERE born <= :end AND died >= :begin
+"""
+"""Seconds since the creation, at the end of a time, of servers that lived in it."""
+_REFUSED = """# refused: CpuCount is -2
+# {"kind": "cloud", "key": "K", "month": "2026-10", "project": "P", "amount": 7200}
+VMUUID: K
+"""
+"""A file of the quarantine, as docs/formats describes it."""
+_OPEN_A_GAP = """
+INSERT INTO windows SELECT stream, :end + 1, end, is_known FROM windows WHERE stream = :stream;
+UPDATE windows SET end = :begin - 1 WHERE stream = :stream AND start < :begin;
+"""
+
+
+@pytest.fixture(scope="module")
+def testbed(testbed: Testbed) -> Iterator[Testbed]:
+    testbed.bulk(30, days=70, running=40)
+    yield testbed
+    testbed.clear_bulk()
+
+
+@pytest.fixture
+def site(engine: DockerDaemon, testbed: Testbed, tmp_path: Path) -> Iterator[ContainerSite]:
+    with host_site(engine, tmp_path / "root", port=PORT + 2) as made:
+        made.set(FEDCLOUD_NETWORK="host", FEDCLOUD_CA_BUNDLE=testbed.ca_file)
+        configure(made, testbed)
+        yield made
+
+
+def verb(site: ContainerSite, *words: str, expect: int = 0) -> str:
+    """Run a verb as an administrator does; return what it prints."""
+    done = run_appliance(site, "run", "caso", "--", *words)
+    assert done.returncode == expect, done.stdout + done.stderr
+    assert "networks" not in done.stderr, "docker-compose's own words"
+    return done.stdout
+
+
+def lives(testbed: Testbed, projects: set[str], begin: datetime, end: datetime) -> dict[str, int]:
+    """Return the seconds of servers since their creation, at the end of a time."""
+    values = {
+        "projects": json.dumps(sorted(projects)),
+        "begin": int(begin.timestamp()),
+        "end": int(end.timestamp()),
+    }
+    uri = f"{testbed.nova_database.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        return dict(connection.execute(_LIVES, values).fetchall())
+
+
+def test_gaps_are_filled_and_refused_records_listed(site: ContainerSite, testbed: Testbed) -> None:
+    assert verb(site, "quarantine", "list") == "the quarantine is empty\n"
+    until = extracted(start_by_cron(site, "caso"))
+    directory = site.root / "var/spool/caso/quarantine"
+    directory.mkdir(exist_ok=True)
+    (directory / "one.txt").write_text(_REFUSED)
+    shown = verb(site, "quarantine", "list", expect=1)
+    assert "one: cloud: CpuCount is -2 (2026-10, project P, 2.0 h" in shown
+    assert verb(site, "quarantine", "show", "one").endswith("\nVMUUID: K\n")
+
+    assert verb(site, "gaps") == ""
+    begin, end = until - 3 * HOUR, until - 2 * HOUR
+    project = testbed.seed().projects["vo-fedcloud"].id
+    with closing(sqlite3.connect(site.root / LEDGER)) as connection, connection:
+        ((stream,),) = connection.execute(
+            "SELECT id FROM named_streams WHERE project = ? AND kind = 'cloud'", (project,)
+        ).fetchall()
+        values = {
+            "stream": stream,
+            "begin": int(begin.timestamp()),
+            "end": int(end.timestamp()),
+        }
+        for statement in _OPEN_A_GAP.strip().split("\n"):
+            connection.execute(statement, values)
+    for path in (site.root / LEDGER).parent.glob("ledger.sqlite*"):
+        os.chown(path, ACCOUNT, ACCOUNT)
+    named = f"project {project}, cloud to ssm: from {begin:%Y-%m-%d %H:%M:%S} to"
+    assert verb(site, "gaps", expect=1) == f"{named} {end:%Y-%m-%d %H:%M:%S}: not delivered\n"
+    # A record for each month that a server lived in, up to what was delivered.
+    first = until.replace(day=1, hour=0, minute=0, second=0)
+    spans = [(max(begin, first), until), *([(begin, first - SECOND)] if begin < first else [])]
+    count = sum(len(lives(testbed, {project}, *span)) for span in spans)
+    assert f": {count} records sent\n" in verb(site, "gaps", "--fill")
+    assert verb(site, "gaps") == ""
