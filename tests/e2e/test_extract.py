@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.cloud import compute, identity
+from appliance.core.cloud.login import Access
+from appliance.core.cloud.session import Cloud
+from appliance.core.run.errors import AccessDenied
 from caso.ledger.ledger import Ledger
 from tests.demo import counters
 from tests.e2e.caso_site import PEER, PROGRAMS, CasoSite, extra_project, lines
-from tests.testbed import Testbed
+from tests.testbed import Testbed, secrets
 
 # the first test of CI's row starts and seeds the cloud
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(900)]
@@ -108,6 +112,42 @@ def test_a_first_extraction_begins_at_the_given_date(site: CasoSite) -> None:
     messages = site.messages()
     site.run("caso-extract", "--since", "2000-01-01", "--extract-to", until.isoformat())
     assert site.messages() == messages
+
+
+def test_the_usage_of_all_projects_is_that_of_each(
+    testbed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nova gives it to an administrator, in pages that cut projects; a reader is refused."""
+    monkeypatch.setattr(compute, "_USAGE_PAGE", "7")
+    since, until = moment() - timedelta(days=80), moment()
+    reader = logged_in(testbed, "accounting", testbed.seed().accounts["accounting"].password)
+    administrator = logged_in(testbed, "admin", secrets.password(testbed.layout.secrets, "admin"))
+    found: dict[str, list[compute.Used]] = {}
+    scope = administrator.project(
+        next(one.id for one in identity.projects(administrator) if one.name == "admin")
+    )
+    for project_id, row in compute.Servers(scope).used_by_all(since, until):
+        found.setdefault(project_id, []).append(row)
+    tagged = [one for one in testbed.seed().projects.values() if "caso" in one.tags]
+    assert len(found) >= len(tagged) > 1
+    for project in tagged:
+        of_project = compute.Servers(reader.project(project.id)).used(since, until)
+        assert {known(row) for row in found[project.id]} == {known(row) for row in of_project}
+        assert len(found[project.id]) == len({row["instance_id"] for row in found[project.id]})
+    with pytest.raises(AccessDenied):
+        list(compute.Servers(reader.project(tagged[0].id)).used_by_all(since, until))
+
+
+def logged_in(testbed: Testbed, name: str, password: str) -> Cloud:
+    options = {"username": name, "password": password, "user_domain_name": "Default"}
+    options["auth_url"] = testbed.keystone_url
+    return Cloud(Access("v3password", testbed.keystone_url, options, verify=str(testbed.ca_file)))
+
+
+def known(row: compute.Used) -> tuple[object, ...]:
+    """Return what accounting reads of a row of usage."""
+    names = ("instance_id", "tenant_id", "started_at", "ended_at", "state", "name", "flavor")
+    return tuple(row[name] for name in (*names, "vcpus", "memory_mb", "local_gb"))
 
 
 def test_fields_are_what_was_planted(extracted: Extracted) -> None:
