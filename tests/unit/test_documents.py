@@ -101,6 +101,14 @@ def test_every_document_is_in_the_index() -> None:
     } - listed
 
 
+def test_each_decision_has_a_number_of_its_own() -> None:
+    numbers = [path.name.partition("-")[0] for path in (TOP / "docs/adr").glob("*.md")]
+    assert len(set(numbers)) == len(numbers)
+    for path in (TOP / "docs/adr").glob("*.md"):
+        number = int(path.name.partition("-")[0])
+        assert path.read_text().startswith(f"# {number}. "), path.name
+
+
 def test_figures_of_the_monitoring_page_are_ones_that_programs_count() -> None:
     """Each name, with ``images_`` before those of a kind of change, is a text of the product.
 
