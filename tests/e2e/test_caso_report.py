@@ -132,16 +132,19 @@ def test_delivered_hours_agree_with_novas_usage(site: CasoSite) -> None:
         assert abs(row["delivered_hours"] - delivered.seconds / 3600) < 0.001
         month = datetime.fromisoformat(f"{row['month']}-01T00:00:00+00:00")
         last = min(until, (month + timedelta(days=32)).replace(day=1) - timedelta(seconds=1))
-        used = launched(site, month - timedelta(seconds=1), last).get(row["project"], 0)
+        used = launched(site.testbed.nova_database, month - timedelta(seconds=1), last).get(
+            row["project"], 0
+        )
         assert abs(row["used_hours"] - used / 3600) < 0.02
         assert row["servers"] == []
     bulk = [row for row in found if row["vo"] == "fedcloud.egi.eu"]
     assert all(abs(row["difference_percent"]) < 1 for row in bulk)
 
 
-def launched(site: CasoSite, since: datetime, until: datetime) -> dict[str, float]:
+def launched(database: Path, since: datetime, until: datetime) -> dict[str, float]:
+    """Return the seconds since the launch in a time, by project."""
     values = {"since": int(since.timestamp()), "until": int(until.timestamp())}
-    uri = f"{site.testbed.nova_database.absolute().as_uri()}?mode=ro"
+    uri = f"{database.absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as connection:
         return dict(connection.execute(_USED, values).fetchall())
 

@@ -1,6 +1,6 @@
-"""The verbs of `caso` about gaps and the quarantine, in the shipped container.
+"""The verbs of `caso` in the shipped container, each against a count of another program.
 
-The number of records that fill a gap is that of the servers in Nova's database.
+Hours are those of Nova's database.
 """
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy.dockerd import DockerDaemon
+from tests.demo import counters
 from tests.e2e.container_site import (
     ACCOUNT,
     ContainerSite,
@@ -23,6 +26,8 @@ from tests.e2e.container_site import (
     run_appliance,
     start_by_cron,
 )
+from tests.e2e.test_caso_report import launched
+from tests.e2e.test_caso_shadow import hours
 from tests.e2e.test_container_accounting import LEDGER, PORT, configure, extracted
 from tests.testbed import Testbed
 
@@ -60,6 +65,8 @@ def testbed(testbed: Testbed) -> Iterator[Testbed]:
 @pytest.fixture
 def site(engine: DockerDaemon, testbed: Testbed, tmp_path: Path) -> Iterator[ContainerSite]:
     with host_site(engine, tmp_path / "root", port=PORT + 2) as made:
+        # As `appliance schedule --since` does; without it, servers of earlier months are left out.
+        (made.root / "var/lib/fedcloud/since").write_text("2020-01-01T00:00:00+00:00\n")
         made.set(FEDCLOUD_NETWORK="host", FEDCLOUD_CA_BUNDLE=testbed.ca_file)
         configure(made, testbed)
         yield made
@@ -73,6 +80,10 @@ def verb(site: ContainerSite, *words: str, expect: int = 0) -> str:
     return done.stdout
 
 
+def table(site: ContainerSite, *words: str) -> Any:
+    return json.loads(verb(site, *words, "--json"))
+
+
 def lives(testbed: Testbed, projects: set[str], begin: datetime, end: datetime) -> dict[str, int]:
     """Return the seconds of servers since their creation, at the end of a time."""
     values = {
@@ -83,6 +94,59 @@ def lives(testbed: Testbed, projects: set[str], begin: datetime, end: datetime) 
     uri = f"{testbed.nova_database.absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True)) as connection:
         return dict(connection.execute(_LIVES, values).fetchall())
+
+
+def test_hours_of_all_verbs_are_those_of_novas_database(
+    site: ContainerSite, testbed: Testbed
+) -> None:
+    tagged = {one.id: one for one in testbed.seed().projects.values() if "caso" in one.tags}
+    checks = table(site, "check")
+    assert [one for one in checks if one["state"] == "fault"] == []
+    assert {one["subject"]: one["text"] for one in checks if one["check"] == "vo"} == {
+        f"project {one.name} ({one.id})": f"VO {one.vo}" for one in tagged.values()
+    }
+
+    verb(site, "shadow")
+    until = extracted(start_by_cron(site, "caso"))
+    spool = site.root / "var/spool/apel/outgoing/openstack"
+    messages = sorted(spool.glob("????????/" + "?" * 14))
+    nova = {
+        key: value
+        for key, value in counters.nova_usage(testbed.nova_database, until).items()
+        if key[0] in tagged
+    }
+    by_month: Counter[str] = Counter()
+    for (_, month), used in nova.items():
+        by_month[month] += used.seconds
+    assert len(by_month) >= 3
+
+    assert f", {len(messages)} of them as copies" in verb(site, "shadow", "--only-keep")
+    compared = table(site, "compare")
+    assert (compared["messages"]["caso"], compared["unexplained"]) == (len(messages), 0)
+    assert hours(compared, "caso") == by_month
+
+    rows = table(site, "report", "--by", "month,project")
+    assert {
+        (row["project"], row["month"]): (row["things"], row["hours"])
+        for row in rows
+        if row["kind"] == "servers"
+    } == {key: (used.servers, round(used.seconds / 3600, 2)) for key, used in nova.items()}
+
+    for row in table(site, "reconcile", "--tolerance", "99"):
+        delivered = nova.get((row["project"], row["month"]), counters.Usage(0, 0)).seconds
+        assert abs(row["delivered_hours"] - delivered / 3600) < 0.001
+        first = datetime.fromisoformat(f"{row['month']}-01T00:00:00+00:00")
+        last = min(until, (first + timedelta(days=32)).replace(day=1) - SECOND)
+        since_launch = launched(testbed.nova_database, first - SECOND, last)
+        assert abs(row["used_hours"] - since_launch.get(row["project"], 0) / 3600) < 0.02
+
+    shown = verb(site, "checkpoints")
+    following = until + SECOND
+    for project in tagged:
+        lastrun = (site.root / f"var/spool/caso/lastrun.{project}").read_text()
+        assert datetime.fromisoformat(lastrun).replace(microsecond=0) == following
+        for name in (f"project {project}, cloud to ssm", f"lastrun.{project}"):
+            assert f"{name}: accounted up to {following}, " in shown
 
 
 def test_gaps_are_filled_and_refused_records_listed(site: ContainerSite, testbed: Testbed) -> None:
