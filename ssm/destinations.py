@@ -16,7 +16,7 @@ from pathlib import Path
 from appliance.core import senders
 from appliance.core.run.errors import ApplianceError, ConfigurationError, Problem
 from appliance.core.run.layout import Layout
-from ssm.settings import SenderSettings, load_sender, spool_of
+from ssm.settings import KeptHere, SenderSettings, load_kept, load_sender
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,8 @@ class ConfiguredDestination:
     path: Path
     record: str
     """The name of its run record."""
-    spool: Path | None = None
-    """None if the file cannot be read."""
-    spool_line: int = 0
-    """The line that names it; 0 for the default."""
+    kept: KeptHere | None = None
+    """None if the file, or what it says of this host, cannot be read."""
     settings: SenderSettings | None = None
     error: ApplianceError | None = None
 
@@ -39,6 +37,13 @@ class ConfiguredDestination:
             assert self.error is not None  # noqa: S101  it has one of the two
             raise self.error
         return self.settings
+
+    def kept_here(self) -> KeptHere:
+        """Return what is kept on this host; raise the error that the configuration has."""
+        if self.kept is None:
+            assert self.error is not None  # noqa: S101  it has one of the two
+            raise self.error
+        return self.kept
 
 
 def load(layout: Layout, *, only: Path | None = None) -> list[ConfiguredDestination]:
@@ -60,10 +65,9 @@ def _load(path: Path, layout: Layout) -> ConfiguredDestination:
         settings = load_sender(path, layout=layout)
     except ApplianceError as error:
         with contextlib.suppress(ApplianceError):
-            spool, line = spool_of(path, layout=layout)
-            made = replace(made, spool=spool, spool_line=line)
+            made = replace(made, kept=load_kept(path, layout=layout))
         return replace(made, error=error)
-    return replace(made, spool=settings.path, spool_line=settings.path_line, settings=settings)
+    return replace(made, kept=settings.kept, settings=settings)
 
 
 def _without_shared_spools(
@@ -71,8 +75,8 @@ def _without_shared_spools(
 ) -> list[ConfiguredDestination]:
     by_spool: dict[str, list[ConfiguredDestination]] = defaultdict(list)
     for one in loaded:
-        if one.spool is not None:
-            by_spool[os.path.realpath(one.spool)].append(one)
+        if one.kept is not None:
+            by_spool[os.path.realpath(one.kept.spool)].append(one)
     return [_refused_if_shared(one, by_spool) if one.path != first else one for one in loaded]
 
 
@@ -81,16 +85,17 @@ def _refused_if_shared(
 ) -> ConfiguredDestination:
     if one.settings is None:
         return one
+    kept = one.settings.kept
     others = [
-        f"{other.path}:{other.spool_line}" if other.spool_line else str(other.path)
-        for other in by_spool[os.path.realpath(one.settings.path)]
+        f"{other.path}:{other.kept.line}" if other.kept and other.kept.line else str(other.path)
+        for other in by_spool[os.path.realpath(kept.spool)]
         if other is not one
     ]
     if not others:
         return one
     text = (
-        f"{one.spool} is the spool of {', '.join(others)} too; write the spool that holds"
+        f"{kept.spool} is the spool of {', '.join(others)} too; write the spool that holds"
         " the messages for this destination alone"
     )
-    problem = Problem(one.path, one.spool_line, "[messaging] path", text)
+    problem = Problem(one.path, kept.line, "[messaging] path", text)
     return replace(one, settings=None, error=ConfigurationError([problem]))

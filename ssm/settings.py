@@ -106,16 +106,24 @@ class JournalSection:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptHere:
+    """What a sender keeps on this host: the spool, and the journal of what was sent."""
+
+    spool: Path
+    line: int
+    """The line that names the spool; 0 for the default."""
+    is_dirq: bool
+    """Whether the spool is dirq's; otherwise it is a plain directory of files."""
+    journal: JournalSection
+
+
+@dataclass(frozen=True, slots=True)
 class SenderSettings:
     """The settings of `ssmsend`."""
 
     link: Link
     log: LogSection
-    journal: JournalSection
-    path: Path
-    """The spool."""
-    path_line: int
-    """The line that names it; 0 for the default."""
+    kept: KeptHere
     max_message_size: int
     """Bytes of a message before it is signed."""
     server_cert: Path | None
@@ -126,9 +134,12 @@ class SenderSettings:
     """A word of `CRLPolicy`, for the certificates of broker and receiver."""
     max_attempts: int
     """How often a message must break a connection, alone, to become a dead letter."""
-    is_dirq: bool
-    """Whether the spool is dirq's; otherwise it is a plain directory of files."""
     warnings: tuple[Problem, ...]
+
+    @property
+    def path(self) -> Path:
+        """Return the spool."""
+        return self.kept.spool
 
     @property
     def dead_letters(self) -> Path:
@@ -188,18 +199,14 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
             "server_cert",
             "is this host's own; name the receiver's, or remove the option",
         )
-    spool, line = _read_spool(settings, layout)
-    kinds = ["dirq", "directory"]
-    is_dirq = settings.choice("messaging", "path_type", default="dirq", allowed=kinds) == "dirq"
-    if is_dirq:
-        _check_spool(settings, spool)
+    kept = _read_kept(settings, layout)
+    if kept.is_dirq:
+        _check_spool(settings, kept.spool)
     ignored.accept(settings, "sender")
     return SenderSettings(
         link=link,
         log=_read_log(settings, layout.path("/var/log/apel/ssmsend.log"), console=True),
-        journal=_read_journal(settings, layout),
-        path=spool,
-        path_line=line,
+        kept=kept,
         max_message_size=_read_size(settings),
         server_cert=server_cert,
         verify_server_cert=settings.boolean("certificates", "verify_server_cert", default=True),
@@ -210,19 +217,21 @@ def load_sender(path: Path, *, layout: Layout) -> SenderSettings:
         max_attempts=settings.integer(
             "messaging", "max_attempts", default=3, minimum=2, maximum=100
         ),
-        is_dirq=is_dirq,
         warnings=settings.finish(),  # last: by now every option has been read
     )
 
 
-def spool_of(path: Path, *, layout: Layout) -> tuple[Path, int]:
-    """Return the spool that a sender.cfg with faults names, and its line; 0 for the default.
+def load_kept(path: Path, *, layout: Layout) -> KeptHere:
+    """Read what a sender.cfg says of this host, whatever else is wrong with it.
 
     Raises:
-        ConfigurationError: the file cannot be read.
+        ConfigurationError: the file cannot be read, or these options have faults.
 
     """
-    return _read_spool(Settings(document.read([path], ini.parse)), layout)
+    settings = Settings(document.read([path], ini.parse))
+    kept = _read_kept(settings, layout)
+    settings.finish()
+    return kept
 
 
 def load_receiver(path: Path, *, layout: Layout) -> ReceiverSettings:
@@ -401,12 +410,18 @@ def _read_brokers(settings: Settings, protocol: str) -> tuple[Broker, ...]:
     return tuple(brokers)
 
 
-def _read_spool(settings: Settings, layout: Layout) -> tuple[Path, int]:
+def _read_kept(settings: Settings, layout: Layout) -> KeptHere:
     spool = settings.path(
         "messaging", "path", default=layout.path("/var/spool/apel/outgoing"), is_directory=True
     )
     place = settings.where("messaging", "path")
-    return spool, place.line if place else 0
+    allowed = ["dirq", "directory"]
+    return KeptHere(
+        spool,
+        place.line if place else 0,
+        settings.choice("messaging", "path_type", default="dirq", allowed=allowed) == "dirq",
+        _read_journal(settings, layout),
+    )
 
 
 def _check_spool(settings: Settings, spool: Path) -> None:

@@ -202,7 +202,7 @@ def _open_spool(settings: SenderSettings) -> Claims:
             "%s: the spool does not exist (yet); producers make it with their first message",
             settings.path,
         )
-    if settings.is_dirq:
+    if settings.kept.is_dirq:
         return Claims(Spool(settings.path), journal=settings.lock_journal)
     from ssm.sending.directory_spool import DirectorySpool  # noqa: PLC0415  start-up is a cost
 
@@ -224,7 +224,7 @@ def _look(settings: SenderSettings, spool: Spool, arguments: argparse.Namespace)
     from ssm.transport import brokers  # noqa: PLC0415  start-up is a cost
 
     brokers.check_tls(settings.link)
-    if settings.journal.months and (text := complaint(settings.journal.path)):
+    if settings.kept.journal.months and (text := complaint(settings.kept.journal.path)):
         logger.warning("%s; correct its owner, or [journal] path", text)
     count = spool.count()
     for failure in spool.skipped.values():

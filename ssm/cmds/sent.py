@@ -50,8 +50,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> ExitStatus:
     """List messages, or the records of a month, a server or a volume."""
     layout = cli.layout(arguments)
-    found = [one.usable() for one in destinations.load(layout, only=arguments.config)]
-    sections = [one.journal for one in found if one.journal.months]
+    found = destinations.load(layout, only=arguments.config)
+    sections = [one.journal for one in (each.kept_here() for each in found) if one.journal.months]
     if not sections:
         raise UsageError("[journal] months", "is 0: no journal is kept", "write 24")
     if arguments.purge and (arguments.month or arguments.uuid or arguments.since):

@@ -12,7 +12,7 @@ from appliance.core.spool import Spool
 from ssm import destinations
 from ssm.cmds import startup
 from ssm.sending.directory_spool import DirectorySpool
-from ssm.settings import SenderSettings
+from ssm.settings import KeptHere
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def opened(arguments: argparse.Namespace) -> list[OpenedSpool]:
-    """Return the spools that ``--path`` or the configurations name."""
+    """Return the spools that ``--path`` or the configurations name.
+
+    What a configuration lacks to send, such as a certificate, does not matter here.
+    """
     found = destinations.load(cli.layout(arguments), only=arguments.config)
     path = arguments.path
     if path is None:
-        return [_opened(one.usable()) for one in found]
+        return [_opened(one.kept_here()) for one in found]
     for one in found:
-        if one.settings is not None and _is_same(one.settings.path, path):
-            return [_opened(one.settings)]
+        if one.kept is not None and _is_same(one.kept.spool, path):
+            return [_opened(one.kept)]
     return [OpenedSpool(Spool(path))]
 
 
@@ -47,6 +50,6 @@ def _is_same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def _opened(settings: SenderSettings) -> OpenedSpool:
-    spool = Spool(settings.path) if settings.is_dirq else DirectorySpool(settings.path)
-    return OpenedSpool(spool, settings.journal.path if settings.journal.months else None)
+def _opened(kept: KeptHere) -> OpenedSpool:
+    spool = Spool(kept.spool) if kept.is_dirq else DirectorySpool(kept.spool)
+    return OpenedSpool(spool, kept.journal.path if kept.journal.months else None)

@@ -109,7 +109,7 @@ class SentJournal:
     """
 
     def __init__(self, settings: SenderSettings) -> None:
-        self._section, link = settings.journal, settings.link
+        self._section, link = settings.kept.journal, settings.link
         project = link.ams.project if link.ams else ""
         protocol = "AMS" if link.ams else "STOMP"
         self._destination = (protocol, link.destination, project, str(settings.path))

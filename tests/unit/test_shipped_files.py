@@ -105,7 +105,7 @@ def test_an_upgrade_changes_nothing_of_what_is_sent(tmp_path: Path) -> None:
         before = shipped_sender(tmp_path / version, shown.stdout)
         for name in ("brokers", "use_ssl", "destination", "ams"):
             assert getattr(before.link, name) == getattr(now.link, name)
-        for name in ("path", "is_dirq", "server_cert", "cipher", "crls", "max_message_size", "log"):
+        for name in ("kept", "server_cert", "cipher", "crls", "max_message_size", "log"):
             assert str(getattr(before, name)).replace(version, "now") == str(getattr(now, name))
 
 

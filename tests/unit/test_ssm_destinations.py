@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from appliance.core import senders
+from appliance.core.run import cli
 from appliance.core.run.errors import ConfigurationError, ExitStatus
 from appliance.core.run.layout import Layout
 from ssm import destinations
-from ssm.cmds import send
+from ssm.cmds import control, send
 from tests import foreign
 
 DONE, PARTLY, USAGE, NOTHING = list(ExitStatus)[:4]
@@ -158,3 +159,32 @@ def test_names_of_records(tmp_path: Path) -> None:
 )
 def test_the_exit_status_of_several(statuses: list[ExitStatus], together: ExitStatus) -> None:
     assert send._together(statuses) is together
+
+
+def test_what_is_here_can_be_looked_at_without_what_sending_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A host whose certificate is gone or expired still shows what waits."""
+    write(tmp_path, "sender.cfg", spool=f"{tmp_path}/a")
+    storage = write(
+        tmp_path, "sender.d/storage.cfg", spool=f"{tmp_path}/b", extra="path_type: directory\n"
+    )
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/report.txt").write_text("APEL-cloud-message: v0.4\n")
+    (tmp_path / "hostcert.pem").unlink()
+
+    def shown(verb: str) -> tuple[int, str, str]:
+        status = cli.main(control.PROGRAM, [verb, "--root", str(tmp_path)])
+        return status, *capsys.readouterr()
+
+    status, out, _ = shown("spool")
+    assert status == 0
+    assert "report.txt" in out
+    assert shown("failed")[0] == 0
+    status, _, errors = shown("sent")
+    assert (status, errors.count("\n")) == (3, 1)
+    assert "no message has been sent yet" in errors
+    storage.write_text(storage.read_text().replace("path_type: directory", "path_type: heap"))
+    status, _, errors = shown("spool")
+    assert status == 2
+    assert f"{storage}:12: [messaging] path_type: " in errors

@@ -65,7 +65,7 @@ def sender_to(
     settings = load_sender(config, layout=Layout(directory))
     queue = QueueSimple(str(settings.path))
     names = [queue.add(f"{number}\n") for number in range(count)]
-    spool = Spool(settings.path) if settings.is_dirq else DirectorySpool(settings.path)
+    spool = Spool(settings.path) if settings.kept.is_dirq else DirectorySpool(settings.path)
     anchors = CADirectory(settings.link.capath)
     identity = Identity.load(settings.link.certificate, key_path=settings.link.key, at=clock.now())
     made = Sender(

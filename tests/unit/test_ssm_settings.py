@@ -364,7 +364,7 @@ def test_options_of_ams_disturb_no_stomp(directory: Path) -> None:
 
 
 def test_the_journal_of_sent_messages(directory: Path) -> None:
-    journal = load(directory, SENDER.format(directory)).journal
+    journal = load(directory, SENDER.format(directory)).kept.journal
     assert journal.path == directory / "var/lib/fedcloud/ssm/sent.sqlite"
     assert journal.months == 24
     (directory / "folder").mkdir()
@@ -378,5 +378,5 @@ def test_the_journal_of_sent_messages(directory: Path) -> None:
         [line] = problems(directory, f"{text}\n[journal]\n{lines}\n")
         assert line.endswith(f": [journal] {expected}")
     found = load(directory, f"{text}\n[journal]\npath: {directory}/a.sqlite\nmonths: 0\n")
-    assert found.journal == JournalSection(directory / "a.sqlite", 0)
+    assert found.kept.journal == JournalSection(directory / "a.sqlite", 0)
     assert found.warnings == ()
