@@ -23,6 +23,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
 from appliance.core.run.errors import ApplianceError, LocalFailure
+from caso.forecast import Forecast
 from caso.kinds.kind import RecordKind, UsageRecord
 from caso.ledger.deliveries import PAGE, Intent
 from caso.ledger.ledger import Ledger
@@ -93,7 +94,10 @@ class OneMonth:
 
 
 class Lane:
-    """The way of a project's records of one kind to one messenger; a dry run has no outbox."""
+    """The way of a project's records of one kind to one messenger.
+
+    A dry run has a forecast in place of the outbox.
+    """
 
     def __init__(
         self, ledger: Ledger, stream: Stream, kind: RecordKind[Any], *, may_decrease: bool = False
@@ -102,6 +106,7 @@ class Lane:
         self.kind = kind
         self.withheld: list[Withheld] = []
         self.is_committed = False
+        self.forecast: Forecast | None = None
         self._ledger = ledger
         self._may_decrease = may_decrease
         self._messenger: OpenMessenger | None = None
@@ -117,6 +122,10 @@ class Lane:
         outbox = messenger.begin(self.stream.origin.label, self.kind, self._written)
         self._messenger, self._outbox = messenger, outbox
         self._intent = self._ledger.deliveries.intent(outbox.name, self.stream, reason=reason)
+
+    def foresee(self, messenger: OpenMessenger) -> None:
+        """Count what the messenger would get."""
+        self.forecast = Forecast(self._ledger, self.stream, self.kind, messenger.max_size)
 
     @property
     def messages(self) -> int:
@@ -134,8 +143,11 @@ class Lane:
     def flush(self) -> None:
         """Send the records of the page that take nothing back."""
         page, self._page = self._page, []
-        for record in page if self._may_decrease else self._charged([*self._guarded(page)]):
-            if self._outbox is not None:
+        sent = page if self._may_decrease else self._charged([*self._guarded(page)])
+        if self.forecast is not None:
+            self.forecast.add(sent)
+        if self._outbox is not None:
+            for record in sent:
                 self._outbox.add(record)
 
     def commit(self, advance: Advance, checkpoints: Mapping[str, str]) -> None:
@@ -225,6 +237,8 @@ class Lane:
             self.withheld.append(
                 Withheld(self.kind.name, record.key, shrinkage.month, lost if is_amount else None)
             )
+            if self.forecast is not None:
+                self.forecast.withheld[shrinkage.month] += 1
 
     def _written(self, sha256: bytes, records: Sequence[UsageRecord]) -> None:
         if self._intent is not None:
@@ -272,8 +286,11 @@ class Lanes:
                 if kind.name in wanted:
                     stream = Stream(origin, kind.name, messenger.name)
                     lane = Lane(ledger, stream, kind, may_decrease=reason is not None)
-                    if is_dry_run or lanes._try(lane, lane.open, messenger, reason=reason):
-                        lanes.lanes.append(lane)
+                    if is_dry_run:
+                        lane.foresee(messenger)
+                    elif not lanes._try(lane, lane.open, messenger, reason=reason):
+                        continue
+                    lanes.lanes.append(lane)
         return lanes
 
     def add(self, kind: str, record: UsageRecord, *, is_estimated: bool = False) -> None:
@@ -322,6 +339,15 @@ class Lanes:
     def withheld(self) -> list[Withheld]:
         """Return the records that were not sent."""
         return [one for lane in self.lanes for one in lane.withheld]
+
+    def forecasts(self) -> list[Forecast]:
+        """Return what a dry run would have sent."""
+        return [lane.forecast for lane in self.lanes if lane.forecast is not None]
+
+    @property
+    def foreseen(self) -> int:
+        """Return the number of messages that a dry run would have sent."""
+        return sum(one.messages(month) for one in self.forecasts() for month in one.months)
 
     def _of(self, kinds: Iterable[str]) -> list[Lane]:
         return [lane for lane in self.lanes if lane.stream.kind in kinds]

@@ -22,6 +22,7 @@ from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.run.log import Once
 from caso import quarantine
 from caso.checkpoint import Checkpoints
+from caso.forecast import Forecast
 from caso.kinds.kind import Checked, UsageRecord
 from caso.kinds.months import ExtractionWindow
 from caso.kinds.registry import KINDS
@@ -57,13 +58,13 @@ class ProjectTally:
     """Servers, volumes and so on that have a record, by kind."""
     records: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Records by month, ``2026-11``, and kind."""
-    amounts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """The sum of their amounts, by month and kind."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Records without one of their optional fields, by the reason."""
     examples: dict[str, str] = field(default_factory=dict)
     """A thing with such a record, by the reason."""
     refused: list[str] = field(default_factory=list)
+    quarantined: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Those of them by month and kind, each empty if it is not known."""
     withheld: list[Withheld] = field(default_factory=list)
     """Records that would take back what was delivered."""
     is_unkept: bool = False
@@ -73,9 +74,8 @@ class ProjectTally:
         """Take the figures of some kinds back, because there are not all of them."""
         for kind in kinds:
             self.things.pop(kind, None)
-        for counter in (self.records, self.amounts):
-            for of_month in [one for one in counter if one[1] in kinds]:
-                del counter[of_month]
+        for of_month in [one for one in self.records if one[1] in kinds]:
+            del self.records[of_month]
 
     def drop(self, reason: str, key: str) -> None:
         """Count a record without one of its optional fields."""
@@ -94,6 +94,8 @@ class ProjectOutcome:
     window: ExtractionWindow | None = None
     tally: ProjectTally = field(default_factory=ProjectTally)
     messages: int = 0
+    forecasts: tuple[Forecast, ...] = ()
+    """What a dry run would have sent."""
     failures: tuple[ApplianceError, ...] = ()
     bug: Exception | None = None
     """An unexpected exception, to be raised when all other projects are done."""
@@ -259,7 +261,7 @@ class ProjectAccounting:
             sink = lanes if month is None else OneMonth(lanes, month)
             tally = self.read(selected, windows, sink)
             lanes.flush()
-            messages = 0
+            messages = lanes.foreseen
             if not self.configuration.is_dry_run:
                 # Refused records that could not be kept must be extracted again.
                 advances = {
@@ -275,7 +277,8 @@ class ProjectAccounting:
         tally.forget(frozenset(windows) - lanes.kinds)  # they went nowhere
         tally.withheld = lanes.withheld()
         failures = tuple(self.about(selected, error) for error in lanes.failures)
-        return ProjectOutcome(selected, self.region, window, tally, messages, failures)
+        forecasts = tuple(lanes.forecasts())
+        return ProjectOutcome(selected, self.region, window, tally, messages, forecasts, failures)
 
     def _next_checkpoints(
         self, selected: Selected, advances: Mapping[str, Advance]
@@ -398,9 +401,7 @@ class _Reading:
         if self._latest.get(found.kind) != record.key:  # the records of a thing come together
             self._latest[found.kind] = record.key
             self.tally.things[found.kind] += 1
-        of_month = month_text(month_of(record.measured)), found.kind
-        self.tally.records[of_month] += 1
-        self.tally.amounts[of_month] += record.amount
+        self.tally.records[month_text(month_of(record.measured)), found.kind] += 1
         is_estimated |= found.is_estimated
         self._sink.add(found.kind, record, is_estimated=is_estimated)
         return record
@@ -421,6 +422,8 @@ class _Reading:
 
     def _refuse(self, refused: Unaccountable) -> None:
         key, reason, text, kind, record = refused
+        month = "" if record is None else month_text(month_of(record.measured))
+        self.tally.quarantined[month, kind or ""] += 1
         more = ""
         if not self._configuration.is_dry_run:
             try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from itertools import chain
@@ -20,7 +20,7 @@ from appliance.core.cloud.session import Cloud
 from appliance.core.run import cli, lock, place
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
 from appliance.core.run.record import RunRecord
-from caso import quarantine
+from caso import dry_run, quarantine
 from caso.checkpoint import Checkpoints
 from caso.kinds.months import BEGINNING, SECOND
 from caso.kinds.registry import KINDS
@@ -42,12 +42,21 @@ LOCK_WAIT = timedelta(minutes=10)
 _MONTH = timedelta(days=31)
 
 
-def run(configuration: CasoConfiguration, record: RunRecord) -> ExitStatus:
-    """Account all selected projects; report and count failures of single ones, raise none."""
+Show = Callable[[Sequence[ProjectOutcome]], None]
+"""Prints the outcomes of a run."""
+
+
+def run(
+    configuration: CasoConfiguration, record: RunRecord, *, show: Show | None = None
+) -> ExitStatus:
+    """Account all selected projects; report and count failures of single ones, raise none.
+
+    ``show`` prints what was done, in place of a line for each project.
+    """
     if configuration.projects:  # for the record of a run that fails early
         record.counts["projects_left"] = len(configuration.projects)
     with opened(configuration, record) as accounting:
-        return accounting.run()
+        return accounting.run(show)
 
 
 @contextlib.contextmanager
@@ -110,8 +119,8 @@ class AccountingRun:
         ]
         self._recording = threading.Lock()
 
-    def run(self) -> ExitStatus:
-        """Account the selected projects."""
+    def run(self, show: Show | None = None) -> ExitStatus:
+        """Account the selected projects, and print what was done."""
         self._name_missing_kinds()
         recovered = self.recover()
         selected, failures = select(self.cloud, self.configuration)
@@ -132,6 +141,7 @@ class AccountingRun:
             self._report(line)
         for outcome in outcomes:
             self._report_outcome(outcome)
+        (show or self._print)(outcomes)
         for bug in [outcome.bug for outcome in outcomes if outcome.bug]:
             raise bug
         status, others = _status(outcomes, failures), [*recovered.foreign, *late]
@@ -355,8 +365,13 @@ class AccountingRun:
                 "%s: %s: left out of %d records, one of them of %s; what was used is sent",
                 *(outcome.selected.project, reason, number, outcome.tally.examples[reason]),
             )
-        if not outcome.failures or outcome.tally.records:
-            print(_summary(outcome, is_dry_run=self.configuration.is_dry_run))
+
+    def _print(self, outcomes: Sequence[ProjectOutcome]) -> None:
+        for outcome in outcomes:
+            if not outcome.failures or outcome.tally.records:
+                print(_summary(outcome))
+                for line in dry_run.lines(outcome):
+                    print(line)
 
 
 def _status(outcomes: list[ProjectOutcome], failures: list[ApplianceError]) -> ExitStatus:
@@ -368,7 +383,7 @@ def _status(outcomes: list[ProjectOutcome], failures: list[ApplianceError]) -> E
     return ExitStatus.PARTLY if is_partial else ExitStatus.DONE
 
 
-def _summary(outcome: ProjectOutcome, *, is_dry_run: bool) -> str:
+def _summary(outcome: ProjectOutcome) -> str:
     where = f", region {outcome.region}" if outcome.region else ""
     lead = f"{outcome.selected.project}, VO {outcome.selected.vo}{where}"
     if outcome.window is None:
@@ -376,13 +391,7 @@ def _summary(outcome: ProjectOutcome, *, is_dry_run: bool) -> str:
     tally = outcome.tally
     counted = ", ".join([*_things(tally), f"{tally.records.total()} records"])
     line = f"{lead}: from {outcome.window.start.isoformat(timespec='seconds')}: {counted}"
-    if not is_dry_run:
-        return f"{line}, {outcome.messages} messages"
-    months = [
-        f"  {month}: {tally.records[month, kind]} records, {KINDS[kind].describe(amount)}"
-        for (month, kind), amount in sorted(tally.amounts.items())
-    ]
-    return "\n".join([line, *months])
+    return f"{line}, {outcome.messages} messages"
 
 
 def withheld_lines(outcome: ProjectOutcome) -> Iterator[str]:

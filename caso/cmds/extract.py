@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from appliance.core import clock
 from appliance.core.run import cli
-from appliance.core.run.errors import ExitStatus
+from appliance.core.run.errors import ExitStatus, UsageError
 from appliance.core.run.finding import Finding
 from appliance.core.run.record import recorded
 from caso.cmds import startup
+from caso.commands import tables
+
+if TYPE_CHECKING:  # it loads the OpenStack clients
+    from caso.project import ProjectOutcome
 
 PROGRAM = "caso-extract"
 
@@ -24,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " each from its creation (default: all servers, as cASO does)"
     )
     parser.add_argument("--since", type=_date, metavar="DATE", help=words)
+    form = parser.add_mutually_exclusive_group()
+    words = "with --dry-run, print what would be sent as"
+    form.add_argument("--json", action="store_true", help=f"{words} one JSON array")
+    form.add_argument("--csv", action="store_true", help=f"{words} CSV (RFC 4180)")
 
 
 def _date(text: str) -> datetime:
@@ -49,11 +58,18 @@ def extract(arguments: argparse.Namespace) -> ExitStatus:
         return startup.report_check(startup.configure(arguments))
     with recorded(PROGRAM, None if arguments.dry_run else cli.layout(arguments).runs) as record:
         configuration = startup.configure(arguments)
-        record.is_kept = not configuration.is_dry_run
-        from caso import run  # noqa: PLC0415  loads the OpenStack clients
+        has_form = arguments.json or arguments.csv
+        record.is_kept = not configuration.is_dry_run and not has_form
+        if has_form and not configuration.is_dry_run:
+            flag = "--json" if arguments.json else "--csv"
+            raise UsageError(flag, "prints what a dry run would send", "add --dry-run")
+        from caso import dry_run, run  # noqa: PLC0415  loads the OpenStack clients
+
+        def show(outcomes: Sequence[ProjectOutcome]) -> None:
+            tables.show(arguments, dry_run.table(outcomes))
 
         try:
-            record.status = run.run(configuration, record)
+            record.status = run.run(configuration, record, show=show if has_form else None)
         finally:
             record.add("wall_seconds", (clock.now() - record.started).total_seconds())
     return record.status

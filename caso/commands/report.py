@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -13,7 +11,7 @@ from pathlib import Path
 from appliance.core.run import cli, output
 from appliance.core.run.errors import ApplianceError, ExitStatus
 from caso.cmds import startup
-from caso.commands import host_file, months, report_page
+from caso.commands import host_file, months, report_page, tables
 from caso.kinds.registry import KINDS
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import Month, month_text
@@ -46,7 +44,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate", type=Path, metavar="FILE", help="file of rates; a column has the cost"
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print one JSON object")
+    form.add_argument("--json", action="store_true", help="print one JSON array")
     form.add_argument("--html", action="store_true", help="print a page with pictures by day")
     form.add_argument("--csv", action="store_true", help="print CSV (RFC 4180)")
 
@@ -181,12 +179,9 @@ def _table(
 
 
 def _print(arguments: argparse.Namespace, table: Sequence[Sequence[object]]) -> None:
-    header, *rows = table
-    if arguments.json:
-        output.document([dict(zip(map(str, header), row, strict=True)) for row in rows])
-    elif arguments.csv:
-        csv.writer(sys.stdout, lineterminator="\r\n").writerows([header, *rows])
-    elif rows:
+    if tables.show(arguments, table):
+        return
+    if len(table) > 1:
         output.table([[str(cell) for cell in row] for row in table])
     else:
         output.line("nothing was delivered in these months")

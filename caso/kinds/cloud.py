@@ -335,6 +335,7 @@ def kind(version: str = "0.4") -> RecordKind[CloudRecord]:
         compose=partial(message, version=version),
         user=lambda record: record.user_id or None,
         cpu=lambda record: record.cpu // SECOND,
+        is_cumulative=True,
         life=_LIFE,
     )
 

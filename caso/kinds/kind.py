@@ -120,5 +120,7 @@ class RecordKind(Generic[R]):
     """Returns the seconds of CPU, of a kind that has them."""
     is_count: bool = False
     """Whether an amount is a number of things at a moment, not seconds."""
+    is_cumulative: bool = False
+    """Whether records count from the beginning of a thing, not from that of the month."""
     life: RecordLife[R] | None = None
     """What a kind knows of things that are created and end; None for counts."""

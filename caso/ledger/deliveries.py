@@ -116,6 +116,16 @@ CROSS JOIN deliveries AS old ON old.month = CASE
 AND old.destination = :destination AND old.thing = things.id
 WHERE old.cpu > charged.cpu OR old.cpu * charged.amount > charged.cpu * old.amount
 """
+_REACHED = """
+SELECT reached.key, reached.month, old.amount, coalesce(old.cpu, 0)
+FROM temp.reached CROSS JOIN things ON things.kind = :kind AND things.key = reached.key
+CROSS JOIN deliveries AS old ON old.month = (
+    SELECT max(one.month) FROM json_each(:months) AS known CROSS JOIN deliveries AS one
+    ON one.month = known.value AND one.destination = :destination AND one.thing = things.id
+    WHERE one.month <= reached.month AND one.month >= reached.earliest
+)
+AND old.destination = :destination AND old.thing = things.id
+"""
 _OF = """
 SELECT * FROM delivered WHERE month IN (SELECT value FROM json_each(?))
 AND destination IN (SELECT destination FROM streams)
@@ -282,6 +292,28 @@ class Deliveries:
             found = connection.execute(_CHARGED, numbers).fetchall()
             connection.execute("DELETE FROM temp.charged")
         return {(names.unpack(key), month): Charged(*more) for key, month, *more in found}
+
+    def reached(
+        self, stream: Stream, page: Sequence[tuple[str, Month]], *, is_cumulative: bool
+    ) -> dict[tuple[str, Month], tuple[int, int]]:
+        """Return amount and CPU seconds up to which things (key, month) were delivered.
+
+        Of records that are cumulative, that of the latest month up to the asked one counts.
+        """
+        months = json.dumps(self.months())
+        with self._file.reading() as connection:
+            connection.executemany(
+                "INSERT INTO temp.reached VALUES (?, ?, ?)",
+                ((names.pack(key), month, 0 if is_cumulative else month) for key, month in page),
+            )
+            values = {
+                "kind": names.find_word(connection, stream.kind),
+                "destination": names.find_word(connection, stream.destination),
+                "months": months,
+            }
+            found = connection.execute(_REACHED, values).fetchall()
+            connection.execute("DELETE FROM temp.reached")
+        return {(names.unpack(key), month): (amount, cpu) for key, month, amount, cpu in found}
 
     def outstanding(self) -> list[Outstanding]:
         """Return the batches that were begun and not confirmed, oldest first."""

@@ -107,6 +107,7 @@ CREATE TEMPORARY TABLE asked (key, month INTEGER, progress INTEGER, amount INTEG
 CREATE TEMPORARY TABLE charged (
     key, month INTEGER, before INTEGER, amount INTEGER, cpu INTEGER
 );
+CREATE TEMPORARY TABLE reached (key, month INTEGER, earliest INTEGER);
 CREATE TEMPORARY TABLE page (
     key, month INTEGER, amount INTEGER, progress INTEGER, cpu INTEGER, measured INTEGER,
     vo INTEGER, user INTEGER, message INTEGER, flags INTEGER

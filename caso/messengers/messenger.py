@@ -98,6 +98,10 @@ class OpenMessenger(Protocol):
     def spools(self) -> Mapping[str, Path]:
         """Return the spools in which messages wait for a sender, by kind."""
 
+    @property
+    def max_size(self) -> int | None:
+        """Return how many records a message has at most; None if there are no messages."""
+
     def begin(self, project_id: str, kind: RecordKind[Any], written: Written) -> Outbox:
         """Begin an outbox that calls ``written`` for each message, at the latest when sealed."""
 

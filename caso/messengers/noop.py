@@ -45,6 +45,7 @@ class _OpenNoop:
     kinds: tuple[RecordKind[Any], ...]
     checkpoints: Checkpoints
     name: str = "noop"
+    max_size: int | None = None
 
     @property
     def spools(self) -> Mapping[str, Path]:

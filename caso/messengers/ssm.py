@@ -112,7 +112,7 @@ class OpenSpools:
         self.name = messenger.name
         self.kinds = messenger.kinds
         self.spools = messenger.outputs
-        self._max_size = messenger.max_size
+        self.max_size = messenger.max_size
         self._staging = {
             kind.name: Staging(messenger.outputs[kind.name], checkpoints) for kind in self.kinds
         }
@@ -120,9 +120,7 @@ class OpenSpools:
     def begin(self, project_id: str, kind: RecordKind[Any], written: Written) -> SpoolOutbox:
         """Begin a batch."""
         staging = self._staging[kind.name]
-        batch = staging.begin(
-            project_id, compose=kind.compose, size=self._max_size, written=written
-        )
+        batch = staging.begin(project_id, compose=kind.compose, size=self.max_size, written=written)
         return SpoolOutbox(kind, staging, batch)
 
     def is_held(self, name: str) -> bool | None:

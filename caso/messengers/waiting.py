@@ -113,6 +113,7 @@ class OpenService:
         self.name = service.name
         self.kinds = service.kinds
         self.spools: Mapping[str, Path] = {}
+        self.max_size: int | None = None
         self._service = service
         self._checkpoints = checkpoints
         self._directory = checkpoints.directory / "waiting" / service.name

@@ -21,8 +21,6 @@ from caso.ledger.model import LedgerRow, Month, first_second, moment_of, seconds
 
 SECOND = timedelta(seconds=1)
 _DAY = 86_400
-_CUMULATIVE = frozenset({"cloud"})
-"""The kinds whose records count from the beginning of a thing."""
 _OF_SERVERS = "accelerator"
 """A kind whose keys begin with the id of a server."""
 
@@ -78,7 +76,7 @@ class Growth:
             first = seconds(first_second(row.month)) - 1
             server, _, _ = row.key.partition("/")
             begin, end = self._times.get(server, (first, first + row.amount))
-        elif kind in _CUMULATIVE:
+        elif KINDS[kind].is_cumulative:
             before = self._before.get((kind, row.key))
             if before is not None:
                 begin, amount, used = before[2], row.amount - before[0], cpu - before[1]

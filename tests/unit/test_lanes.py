@@ -12,6 +12,7 @@ import pytest
 
 from appliance.core.run.errors import LocalFailure
 from caso.checkpoint import Checkpoints
+from caso.forecast import Forecast
 from caso.kinds import cloud, ip
 from caso.kinds.cloud import CloudRecord, ServerStatus
 from caso.kinds.kind import RecordKind, UsageRecord
@@ -55,6 +56,7 @@ class MemoryMessenger:
     calls: list[str] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
     spools: Mapping[str, Path] = field(default_factory=dict)
+    max_size: int | None = 2
 
     def begin(self, label: str, kind: RecordKind[Any], written: Written) -> MemoryOutbox:
         self.step("begin")
@@ -368,3 +370,53 @@ def test_records_that_are_not_complete_are_dropped(ledger: Ledger) -> None:
     assert messenger.accepted == [ADDRESSES]
     assert messenger.checkpoints == {}
     assert [str(error) for error in lanes.failures] == ["nova: does not answer"]
+
+
+def foreseen(ledger: Ledger, records: list[UsageRecord]) -> dict[str, Forecast]:
+    """Return what a dry run says, by kind."""
+    lanes = Lanes.open(ledger, ORIGIN, [MemoryMessenger()], ["cloud", "ip"], is_dry_run=True)
+    for record in records:
+        lanes.add("cloud" if isinstance(record, CloudRecord) else "ip", record)
+    lanes.flush()
+    return {one.kind.name: one for one in lanes.forecasts()}
+
+
+def test_a_dry_run_compares_with_what_was_delivered(ledger: Ledger) -> None:
+    run(ledger, MemoryMessenger(), records=[server(), server("b", hours=20), ADDRESSES])
+    december = server("b", hours=24 * 30)
+    november = server("b", hours=24 * 28)
+    cores = int(november.cpu_count)
+    found = foreseen(ledger, [server(hours=8), november, december, server("c", hours=3), ADDRESSES])
+    known = found["cloud"]
+    assert known.withheld == {Month(202611): 1}  # of the two hours less of the first one
+    of_november, of_december = known.months[Month(202611)], known.months[Month(202612)]
+    assert (of_november.records, of_december.records) == (2, 1)
+    assert of_november.amount == (24 * 28 + 3) * 3600
+    assert of_november.more == (24 * 28 - 20 + 3) * 3600
+    assert of_december.more == 48 * 3600  # November is in the record before
+    assert of_december.more_cpu == 48 * 3600 * cores
+    assert [known.messages(Month(month)) for month in (202610, 202611, 202612)] == [0, 1, 1]
+    (counted,) = found["ip"].months.values()
+    assert (counted.records, counted.amount, counted.more) == (1, ADDRESSES.amount, 0)
+
+
+def test_a_dry_run_goes_on_from_any_earlier_month(ledger: Ledger) -> None:
+    """Also in another page than that of the month before."""
+    run(ledger, MemoryMessenger(), records=[server()])
+    later = [server(hours=24 * 90)]
+    (of_month,) = foreseen(ledger, [*later])["cloud"].months.values()
+    assert of_month.more == (24 * 90 - 10) * 3600
+    lanes = Lanes.open(ledger, ORIGIN, [MemoryMessenger()], ["cloud"], is_dry_run=True)
+    for hours in (24 * 28, 24 * 58):
+        lanes.add("cloud", server(hours=hours))
+        lanes.flush()
+    (forecast,) = lanes.forecasts()
+    assert [one.more for one in forecast.months.values()] == [
+        (24 * 28 - 10) * 3600,
+        24 * 30 * 3600,
+    ]
+
+
+def test_messages_that_a_dry_run_foresees(ledger: Ledger) -> None:
+    found = foreseen(ledger, [server(f"{number}") for number in range(5)])
+    assert found["cloud"].messages(Month(202611)) == 3  # two records in each
