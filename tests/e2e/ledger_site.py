@@ -100,7 +100,7 @@ class LedgerSite:
         """Take all messages out of the spool as `ssmsend` does, with its journal."""
         spool = Spool(self.root / "var/spool/apel/outgoing/openstack")
         settings = SimpleNamespace(
-            journal=SimpleNamespace(path=self.journal, months=24),
+            kept=SimpleNamespace(journal=SimpleNamespace(path=self.journal, months=24)),
             link=SimpleNamespace(ams=None, destination="/queue/x"),
             path=spool.path,
         )

@@ -121,7 +121,7 @@ class Mishaps(Year):
             return
         spool, path = Spool(self.spool), self.root / "var/lib/fedcloud/ssm/sent.sqlite"
         settings = SimpleNamespace(
-            journal=SimpleNamespace(path=path, months=24),
+            kept=SimpleNamespace(journal=SimpleNamespace(path=path, months=24)),
             link=SimpleNamespace(ams=None, destination="/queue/x"),
             path=self.spool,
         )
