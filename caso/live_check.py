@@ -222,8 +222,9 @@ def _rights(cloud: Cloud, configuration: CasoConfiguration, one: Selected) -> It
             faults.note_catalog(scope)
             yield from _flavors(configuration, scope, named)
             for source in _needed(configuration):
-                yield from _source(configuration, scope, one, source, named)
-                if source.name == _NOVA:
+                found = list(_source(configuration, scope, one, source, named))
+                yield from found
+                if source.name == _NOVA and all(each.state != "fault" for each in found):
                     yield from _deleted(scope, named)
         except ApplianceError as error:
             yield _fault("rights", about(one, error), subject=named)

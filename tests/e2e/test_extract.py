@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -303,8 +304,9 @@ def test_projects_of_one_name_are_distinguished_by_domain(site: CasoSite) -> Non
         (line,) = lines(site.run("caso-projects", expect=3))
         ids = " or ".join(sorted([ops, twin]))
         assert (
-            line == "caso-projects: project vo-ops: 2 projects have this name; use one of the ids: "
-            f"{ids}"
+            re.sub(r"caso.conf:[0-9]+", "caso.conf:N", line)
+            == "caso-projects: project vo-ops: 2 projects have this name; use one of the ids at "
+            f"{site.root}/caso.conf:N: {ids}"
         )
         for option, value, vo in (
             ("project_domain_name", "Default", "ops"),
