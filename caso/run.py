@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from itertools import chain
 
@@ -32,6 +33,7 @@ from caso.project import ProjectAccounting, ProjectOutcome, ProjectTally, Shared
 from caso.rebuild import goes_further, rebuild
 from caso.selection import Selected, select
 from caso.settings import CasoConfiguration
+from caso.usage.destinations import destinations
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ LOCK_NAME = "caso_should_not_run_in_parallel"
 """The name of cASO's lock file: caso-extract and cASO exclude each other."""
 LOCK_WAIT = timedelta(minutes=10)
 _MONTH = timedelta(days=31)
+_HOUR = 3600
 
 
 Show = Callable[[Sequence[ProjectOutcome]], None]
@@ -81,7 +84,11 @@ def opened(configuration: CasoConfiguration, record: RunRecord) -> Iterator[Acco
             yield accounting
         finally:
             accounting.shared.memory.close()
-            record.add("api_requests", accounting.cloud.transport.requests)
+            transport = accounting.cloud.transport
+            record.add("api_requests", transport.requests)
+            record.parts["service"] = {
+                name: asdict(use) for name, use in transport.services.items()
+            }
 
 
 @contextlib.contextmanager
@@ -135,6 +142,7 @@ class AccountingRun:
         outcomes = self._account_all(selected, recovered.stuck)
         late = self.deliver()
         self._count_lag(selected)
+        self._count_vos()
         failures += [error for outcome in outcomes for error in outcome.failures]
         # A login that fails gives the same line for each project.
         for line in dict.fromkeys(map(str, [*failures, *recovered.foreign, *late])):
@@ -354,6 +362,16 @@ class AccountingRun:
         if known:
             lag = clock.now() - min(known)
             self.record.counts["lag_seconds"] = max(0.0, lag.total_seconds())
+
+    def _count_vos(self) -> None:
+        """Add the CPU hours of the last month with deliveries, by VO."""
+        months = self.ledger.deliveries.months()
+        destination = destinations(self.configuration).get("cloud")
+        if months and destination and not self.configuration.is_dry_run:
+            found = self.ledger.deliveries.cpu_by_vo(months[-1], destination)
+            self.record.parts["vo"] = {
+                vo: {"cpu_hours": spent / _HOUR} for vo, spent in found.items()
+            }
 
     def _report_outcome(self, outcome: ProjectOutcome) -> None:
         for line in outcome.tally.refused:

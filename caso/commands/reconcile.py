@@ -15,12 +15,13 @@ from appliance.core.run import cli, output
 from appliance.core.run.errors import ApplianceError, ExitStatus
 from caso.cmds import startup
 from caso.commands import host_file, months
-from caso.commands.report import delivered, destinations
+from caso.commands.report import delivered
 from caso.kinds import months as cuts
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import Month, first_second, month_text
 from caso.settings import CasoConfiguration
 from caso.usage import hours, portal
+from caso.usage.destinations import destinations
 from caso.usage.hours import Spent
 from caso.usage.nova import ProjectHours, add_delivered, add_earlier, add_used
 from caso.usage.portal import METRICS, Metric

@@ -17,6 +17,7 @@ from caso.ledger.ledger import Ledger
 from caso.ledger.model import Month, month_text
 from caso.settings import CasoConfiguration
 from caso.usage import hours, rates
+from caso.usage.destinations import destinations
 from caso.usage.hours import Owned, Spent
 from caso.usage.rates import Rates
 
@@ -136,15 +137,6 @@ def _spent(
         for spent in local.spent(configuration, chosen, LOCAL, failures):
             if months.is_chosen(arguments, month_text(spent.month)):
                 yield spent
-
-
-def destinations(configuration: CasoConfiguration) -> dict[str, str]:
-    """Return the messenger by which each kind is counted: ssm, which EGI hears, if it sends it."""
-    found: dict[str, str] = {}
-    for messenger in sorted(configuration.messengers, key=lambda one: one.name != "ssm"):
-        for kind in messenger.kinds:
-            found.setdefault(kind.name, messenger.name)
-    return found
 
 
 def delivered(

@@ -37,6 +37,7 @@ from caso.ledger.model import (
     Shrinkage,
     Span,
     Stream,
+    first_second,
     moment_of,
     month_before,
     months_between,
@@ -125,6 +126,18 @@ CROSS JOIN deliveries AS old ON old.month = (
     WHERE one.month <= reached.month AND one.month >= reached.earliest
 )
 AND old.destination = :destination AND old.thing = things.id
+"""
+_CPU_BY_VO = """
+SELECT words.text, sum(CASE
+    WHEN old.thing IS NOT NULL THEN new.cpu - old.cpu
+    WHEN new.amount > 0
+        THEN new.cpu * min(new.amount, new.measured - :begin + 1) / CAST(new.amount AS REAL)
+    ELSE 0 END)
+FROM deliveries AS new JOIN words ON words.id = new.vo
+LEFT JOIN deliveries AS old
+ON old.month = :before AND old.destination = new.destination AND old.thing = new.thing
+WHERE new.month = :month AND new.destination = :destination AND new.cpu IS NOT NULL
+GROUP BY new.vo
 """
 _OF = """
 SELECT * FROM delivered WHERE month IN (SELECT value FROM json_each(?))
@@ -402,6 +415,21 @@ class Deliveries:
             if len(page) < PAGE:
                 return
             last = page[-1][-1]
+
+    def cpu_by_vo(self, month: Month, destination: str) -> dict[str, float]:
+        """Return the CPU seconds of a month by VO, as far as they were delivered.
+
+        They are the growth since the record of the month before. Of a thing without one, its life
+        since the beginning of the month counts.
+        """
+        with self._file.reading() as connection:
+            values = {
+                "month": month,
+                "before": month_before(month),
+                "begin": seconds(first_second(month)),
+                "destination": names.find_word(connection, destination),
+            }
+            return dict(connection.execute(_CPU_BY_VO, values).fetchall())
 
     def estimated(self) -> list[DeliveredRow]:
         """Return the rows of things that were closed at their last sight, oldest month first."""

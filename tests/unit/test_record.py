@@ -30,6 +30,30 @@ def test_a_run_is_recorded_for_people_and_for_prometheus(tmp_path: Path) -> None
     assert 'fedcloud_run_exit_status{program="caso-extract"} 0.0' in metrics
 
 
+def test_prometheus_reads_figures_by_label(tmp_path: Path) -> None:
+    hostile = 'a"b\\c\nd{},é'
+    run = record.RunRecord("x")
+    run.parts = {
+        "vo": {hostile: {"cpu_hours": 1.5}, "ops": {"cpu_hours": 2}},
+        "service": {"Nova": {"requests": 3, "errors": 1}},
+    }
+    run.write(tmp_path, ExitStatus.DONE)
+    assert json.loads((tmp_path / "x.json").read_text())["parts"] == run.parts
+    found = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families((tmp_path / "x.prom").read_text())
+        for sample in family.samples
+        if len(sample.labels) > 1
+    }
+    program = ("program", "x")
+    assert found == {
+        ("fedcloud_run_vo_cpu_hours", program, ("vo", hostile)): 1.5,
+        ("fedcloud_run_vo_cpu_hours", program, ("vo", "ops")): 2,
+        ("fedcloud_run_service_requests", program, ("service", "Nova")): 3,
+        ("fedcloud_run_service_errors", program, ("service", "Nova")): 1,
+    }
+
+
 def test_prometheus_reads_the_figures(tmp_path: Path) -> None:
     figures = {
         "records": 23,
@@ -161,6 +185,7 @@ def test_a_clock_that_is_set_back_makes_no_negative_duration(
             "counts",
             "failures",
             "notes",
+            "parts",
             "last_success",
             "version",
         ),

@@ -9,12 +9,14 @@ refused (401).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -49,6 +51,17 @@ _SERVICES = {
     "object-store": "Swift",
 }
 """Names of services by their type in the catalog, for messages."""
+
+
+@dataclass(slots=True)
+class ServiceUse:
+    """The requests to one service."""
+
+    requests: int = 0
+    errors: int = 0
+    """Answers that it is busy or broken (429, 5xx), and connections that failed."""
+    seconds: float = 0
+    """Until the answers were complete, without pauses and without the logins on the way."""
 
 
 class _Busy(Exception):
@@ -126,6 +139,10 @@ class Transport(session.Session):
             app_version=__version__,
         )
         self.requests = 0
+        self.services: dict[str, ServiceUse] = {}
+        """The requests by service, such as ``Nova``."""
+        self._nested = threading.local()
+        """Seconds of requests that a thread has sent while another one of its own waited."""
         self.keystone_offset: timedelta | None = None
         """How far Keystone's clock is ahead of ours; negative if behind, None before an answer."""
         self.clocks = Clocks()
@@ -195,19 +212,42 @@ class Transport(session.Session):
     def _send(self, url: str, method: str, **kwargs: Any) -> requests.Response:
         where = _place(url, kwargs)
         self._pauses.wait(where)
-        with self._lock:
-            self.requests += 1
         sent = clock.now()
-        try:
-            response = super().request(url, method, raise_exc=False, **kwargs)
-        except exceptions.ConnectionError:
-            hops.note(url, None)
-            raise
+        with self._counted(_service(url, kwargs, self._access)) as use:
+            try:
+                response = super().request(url, method, raise_exc=False, **kwargs)
+            except exceptions.ConnectionError:
+                hops.note(url, None)
+                raise
+            if response.status_code in _BUSY:
+                with self._lock:
+                    use.errors += 1
         hops.note(url, response)
         self._note_clock(response, kwargs, sent)
         if response.status_code in _BUSY:
             raise self._busy(where, response)
         return response
+
+    @contextlib.contextmanager
+    def _counted(self, service: str) -> Iterator[ServiceUse]:
+        """Count a request and its time."""
+        with self._lock:
+            self.requests += 1
+            use = self.services.setdefault(service, ServiceUse())
+            use.requests += 1
+        begun, before = time.monotonic(), getattr(self._nested, "seconds", 0.0)
+        self._nested.seconds = 0.0  # keystoneauth logs in while a request waits for its token
+        try:
+            yield use
+        except exceptions.ConnectionError:
+            with self._lock:
+                use.errors += 1
+            raise
+        finally:
+            took = time.monotonic() - begun
+            with self._lock:
+                use.seconds += took - self._nested.seconds
+            self._nested.seconds = before + took
 
     def _busy(self, place: str, response: requests.Response) -> _Busy:
         error = _Busy(response)
@@ -283,6 +323,14 @@ def _place(url: str, options: dict[str, Any]) -> str:
         return hosts.of_url(url)
     wanted = options.get("endpoint_filter") or {}
     return f"{wanted.get('service_type', '')} {wanted.get('region_name') or ''}".strip()
+
+
+def _service(url: str, options: dict[str, Any], access: Access) -> str:
+    """Return the name of the service that a request is for."""
+    kind = (options.get("endpoint_filter") or {}).get("service_type", "")
+    if not kind and "//" in url and hosts.of_url(url) != hosts.of_url(access.auth_url):
+        return "other"  # the issuer of an account's tokens
+    return _SERVICES.get(kind, _KEYSTONE)
 
 
 def _seconds_to_wait(response: requests.Response) -> float:

@@ -51,6 +51,8 @@ class RunRecord:
     ended: datetime | None = None
     status: ExitStatus | None = None
     counts: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Figures that are divided: by label, such as ``vo``, by its value, and by name."""
     failures: list[str] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
     """The lines behind a figure, by its name."""
@@ -100,11 +102,17 @@ class RunRecord:
         del entry["_begin"], entry["is_kept"]
         entry["failures"] = _bounded(self.failures)
         entry["notes"] = {name: _bounded(lines) for name, lines in self.notes.items()}
-        entry["counts"] = {
-            name: value if math.isfinite(value) else None for name, value in self.counts.items()
+        entry["counts"] = _finite(self.counts)
+        entry["parts"] = {
+            label: {value: _finite(figures) for value, figures in parts.items()}
+            for label, parts in self.parts.items()
         }
         text = json.dumps(entry, indent=1, default=_iso, ensure_ascii=False)
         return text.encode(errors="backslashreplace") + b"\n"
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def _bounded(lines: Sequence[str]) -> list[str]:
@@ -286,7 +294,21 @@ def _metrics(record: RunRecord, *, seconds: float) -> bytes:
         _gauge(f"fedcloud_run_{name}", *gauge, program=record.program)
         for name, gauge in gauges.items()
     ]
-    return "".join(lines).encode()
+    return "".join([*lines, *_divided(record)]).encode()
+
+
+def _divided(record: RunRecord) -> Iterator[str]:
+    """Yield the metrics of figures with a label, those of each name together."""
+    for label, parts in sorted(record.parts.items()):
+        for figure in sorted({name for figures in parts.values() for name in figures}):
+            name = f"{label}_{figure}"
+            if name in record.counts or not _NAME.fullmatch(name):
+                raise ValueError(f"not the name of a figure: {name!r}")
+            words = f"{figure.replace('_', ' ')} of the last run by {label}"
+            yield _head(f"fedcloud_run_{name}", words)
+            for value, figures in sorted(parts.items()):
+                labels = {"program": record.program, label: value}
+                yield _sample(f"fedcloud_run_{name}", figures.get(figure, 0), labels)
 
 
 def _gauge(name: str, words: str, value: float, *, program: str) -> str:
@@ -294,12 +316,28 @@ def _gauge(name: str, words: str, value: float, *, program: str) -> str:
 
     Importing Prometheus's client takes longer than most runs.
     """
+    return _head(name, words) + _sample(name, value, {"program": program})
+
+
+def _head(name: str, words: str) -> str:
+    return f"# HELP {name} {words}\n# TYPE {name} gauge\n"
+
+
+def _sample(name: str, value: float, labels: Mapping[str, str]) -> str:
     number = (
         repr(value)
         if math.isfinite(value)
         else {math.inf: "+Inf", -math.inf: "-Inf"}.get(value, "NaN")
     )
-    return f'# HELP {name} {words}\n# TYPE {name} gauge\n{name}{{program="{program}"}} {number}\n'
+    shown = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+    return f"{name}{{{shown}}} {number}\n"
+
+
+def _escaped(text: str) -> str:
+    """Return the value of a label as the format writes it, also one that is not UTF-8."""
+    for character, written in (("\\", r"\\"), ('"', r"\""), ("\n", r"\n")):
+        text = text.replace(character, written)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _iso(value: object) -> str:
