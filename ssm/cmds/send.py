@@ -8,11 +8,12 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
+from appliance.core.run.finding import Finding
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord, read, recorded
 from appliance.core.senders import FIRST, FURTHER, LAST_DELIVERED
@@ -66,6 +67,14 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     """Send, or only check the configurations."""
     os.umask(0o027)  # queues, locks and logs are for this user and group only
     return _Round(arguments).run()
+
+
+def attempts(arguments: argparse.Namespace) -> Iterator[Finding]:
+    """Yield the faults of the spools, of the own signature and of the brokers."""
+    from ssm import live_check  # noqa: PLC0415  start-up is a cost
+
+    found = destinations.load(cli.layout(arguments), only=arguments.config)
+    yield from live_check.findings([(one.path, one.usable()) for one in found])
 
 
 class _Round:
@@ -233,7 +242,7 @@ def _look(settings: SenderSettings, spool: Spool, arguments: argparse.Namespace)
     return ExitStatus.DONE
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status."""
     return cli.main(
         cli.Program(
@@ -241,6 +250,8 @@ def main() -> int:
             "Send the messages of one or more spools, signed, to message brokers.",
             add_arguments,
             run,
+            attempts=attempts,
             version_flags=("-v", "--version"),
-        )
+        ),
+        argv,
     )

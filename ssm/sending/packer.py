@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -180,15 +180,27 @@ class Packer:
         return limit * 76 // 77 * 3 // 4 - 2 * _SIGNATURE
 
     def _check(self, signed: bytes, text: bytes) -> None:
-        try:
-            verified = smime.verify(signed, trust=self.trust, at=clock.now(), max_bytes=len(signed))
-        except ApplianceError as error:
-            remedy = error.remedy or "install a matching pair of certificate and key"
-            cause = f"messages signed with it are refused: {error}"
-            raise Untrusted(self.identity.certificate_path, cause, remedy) from error
-        if verified.body != mime.with_newlines(text):
-            cause = "our own signature covers another text"
-            raise Untrusted(self.identity.key_path, cause, "report this")
-        for warning in verified.warnings:
+        for warning in check_signature(signed, text, identity=self.identity, trust=self.trust):
             logger.warning("%s", warning)
         self._is_checked = True
+
+
+def check_signature(
+    signed: bytes, text: bytes, *, identity: Identity, trust: CADirectory
+) -> Sequence[str]:
+    """Verify our own signature of ``text`` as a receiver does; return the doubts that remain.
+
+    Raises:
+        Untrusted: a receiver with the same authorities would refuse the message.
+
+    """
+    try:
+        verified = smime.verify(signed, trust=trust, at=clock.now(), max_bytes=len(signed))
+    except ApplianceError as error:
+        remedy = error.remedy or "install a matching pair of certificate and key"
+        cause = f"messages signed with it are refused: {error}"
+        raise Untrusted(identity.certificate_path, cause, remedy) from error
+    if verified.body != mime.with_newlines(text):
+        cause = "our own signature covers another text"
+        raise Untrusted(identity.key_path, cause, "report this")
+    return verified.warnings

@@ -13,6 +13,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from appliance.core import retry
 from appliance.core.run.errors import Unavailable
@@ -40,6 +41,18 @@ def max_data(message_id: str) -> int:
     return ams_client.max_data({_EMPAID: message_id})
 
 
+def client_of(
+    broker: Broker,
+    *,
+    access: AMSAccess,
+    tls: ssl.SSLContext,
+    answer_time: timedelta = request.REQUEST_TIMEOUT,
+) -> ams_client.AMSClient:
+    """Return a client that is not connected yet."""
+    service = ams_client.AMSService(broker.host, access.project, broker.port, access.authn_port)
+    return ams_client.AMSClient(service, tls=tls, token=access.token, answer_time=answer_time)
+
+
 @dataclass(frozen=True, slots=True)
 class _Failure:
     """A bug in the thread, to be raised in the thread that asks for events."""
@@ -59,8 +72,7 @@ class AMSConnection:
 
         """
         self.broker = broker
-        service = ams_client.AMSService(broker.host, access.project, broker.port, access.authn_port)
-        self._client = ams_client.AMSClient(service, tls=tls, token=access.token)
+        self._client = client_of(broker, access=access, tls=tls)
         self._events: queue.SimpleQueue[Event | _Failure] = queue.SimpleQueue()
         self._is_lost = False
         self._worker: threading.Thread | None = None

@@ -15,7 +15,9 @@ the same messages.
     ├── Interrupted       it may pass by itself: no connection, half an answer, 408, 429, 5xx
     ├── TooLarge          413
     ├── RequestRefused    any other 4xx: perhaps only these messages are refused
-    └── AccessDenied      401, 403, or a certificate that is not registered
+    ├── NoSuchTopic       404: no project, topic or subscription of this name
+    └── AccessDenied      401, or a certificate that is not registered
+        └── TopicDenied   403
 
 A plain `Unavailable` stays until the configuration changes: a retry is useless.
 """
@@ -32,6 +34,7 @@ import ssl
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from appliance.core import hosts
@@ -40,6 +43,7 @@ from ssm.transport.request import (
     CLOSED,
     LASTS,
     LOOK,
+    REQUEST_TIMEOUT,
     HTTPAnswer,
     Interrupted,
     KeptConnection,
@@ -56,6 +60,14 @@ _TOKEN = re.compile(r"[!-~]{1,4096}")
 
 class TooLarge(Unavailable):
     """A message is larger than the service accepts."""
+
+
+class NoSuchTopic(Unavailable):
+    """The service has no project, topic or subscription of this name."""
+
+
+class TopicDenied(AccessDenied):
+    """The service knows this account, which may not use the topic or subscription."""
 
 
 class RequestRefused(Unavailable):
@@ -110,12 +122,20 @@ class AMSClient:
     message contains the token.
     """
 
-    def __init__(self, service: AMSService, *, tls: ssl.SSLContext, token: str = "") -> None:
+    def __init__(
+        self,
+        service: AMSService,
+        *,
+        tls: ssl.SSLContext,
+        token: str = "",
+        answer_time: timedelta = REQUEST_TIMEOUT,
+    ) -> None:
         self.service = service
+        self._answer_time = answer_time
         self._tls = tls
         self._token = token
         self._is_token_given = bool(token)
-        self._line = KeptConnection(service.host, service.port, tls=tls)
+        self._line = KeptConnection(service.host, service.port, tls=tls, answer_time=answer_time)
 
     def open(self) -> None:
         """Connect, and get a token unless one was given; raise `Unavailable` on failure."""
@@ -141,6 +161,24 @@ class AMSClient:
                 self.service, f"confirms {given} of {len(messages)} published messages", LOOK
             )
         return [str(message_id) for message_id in ids]
+
+    def try_publish(self, topic: str) -> None:
+        """Check that this account may publish to a topic, without a message.
+
+        The request has no body. The service looks for the topic and the account's right first, and
+        only then into the body, which it rejects.
+
+        Raises:
+            NoSuchTopic: there is no such project or topic.
+            AccessDenied: this account may not publish to it.
+
+        """
+        path = f"topics/{_quote(topic)}:publish"
+        answer = self._ask(
+            f"/v1/projects/{_quote(self.service.project)}/{path}", b"", limit=_MAX_ANSWER
+        )
+        if answer.status != http.client.BAD_REQUEST:
+            self._content(answer, path)
 
     def pull(self, subscription: str, *, most: int) -> list[Pulled]:
         """Return the oldest unacknowledged messages, at most ``most``, without waiting for any."""
@@ -206,13 +244,13 @@ class AMSClient:
                 )
                 raise AccessDenied(self.service, f"does not accept the token ({said})", remedy)
             case http.client.FORBIDDEN:
-                raise AccessDenied(
+                raise TopicDenied(
                     subject,
                     f"access is refused ({said})",
                     "check destination, and that this host is registered for it",
                 )
             case http.client.NOT_FOUND:
-                raise Unavailable(
+                raise NoSuchTopic(
                     subject,
                     f"does not exist ({said})",
                     "check [messaging] ams_project and destination",
@@ -225,7 +263,7 @@ class AMSClient:
         """Return the token that the authentication service gives for this host's certificate."""
         host, port = self.service.host, self.service.authn_port
         subject = hosts.join_port(host, port)
-        line = KeptConnection(host, port, tls=self._tls)
+        line = KeptConnection(host, port, tls=self._tls, answer_time=self._answer_time)
         target = f"/v1/service-types/ams/hosts/{_quote(host)}:authx509"
         with contextlib.closing(line):
             try:

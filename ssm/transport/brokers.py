@@ -6,9 +6,11 @@ answered last is tried first the next time.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 from appliance.core.run.errors import Unavailable
 from appliance.core.trust.ca_directory import CADirectory
@@ -17,6 +19,9 @@ from ssm.settings import Broker, Link
 from ssm.transport.events import Connection
 
 logger = logging.getLogger("ssm.ssm2")
+
+_PROMPT = timedelta(seconds=10)
+"""Time limit of an answer in a check, which has 40 s for everything."""
 
 
 class Brokers:
@@ -65,6 +70,27 @@ def brokers_of(link: Link, *, trust: CADirectory) -> Brokers:
 def check_tls(link: Link) -> None:
     """Raise `LocalFailure` when certificate, key or CA directory is unusable for a connection."""
     _tls(link, _peers(link, CADirectory(link.capath)))
+
+
+def rehearse(broker: Broker, link: Link, *, trust: CADirectory) -> None:
+    """Log in as a run does, ask AMS for the right to publish as well, and send no message.
+
+    Raises:
+        ApplianceError: a run could not send to this broker.
+
+    """
+    peers = _peers(link, trust)
+    if link.ams is None:
+        _connect(broker, link, peers).close()
+        return
+    from ssm.transport import ams  # noqa: PLC0415  start-up is a cost
+
+    tls = _tls(link, peers)
+    assert tls is not None  # noqa: S101  AMS is always over TLS
+    client = ams.client_of(broker, access=link.ams, tls=tls, answer_time=_PROMPT)
+    with contextlib.closing(client):
+        client.open()
+        client.try_publish(link.destination)
 
 
 def _connect(broker: Broker, link: Link, peers: PeerTrust) -> Connection:

@@ -80,8 +80,16 @@ class HTTPAnswer:
 class KeptConnection:
     """A connection kept between requests, and opened again when the service has closed it."""
 
-    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext,
+        answer_time: timedelta = REQUEST_TIMEOUT,
+    ) -> None:
         self._address = hosts.join_port(host, port)
+        self._answer_seconds = answer_time.total_seconds()
         self._is_interrupted = False
         seconds = CONNECT_TIMEOUT.total_seconds()
         self._http = proxy.https_connection(host, port, timeout=seconds, tls=tls)
@@ -168,23 +176,24 @@ class KeptConnection:
         A socket's timeout is not enough: it starts again with each byte that trickles in.
         """
         assert self._http.sock is not None  # noqa: S101  ask() opened it
-        self._http.sock.settimeout(REQUEST_TIMEOUT.total_seconds())
+        self._http.sock.settimeout(self._answer_seconds)
         is_late = threading.Event()
 
         def cut() -> None:
             is_late.set()
             self._shut()
 
-        timer = threading.Timer(REQUEST_TIMEOUT.total_seconds(), cut)
+        timer = threading.Timer(self._answer_seconds, cut)
         timer.daemon = True
         timer.start()
         try:
             yield
         except (OSError, http.client.HTTPException) as error:
             if is_late.is_set() or isinstance(error, TimeoutError):
-                cause = f"sends no complete answer within {REQUEST_TIMEOUT.total_seconds():.0f} s"
+                cause = f"sends no complete answer within {self._answer_seconds:.0f} s"
                 self.close()
-                raise Interrupted(self._address, cause, LASTS) from error
+                # After the cut, the error is one of a connection that has ended.
+                raise Interrupted(self._address, cause, LASTS) from TimeoutError(str(error))
             raise
         finally:
             timer.cancel()

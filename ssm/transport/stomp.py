@@ -141,7 +141,8 @@ class STOMPConnection:
                     "accepts connections but does not answer in STOMP within"
                     f" {CONNECT_TIMEOUT:.0f} s"
                 )
-                raise Unavailable(self.broker, cause, "check that this port speaks STOMP")
+                advice = "check that this port speaks STOMP"
+                raise Unavailable(self.broker, cause, advice) from TimeoutError()
 
     @contextlib.contextmanager
     def _unless_lost(self) -> Iterator[None]:

@@ -234,6 +234,8 @@ class AMS:
         return 200, {"token": token}
 
     def _publish(self, topic: str, content: Any) -> tuple[int, dict[str, Any]]:
+        if content is None:  # as the service: the body comes last
+            return _error(400, "Invalid Message Arguments")
         ids = []
         for message in content["messages"]:
             if len(json.dumps(message)) > self.max_message:  # those before it stay published

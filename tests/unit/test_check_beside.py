@@ -12,6 +12,7 @@ import pytest
 
 from appliance.admin.command import main
 from tests.simulators import openstack
+from tests.simulators.ams_service import AMS
 from tests.simulators.openstack import Answer, Cloud, Request
 from tests.testbed import Authority
 from tests.testbed.pki import HOST_DN
@@ -71,17 +72,30 @@ def cloud() -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def root(tmp_path: Path, cloud: Cloud) -> Path:
+def authority(tmp_path: Path) -> Authority:
+    return Authority.create(tmp_path / "ca", key="ec")
+
+
+@pytest.fixture
+def ams(authority: Authority) -> Iterator[AMS]:
+    own = authority.issue("ams.example.net", hosts=["127.0.0.1"], key="ec")
+    with AMS(own, authority.certificate) as service:
+        service.create("eu-egi-cloud-accounting")
+        service.tokens.add("t0ken-47")
+        yield service
+        assert service.topics["eu-egi-cloud-accounting"] == []
+
+
+@pytest.fixture
+def root(tmp_path: Path, cloud: Cloud, ams: AMS, authority: Authority) -> Path:
     root = tmp_path / "site"
-    port = cloud.url.rpartition(":")[2]  # only its port is tried
     for name, text in {"etc/caso/caso.conf": CASO, "etc/apel/sender.cfg": SENDER}.items():
         path = root / name
         path.parent.mkdir(parents=True)
         path.touch(mode=0o600)
-        path.write_text(text.format(root=root, url=cloud.url, port=port))
+        path.write_text(text.format(root=root, url=cloud.url, port=ams.port))
     for name in ("var/spool/apel/outgoing/openstack", "var/spool/caso", "var/log/apel"):
         (root / name).mkdir(parents=True)
-    authority = Authority.create(tmp_path / "ca", key="ec")
     grid = root / "etc/grid-security"
     authority.publish(grid / "certificates")
     host = authority.issue("host.example.net", key="ec")

@@ -44,7 +44,7 @@ PROGRAMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "cloud-info": ((*_PROVIDER, "--format", "glue21json", "--publisher", "file"),),
 }
 """By service of the compose file, the programs that read its configuration."""
-LIVE = frozenset({"caso-extract", "cloud-info-provider-service", "cloudkeeper-os"})
+LIVE = frozenset({"caso-extract", "cloud-info-provider-service", "cloudkeeper-os", "ssmsend"})
 """The programs that have ``--check-live``."""
 WRITING = frozenset({"cloudkeeper-os"})
 """Those of them that have ``--write``."""

@@ -14,6 +14,7 @@ from appliance.admin.check import (
     ports,
     schedule,
     space,
+    waiting,
 )
 from appliance.admin.check.probe import LONG, CheckedSite, Need, Probe
 from appliance.admin.inventory import Flow, flow_of
@@ -32,6 +33,7 @@ PROBES: Sequence[Probe] = (
     Probe(("C08",), "starters of the jobs", Need.HOST, schedule.find),
     Probe(("C08",), "cron", Need.MACHINE, schedule.starter),
     Probe(("C08",), "last runs of the jobs", Need.HOST, schedule.runs),
+    Probe(("C40",), "age of the messages that wait", Need.HOST, waiting.find, flow=Flow.ACCOUNTING),
     Probe(("C10",), "revocation lists", Need.HOST, certificates.of_lists),
     Probe(("C10",), "age of the authorities", Need.HOST, certificates.of_anchors),
     Probe(("C10",), "copies of the host key", Need.HOST, certificates.of_copies),
@@ -47,7 +49,7 @@ _CONFIGURATION = ("C20", "C21", "C22", "C23", "C24", "C30", "C40")
 """The rows that the check of a configuration may find, of any program."""
 _ROWS = {
     "caso": ("C01", "C02", "C30", "C31", "C32", "C33", "C34", "C36", "C42"),
-    "ssmsend": ("C10", "C12"),
+    "ssmsend": ("C06", "C10", "C12", "C40", "C41", "C43"),
     "cloudkeeper": ("C10",),
     "cloudbdii": ("C30", "C31", "C34", "C36"),
     "cloud-info": ("C30", "C31", "C34", "C36"),

@@ -12,6 +12,7 @@ from appliance.admin.schedule import state, tables
 from appliance.core import json_file
 from appliance.core.run.errors import Problem
 from appliance.core.run.finding import Finding
+from appliance.core.run.layout import Layout
 
 _ROWS = (
     ("C08.b", r"sixth field"),
@@ -61,10 +62,7 @@ def runs(site: CheckedSite) -> Iterator[Finding]:
         job = one.job
         if not (one.lines or one.has_timer) or not site.host.is_wanted(job.name):
             continue
-        # A timer starts the job at the times of the table that cron does not read now.
-        table = state.idle_table(job, site.layout)
-        lines = one.lines or (tables.lines(table) if table.exists() else ())
-        period = max((_period(line.times) for line in lines), default=_DAY)
+        period = _period_of(one, site.layout)
         last = _last_run(site, job)
         if last is not None and site.now - last > 2 * period:
             hours = round((site.now - last).total_seconds() / 3600)
@@ -74,6 +72,19 @@ def runs(site: CheckedSite) -> Iterator[Finding]:
                 f" {_words(period)}; see appliance logs {job.name}"
             )
             yield Finding(str(path), 0, "", text, "C08.f", is_error=False, tried="its run record")
+
+
+def period(name: str, layout: Layout) -> timedelta:
+    """Return the longest time between two starts of a job; a day if nothing of ours starts it."""
+    found = (_period_of(one, layout) for one in state.starts(layout) if one.job.name == name)
+    return next(found, _DAY)
+
+
+def _period_of(start: state.Starts, layout: Layout) -> timedelta:
+    # A timer starts the job at the times of the table that cron does not read now.
+    table = state.idle_table(start.job, layout)
+    lines = start.lines or (tables.lines(table) if table.exists() else ())
+    return max((_period(line.times) for line in lines), default=_DAY)
 
 
 def _last_run(site: CheckedSite, job: inventory.Job) -> datetime | None:

@@ -40,6 +40,8 @@ class DestinationState:
     delivered: datetime | None = None
     """When a message was delivered last; None if none has been."""
     problem: str = ""
+    oldest: datetime | None = None
+    """When the oldest message that waits was made."""
 
     @property
     def complaint(self) -> str:
@@ -82,7 +84,7 @@ def of_sender(
         except ApplianceError:
             continue
         if record and settings:
-            found.append(_destination(path, settings, record, layout=layout, now=now))
+            found.append(state_of(path, settings, record, layout=layout, now=now))
     return found
 
 
@@ -118,14 +120,22 @@ def _spool(settings: Settings, layout: Layout) -> Path:
     return spool if spool.is_relative_to(layout.root) else layout.path(str(spool))
 
 
-def _destination(
+def state_of(
     path: Path, settings: Settings, record: Mapping[str, object], *, layout: Layout, now: datetime
 ) -> DestinationState:
+    """Return the state of a destination; ``record`` is its run record, which may be empty."""
     spool = _spool(settings, layout)
     kind = settings.text("messaging", "path_type", default="dirq")
-    queued, problem = 0, ""
+    queued, oldest, problem = 0, None, ""
     try:
-        queued = sum(1 for _ in _files(spool)) if kind == "directory" else Spool(spool).count()
+        if kind == "directory":
+            times = [entry.stat().st_mtime for entry in _files(spool)]
+            queued = len(times)
+            oldest = datetime.fromtimestamp(min(times), UTC) if times else None
+        else:
+            elements = Spool(spool)
+            queued, first = elements.count(), next(elements.names(), None)
+            oldest = elements.made_at(first) if first else None
     except ApplianceError as error:
         problem = str(error)
     except OSError as error:
@@ -138,6 +148,7 @@ def _destination(
         queued,
         _delivered(record),
         problem,
+        oldest,
     )
 
 

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     layout = cli.layout(arguments)
     host = settings.load(layout)
     directory, found_services = layout.runs, services.look(layout, host)
-    records, unusable = _records(layout)
+    records, unusable = last_records(layout)
     found = {path.stem: record_ for path, record_ in records.items()}
     off = {path.stem for path in records if _is_off(path, host)}
     if not found and found_services is None:
@@ -143,7 +143,7 @@ def _is_off(path: Path, host: settings.Host) -> bool:
     return flow is not None and not host.flows[flow]
 
 
-def _records(layout: Layout) -> tuple[dict[Path, Mapping[str, object]], list[str]]:
+def last_records(layout: Layout) -> tuple[dict[Path, Mapping[str, object]], list[str]]:
     """Return the last record of each program, and a line for each unusable file.
 
     Each container writes into a directory of its own. A program may have run in two of them, as
