@@ -82,13 +82,16 @@ def _property(configuration: CasoConfiguration) -> str:
 def _refuse_two_vos(configuration: CasoConfiguration) -> None:
     """Raise `ConfigurationError` when a project has two VOs: the last would silently win."""
     mapping = configuration.mapping
-    vos: dict[tuple[str, str | None], list[str]] = {}
+    vos: dict[tuple[str, str | None], list[MappingEntry]] = {}
     for entry in mapping.entries:
-        vos.setdefault((entry.project, entry.domain), []).append(entry.vo)
+        vos.setdefault((entry.project, entry.domain), []).append(entry)
     problems = [
-        Problem(mapping.path, 0, project, f"has several VOs: {', '.join(found)}; keep one of them")
+        Problem(
+            *(mapping.path, found[-1].line, project),
+            f"has several VOs: {', '.join(one.vo for one in found)}; keep one of them",
+        )
         for (project, _), found in vos.items()
-        if len(set(found)) > 1
+        if len({one.vo for one in found}) > 1
     ]
     if problems:
         raise ConfigurationError(problems)

@@ -243,6 +243,6 @@ def _projects(
                 f"is mapped to two projects, {found[entry.vo].project} and {entry.project}; keep "
                 "the one for its images"
             )
-            problems.append(Problem(path, 0, entry.vo, text))
+            problems.append(Problem(path, entry.line, entry.vo, text))
         found[entry.vo] = entry
     return path, found, problems

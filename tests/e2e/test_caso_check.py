@@ -97,7 +97,7 @@ def test_a_project_without_a_vo(site: CasoSite) -> None:
     with extra_project(site.testbed, tags=["caso"], role=True) as project:
         (fault,) = checked(site, expect=1)[0]
     assert fault.startswith(f"project extra ({project}): no VO is known for it;")
-    assert f"openstack project set --property VO=VO {project}" in fault
+    assert f"openstack project set --property VO='name of the VO' {project}" in fault
 
 
 def test_a_project_with_two_vos(site: CasoSite) -> None:

@@ -261,7 +261,7 @@ def test_a_project_that_cannot_be_accounted_does_not_stop_the_others(site: CasoS
 
 
 def test_a_tagged_project_without_a_role_is_reported(site: CasoSite) -> None:
-    """R17."""
+    """R17, F-A6: also one whose role has vanished; no project drops out in silence."""
     with extra_project(site.testbed, tags=["caso"], role=False, VO="vo.x") as project:
         shown = site.run("caso-extract", expect=1)
     assert lines(shown) == [
@@ -283,7 +283,7 @@ def test_a_project_without_a_vo_is_reported_with_the_command(site: CasoSite) -> 
         assert lines(shown) == [
             (
                 f"caso-projects: project extra ({project}): no VO is known for it; "
-                "openstack project set --property VO=VO "
+                "openstack project set --property VO='name of the VO' "
                 f"{project}, or name it in {site.root}/etc/caso/voms.json"
             )
         ]
@@ -326,7 +326,7 @@ def test_two_sources_that_differ_are_both_named(site: CasoSite) -> None:
     (reported,) = lines(shown)
     assert (
         "its sources name different VOs: ops (property VO), ops (property egi.VO), "
-        f"other.vo ({mapping})" in reported
+        f"other.vo ({mapping}:1)" in reported
     )
     assert {record["FQAN"] for record in site.records()} == {"biomed", "fedcloud.egi.eu"}
 

@@ -247,7 +247,7 @@ cafile = /nowhere/ca.pem
     assert [line.split(": ")[0] for line in lines] == [
         CONFIG,
         *(f"{CONFIG}:{number}" for number in (2, 3, 4, 5, 7, 8, 9)),
-        "etc/cloudkeeper-os/mapping.json",
+        "etc/cloudkeeper-os/mapping.json:1",
     ]
     assert lines[0].endswith("[keystone_authtoken] password: must be set: v3password needs it")
     assert lines[-1].endswith("a: is mapped to two projects, b and c; keep the one for its images")

@@ -43,7 +43,9 @@ def test_a_project_with_two_vos(
     assert migrate(tmp_path, mapping, *flags) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert f"{tmp_path}/voms.json: ops: has several VOs: vo.x, vo.y; keep one of them" in shown.err
+    assert (
+        f"{tmp_path}/voms.json:1: ops: has several VOs: vo.x, vo.y; keep one of them" in shown.err
+    )
 
 
 def test_the_same_twice_and_other_domains_are_no_conflict(

@@ -86,16 +86,55 @@ def test_differing_sources_are_named(tmp_path: Path) -> None:
         vo_of(project(VO="vo.x"), mapping=read_mapping(path))
     assert str(caught.value) == (
         f"project ops ({ID}): its sources name different VOs: vo.x (property VO), vo.y "
-        f"({path}), vo.z ({path}); "
+        f"({path}:1), vo.z ({path}:1); "
         "make them equal"
     )
 
 
 def test_without_any_source_the_command_is_named() -> None:
     with pytest.raises(
-        NoVO, match=f"openstack project set --property VO=VO {ID}, or name it in /x/voms.json"
+        NoVO,
+        match=f"openstack project set --property VO='name of the VO' {ID}, or name it in /x/v",
     ):
         vo_of(project(), mapping=VOMapping(Path("/x/voms.json")))
+    with pytest.raises(NoVO, match="is not the name of a VO"):  # who pastes it as it is
+        vo_of(project(VO="name of the VO"), mapping=VOMapping(Path("x")))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "lines"),
+    [
+        (
+            "v.json",
+            '{\n "vo.y": {\n  "projects": ["ops"]},\n\n "vo.z": {"tenant": "ops"}\n}',
+            (2, 5),
+        ),
+        ("v.yaml", "vo.y:\n  projects: [ops]\nvo.z:\n  project: ops\n", (1, 3)),
+        ("v.yml", "'vo.y':\n  tenant: ops\n\"vo.z\":\n  tenant: ops\n", (1, 3)),
+        (
+            "v.yaml",
+            "vos:\n- name: vo.y\n  auth: {project: ops}\n- name: vo.z\n  auth: {project: ops}\n",
+            (2, 4),
+        ),
+    ],
+)
+def test_a_conflict_in_one_file_names_the_lines(
+    tmp_path: Path, name: str, text: str, lines: tuple[int, int]
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(NoVO) as caught:
+        vo_of(project(), mapping=read_mapping(path))
+    places = f"vo.y ({path}:{lines[0]}), vo.z ({path}:{lines[1]})"
+    assert f"its sources name different VOs: {places}; make them equal" in str(caught.value)
+
+
+def test_a_name_that_the_file_escapes_has_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "voms.json"
+    path.write_text('{"\\/biomed": {"tenant": "ops"}, "vo.z": {"tenant": "ops"}}')
+    with pytest.raises(NoVO) as caught:
+        vo_of(project(), mapping=read_mapping(path))
+    assert f"/biomed ({path}), vo.z ({path}:1)" in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["two words", "a%%b", "ünïcode", "x" * 256])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class MappingEntry:
     vo: str
     project: str
     domain: str | None = None
+    line: int = field(default=0, compare=False)
+    """The line of its VO in the file; 0 if it is not known."""
 
     def fits(self, project: Project) -> bool:
         """Check whether this entry means the project."""
@@ -71,9 +73,13 @@ class VOMapping:
     entries: tuple[MappingEntry, ...] = ()
     warnings: tuple[Problem, ...] = ()
 
-    def vos(self, project: Project) -> list[str]:
-        """Return the VOs of a project, each once; several are a conflict."""
-        return list(dict.fromkeys(entry.vo for entry in self.entries if entry.fits(project)))
+    def named(self, project: Project) -> list[tuple[str, str]]:
+        """Return place and VO of each entry for a project; several VOs are a conflict."""
+        found = (entry for entry in self.entries if entry.fits(project))
+        return [
+            (f"{self.path}:{entry.line}" if entry.line else f"{self.path}", entry.vo)
+            for entry in found
+        ]
 
 
 _EXAMPLE = MappingEntry("vo.example.org", "mytenant")
@@ -94,14 +100,14 @@ def vo_of(project: Project, *, mapping: VOMapping, preferred: tuple[str, ...] = 
 
     """
     named = _properties(project, preferred) or _properties(project, PROPERTIES)
-    named += [(str(mapping.path), vo) for vo in mapping.vos(project)]
+    named += dict.fromkeys(mapping.named(project))
     values = list(dict.fromkeys(value for _, value in named))
     if not values:
         raise NoVO(
             project,
             "no VO is known for it",
-            f"openstack project set --property {(preferred or PROPERTIES)[0]}=VO {project.id}, or"
-            f" name it in {mapping.path}",
+            f"openstack project set --property {(preferred or PROPERTIES)[0]}='name of the VO'"
+            f" {project.id}, or name it in {mapping.path}",
         )
     if len(values) > 1:
         listed = ", ".join(f"{value} ({source})" for source, value in named)
@@ -140,7 +146,7 @@ def parse_mapping(path: Path, text: str) -> VOMapping:
     entries: list[MappingEntry] = []
     for vo, body in _vos(path, text):
         try:
-            entries += _entries(vo, body)
+            entries += _entries(vo, body, line=_line_of(text, vo, otherwise=0))
         except ValueError as error:
             problems.append(Problem(path, _line_of(text, vo), vo, str(error)))
     if problems:
@@ -223,7 +229,7 @@ def _parsed_yaml(path: Path, text: str) -> Any:
         raise ConfigurationError([Problem(path, 1, "", cause)]) from error
 
 
-def _entries(vo: str, body: Any) -> Iterator[MappingEntry]:
+def _entries(vo: str, body: Any, *, line: int) -> Iterator[MappingEntry]:
     options = dict(body) if _is_object(body) else {}
     names = [name for key in _KEYS for name in _listed(options.get(key))]
     names += _listed(options.get("project_id"))
@@ -231,7 +237,7 @@ def _entries(vo: str, body: Any) -> Iterator[MappingEntry]:
         raise ValueError('names no project; write {"projects": ["name or id"]}')
     domain = options.get("domain")
     for name in names:
-        yield MappingEntry(vo, name, domain if isinstance(domain, str) else None)
+        yield MappingEntry(vo, name, domain if isinstance(domain, str) else None, line)
 
 
 def _listed(value: Any) -> list[str]:
@@ -244,6 +250,11 @@ def _listed(value: Any) -> list[str]:
     return [item for item in found if isinstance(item, str) and item]
 
 
-def _line_of(text: str, vo: str) -> int:
+def _line_of(text: str, vo: str, *, otherwise: int = 1) -> int:
+    """Return the line of a VO's name: in quotes, or as a key or value of YAML without them."""
     before, found, _ = text.partition(f'"{vo}"')
-    return before.count("\n") + 1 if found else 1
+    if found:
+        return before.count("\n") + 1
+    form = rf"^[ \t-]*(?:name:[ \t]*)?'?{re.escape(vo)}'?[ \t]*(?::|$)"
+    plain = re.search(form, text, re.MULTILINE)
+    return text.count("\n", 0, plain.end()) + 1 if plain else otherwise
