@@ -24,6 +24,7 @@ from appliance.core.cloud.compute import Servers
 from appliance.core.cloud.session import Cloud, Scope, understood
 from appliance.core.run.errors import AccessDenied, ApplianceError, ExitStatus, LocalFailure
 from appliance.core.suggestion import did_you_mean
+from caso import silence
 from caso.checkpoint import Checkpoints
 from caso.kinds.months import ExtractionWindow
 from caso.ledger.ledger import Ledger
@@ -75,12 +76,15 @@ def results(configuration: CasoConfiguration) -> Iterator[Result]:
     yield _system(cloud)
     selected: list[Selected] = []
     yield from _selection(cloud, configuration, selected)
+    kinds = {kind for source in _needed(configuration) for kind in source.kinds}
+    delivered = silence.read(configuration, _kinds(configuration) & kinds)
     known = _known_to_the_ledger(configuration)
     for one in selected:
         subject, moment = str(one.project), known.get(one.project.id)
         yield Result("vo", "good", subject, f"VO {one.vo}")
         call = functools.partial(_checkpoint, configuration, one, moment)
         yield _tried("checkpoint", subject, call)
+        yield from _silence(configuration, one, delivered)
         yield from _rights(cloud, configuration, one)
     yield from _clocks(cloud, configuration.max_skew)
 
@@ -254,6 +258,16 @@ def _known_to_the_ledger(configuration: CasoConfiguration) -> dict[str, datetime
                 project = stream.origin.project
                 known[project] = min(reached.checkpoint, known.get(project, reached.checkpoint))
     return known
+
+
+def _silence(
+    configuration: CasoConfiguration, one: Selected, delivered: silence.Delivered
+) -> Iterator[Result]:
+    accounted = None
+    with contextlib.suppress(LocalFailure):  # which has a line of its own
+        accounted = Checkpoints(configuration.spool).find((*one.aliases, *one.former)).moment
+    for name, text in silence.find(one, delivered, accounted, at=clock.now()):
+        yield Result(name, "warning", str(one.project), text)
 
 
 def _checkpoint(configuration: CasoConfiguration, one: Selected, known: datetime | None) -> str:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from appliance.core.cloud import faults
+from appliance.core.config import document, oslo
+from appliance.core.config.settings import Settings
 from appliance.core.run.finding import Finding
-from caso import live_check
+from caso import live_check, silence
 from caso.live_check import Result
 from caso.settings import CasoConfiguration
 
@@ -27,6 +29,8 @@ _ROWS = {
     "deleted": "C33.b",
     "flavors": "C34.a",
     "clocks": "C01.a",
+    silence.GAPS: "C42.a",
+    silence.MESSENGER: "C42.b",
 }
 """By the name of a result, its row; the words of a failure decide more finely."""
 _TRIED = {
@@ -53,6 +57,8 @@ def findings(configuration: CasoConfiguration) -> Iterator[Finding]:
 
 def _finding(result: Result, configuration: CasoConfiguration) -> Finding:
     row, is_error = _ROWS[result.name], result.state == "fault"
+    if result.name in (silence.GAPS, silence.MESSENGER):
+        return _of_silence(result, configuration, row)
     tried = _TRIED.get(result.name, result.subject)
     text = f"{result.subject}: {result.text}"
     if result.name in _LOCAL:
@@ -65,6 +71,17 @@ def _finding(result: Result, configuration: CasoConfiguration) -> Finding:
     if row == "C01.a":  # no option of the account is behind it
         return replace(found, identifier=row, path="", line=0, option="")
     return found
+
+
+def _of_silence(result: Result, configuration: CasoConfiguration, row: str) -> Finding:
+    """Return the finding about deliveries: in the ledger, or in the list of messengers."""
+    path, line, option = str(configuration.ledger), 0, result.subject
+    if result.name == silence.MESSENGER:
+        settings = Settings(document.read(configuration.paths, oslo.parse))
+        if entry := settings.where("DEFAULT", "messengers"):
+            path, line, option = str(entry.path), entry.line, "messengers"
+    tried = str(configuration.ledger)
+    return Finding(path, line, option, result.text, row, is_error=False, tried=tried)
 
 
 def _local(result: Result, configuration: CasoConfiguration, row: str) -> Finding:
