@@ -269,7 +269,7 @@ def test_a_project_without_a_vo(accounting: Accounting) -> None:
     found = accounting.the_one()
     assert found.identifier == "C23.d"
     assert found.path.endswith("voms.json")
-    assert "openstack project set --property egi.VO=VO" in found.text
+    assert "openstack project set --property egi.VO='name of the VO' one" in found.text
 
 
 def test_endpoints_of_the_catalog(accounting: Accounting) -> None:
