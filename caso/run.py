@@ -21,7 +21,7 @@ from appliance.core.cloud.session import Cloud
 from appliance.core.run import cli, lock, place
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
 from appliance.core.run.record import RunRecord
-from caso import dry_run, quarantine
+from caso import dry_run, gathered, quarantine
 from caso.checkpoint import Checkpoints
 from caso.kinds.months import BEGINNING, SECOND
 from caso.kinds.registry import KINDS
@@ -145,7 +145,7 @@ class AccountingRun:
         self._count_vos()
         failures += [error for outcome in outcomes for error in outcome.failures]
         # A login that fails gives the same line for each project.
-        for line in dict.fromkeys(map(str, [*failures, *recovered.foreign, *late])):
+        for line in gathered.lines([*failures, *recovered.foreign, *late]):
             self._report(line)
         for outcome in outcomes:
             self._report_outcome(outcome)

@@ -14,7 +14,7 @@ import pytest
 
 from appliance.core.run import log
 from caso.cmds import extract
-from tests import warm
+from tests import run_records, warm
 from tests.demo import counters
 from tests.simulators.openstack import Answer, Cloud, Fault, Request, serving
 
@@ -395,6 +395,22 @@ def test_nothing_is_selected(tmp_path: Path) -> None:
             "no project is selected: the configuration lists none, and none has the tag "
             "'other'; set" in line
         )
+
+
+def test_a_broken_service_gives_one_line_for_many_projects(tmp_path: Path) -> None:
+    """The record counts all of them."""
+
+    def fault(request: Request) -> Answer | None:
+        return Answer(400, {"error": "odd"}) if request.path.startswith("/compute") else None
+
+    with serving(Cloud(tuple(f"p{number:02d}" for number in range(12)), fault=fault)) as cloud:
+        shown = run(cloud, tmp_path, expect=3)
+    (line,) = reported(shown)
+    assert line.startswith(
+        "caso-extract: project p00 (p00), project p01 (p01), project p02 (p02) and 9 more: "
+    )
+    found = run_records.read(tmp_path, "caso-extract")
+    assert (found.counts["projects_failed"], len(found.failures)) == (12, 1)
 
 
 @pytest.mark.matrix
