@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,7 +20,17 @@ URL = "https://goc.egi.eu/gocdbpi/public/"
 SERVICE_TYPE = "org.openstack.nova"
 _LARGEST = 32 * 2**20
 _OK = 200
+_VERSION = re.compile(r"(^|/)v3$")
 _PORTS = {"https": 443, "http": 80}
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredService:
+    """A service, its site, and its URLs as they are written in GOCDB."""
+
+    id: str
+    site: str
+    urls: tuple[str, ...]
 
 
 def find(base: str, endpoint: str, site: str, *, timeout: timedelta) -> GocdbEntry:
@@ -28,19 +40,43 @@ def find(base: str, endpoint: str, site: str, *, timeout: timedelta) -> GocdbEnt
         Unavailable: GOCDB does not answer, or has no such entry.
 
     """
-    services = _parse(_get(base, timeout), base)
-    wanted = _place(endpoint)
-    found = [
-        GocdbEntry(service.get("PRIMARY_KEY", ""), service.findtext("SITENAME") or "")
-        for service in services.iter("SERVICE_ENDPOINT")
-        if wanted in {_place(url) for url in _urls(service)}
-    ]
-    named = [entry for entry in found if entry.id]
+    found = [one for one in services(base, timeout=timeout) if is_of(endpoint, one)]
+    named = [GocdbEntry(one.id, one.site) for one in found if one.id]
     if not named:
         words = f"has no service {SERVICE_TYPE} with the URL {endpoint}"
         remedy = "correct the URL in the site's description, or add the service in GOCDB"
         raise Unavailable("GOCDB", words, remedy)
     return next((entry for entry in named if entry.site == site), named[0])
+
+
+def services(base: str, *, timeout: timedelta) -> list[RegisteredService]:
+    """Return all clouds.
+
+    Raises:
+        Unavailable: GOCDB does not answer.
+
+    """
+    return [
+        RegisteredService(
+            one.get("PRIMARY_KEY", ""), one.findtext("SITENAME") or "", tuple(_urls(one))
+        )
+        for one in _parse(_get(base, timeout), base).iter("SERVICE_ENDPOINT")
+    ]
+
+
+def is_of(endpoint: str, service: RegisteredService) -> bool:
+    """Check whether an endpoint is that of a service, however its URL is written."""
+    return _place(endpoint) in map(_place, service.urls)
+
+
+def is_alike(endpoint: str, url: str) -> bool:
+    """Check whether two URLs differ at most by the usual port, slashes and the version."""
+    one, other = _place(endpoint), _place(url)
+    return _without_version(one) == _without_version(other)
+
+
+def _without_version(place: tuple[str, ...]) -> tuple[str, ...]:
+    return (*place[:-1], _VERSION.sub("", place[-1]))
 
 
 def _get(base: str, timeout: timedelta) -> bytes:

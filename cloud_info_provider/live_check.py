@@ -13,7 +13,7 @@ from appliance.core.cloud import faults, offer
 from appliance.core.cloud.hops import LoginFailure
 from appliance.core.run.errors import ApplianceError
 from appliance.core.run.finding import Finding
-from cloud_info_provider import gather
+from cloud_info_provider import gather, gocdb_check
 from cloud_info_provider.account import LoginSettings
 from cloud_info_provider.provider_account import ProviderAccount
 from cloud_info_provider.settings import ProviderSettings, ShareSettings
@@ -23,7 +23,14 @@ _TRIED = "a token of the project, its flavors and images"
 
 
 def findings(configuration: ProviderSettings) -> Iterator[Finding]:
-    """Yield the faults of the account, and of the project of each VO."""
+    """Yield the faults of the account, of the project of each VO, and of the entry in GOCDB."""
+    with ThreadPoolExecutor(1) as beside:
+        registered = beside.submit(lambda: list(gocdb_check.findings(configuration)))
+        yield from _of_cloud(configuration)
+        yield from registered.result()
+
+
+def _of_cloud(configuration: ProviderSettings) -> Iterator[Finding]:
     if configuration.offer:
         return  # described in a file; no cloud is read
     login = _prompt(configuration.account)

@@ -51,8 +51,8 @@ _ROWS = {
     "caso": ("C01", "C02", "C30", "C31", "C32", "C33", "C34", "C36", "C42"),
     "ssmsend": ("C06", "C10", "C12", "C40", "C41", "C43"),
     "cloudkeeper": ("C10",),
-    "cloudbdii": ("C30", "C31", "C34", "C36"),
-    "cloud-info": ("C30", "C31", "C34", "C36"),
+    "cloudbdii": ("C30", "C31", "C34", "C36", "C37"),
+    "cloud-info": ("C30", "C31", "C34", "C36", "C37"),
     "cloudkeeper-os": ("C30", "C31", "C34", "C35", "C36"),
 }
 """By job or service, the rows that its own checks may find, live ones too."""
