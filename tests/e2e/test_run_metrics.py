@@ -6,6 +6,7 @@ The right numbers are those of the cloud's own count of requests, and of the liv
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.test_month_accuracy import Months, cloud, months
 from tests.e2e.test_simulated_year import PROJECTS
 from tests.simulators import lives
-from tests.simulators.openstack import Answer, Cloud, Request
+from tests.simulators.openstack import Answer, Cloud, Request, serving
 
 __all__ = ["cloud"]
 
@@ -89,3 +90,17 @@ def test_requests_by_service(cloud: Cloud, tmp_path: Path) -> None:
     seconds = by(site, "service", "seconds")
     assert seconds.keys() == requests.keys()
     assert all(one > 0 for one in seconds.values())
+
+
+def test_a_login_is_not_the_time_of_the_service_that_waits_for_it(tmp_path: Path) -> None:
+    """All requests of one project take no longer than the run."""
+
+    def slow(request: Request) -> Answer | None:
+        if request.path.endswith("/auth/tokens"):
+            time.sleep(0.5)
+        return None
+
+    with serving(Cloud(("alpha",), servers=2, deleted=0, fault=slow, token_uses=1)) as alone:
+        site = months(alone, tmp_path, [], begin=OCTOBER)
+        site.run_at([RUNS[0]])
+    assert sum(by(site, "service", "seconds").values()) <= site.lasted
