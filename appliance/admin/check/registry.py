@@ -10,6 +10,7 @@ from appliance.admin.check import (
     certificates,
     clock,
     engine,
+    information,
     network,
     ports,
     schedule,
@@ -37,6 +38,7 @@ PROBES: Sequence[Probe] = (
     Probe(("C10",), "revocation lists", Need.HOST, certificates.of_lists),
     Probe(("C10",), "age of the authorities", Need.HOST, certificates.of_anchors),
     Probe(("C10",), "copies of the host key", Need.HOST, certificates.of_copies),
+    Probe(("C50",), "services of the BDII", Need.HOST, information.find, LONG, Flow.INFORMATION),
     Probe(("C12",), "the receiver's certificate", Need.HOST, certificates.of_receiver, LONG),
     # the configuration, also of files compared with each other
     Probe(("C21", "C20"), "files that the host itself reads", Need.CONFIGURATION, across.of_host),

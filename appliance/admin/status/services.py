@@ -156,10 +156,11 @@ def complaints(services: Services) -> list[str]:
     amiss = [
         state for state in services.states if not state.is_well and state.service not in explained
     ]
-    return about_compose + lines + [_complaint(state) for state in amiss]
+    return about_compose + lines + [complaint(state) for state in amiss]
 
 
-def _complaint(state: ServiceState) -> str:
+def complaint(state: ServiceState) -> str:
+    """Return the line about a service that is not well: its state, and where to look."""
     if not state.is_running:  # the output of its last check is from the time when it ran
         status = (
             ""
