@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import Any
 
 from appliance.core import clock
-from caso.sources.server import NotUnderstood, life_of, reading
 from caso.usage.hours import Spent
 
 
@@ -101,6 +100,12 @@ def add_earlier(found: ProjectHours, servers: Iterable[dict[str, Any]], start: d
 
     ``servers`` are those that changed since ``start``, as Nova describes them.
     """
+    from caso.sources.server import (  # noqa: PLC0415  loads the OpenStack clients
+        NotUnderstood,
+        life_of,
+        reading,
+    )
+
     for server in servers:
         mine = found.servers.get(server["id"])
         if mine is None or mine.surplus <= _LEAST:
