@@ -46,7 +46,7 @@ def client_of(
     *,
     access: AMSAccess,
     tls: ssl.SSLContext,
-    answer_time: timedelta = request.REQUEST_TIMEOUT,
+    answer_time: timedelta | None = None,
 ) -> ams_client.AMSClient:
     """Return a client that is not connected yet."""
     service = ams_client.AMSService(broker.host, access.project, broker.port, access.authn_port)

@@ -43,7 +43,6 @@ from ssm.transport.request import (
     CLOSED,
     LASTS,
     LOOK,
-    REQUEST_TIMEOUT,
     HTTPAnswer,
     Interrupted,
     KeptConnection,
@@ -128,7 +127,7 @@ class AMSClient:
         *,
         tls: ssl.SSLContext,
         token: str = "",
-        answer_time: timedelta = REQUEST_TIMEOUT,
+        answer_time: timedelta | None = None,
     ) -> None:
         self.service = service
         self._answer_time = answer_time

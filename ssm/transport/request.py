@@ -86,10 +86,10 @@ class KeptConnection:
         port: int,
         *,
         tls: ssl.SSLContext,
-        answer_time: timedelta = REQUEST_TIMEOUT,
+        answer_time: timedelta | None = None,
     ) -> None:
         self._address = hosts.join_port(host, port)
-        self._answer_seconds = answer_time.total_seconds()
+        self._answer_seconds = (answer_time or REQUEST_TIMEOUT).total_seconds()
         self._is_interrupted = False
         seconds = CONNECT_TIMEOUT.total_seconds()
         self._http = proxy.https_connection(host, port, timeout=seconds, tls=tls)

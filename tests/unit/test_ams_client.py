@@ -79,8 +79,16 @@ def test_published_messages_are_pulled_until_acknowledged(service: AMS, trust: T
             ams_client.RequestRefused,
             "refuses the request (400: Bad Request)",
         ),
-        (Fault(Kind.STATUS, status=403), AccessDenied, "access is refused (403: broken on demand)"),
-        (Fault(Kind.STATUS, status=404), Unavailable, "does not exist (404: broken on demand)"),
+        (
+            Fault(Kind.STATUS, status=403),
+            ams_client.TopicDenied,
+            "access is refused (403: broken on demand)",
+        ),
+        (
+            Fault(Kind.STATUS, status=404),
+            ams_client.NoSuchTopic,
+            "does not exist (404: broken on demand)",
+        ),
         (
             Fault(Kind.STATUS, status=413, body=PAGE),
             ams_client.TooLarge,
