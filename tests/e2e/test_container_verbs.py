@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -96,6 +98,13 @@ def lives(testbed: Testbed, projects: set[str], begin: datetime, end: datetime) 
         return dict(connection.execute(_LIVES, values).fetchall())
 
 
+def digest(path: Path) -> str:
+    done = subprocess.run(
+        ["openssl", "dgst", "-sha256", "-r", str(path)], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()[0]
+
+
 def test_hours_of_all_verbs_are_those_of_novas_database(
     site: ContainerSite, testbed: Testbed
 ) -> None:
@@ -147,6 +156,28 @@ def test_hours_of_all_verbs_are_those_of_novas_database(
         assert datetime.fromisoformat(lastrun).replace(microsecond=0) == following
         for name in (f"project {project}, cloud to ssm", f"lastrun.{project}"):
             assert f"{name}: accounted up to {following}, " in shown
+
+    this_month = until.replace(day=1, hour=0, minute=0, second=0)
+    end = this_month - SECOND
+    walls = lives(testbed, set(tagged), end.replace(day=1, hour=0, minute=0, second=0), end)
+    shown = verb(site, "republish", "--month", f"{end:%Y-%m}")
+    assert {
+        found[1]: found[2]
+        for found in re.finditer(r"(?m)^  (\S{36})  delivered (.* h), now \2: \+0\.0 h$", shown)
+    } == {key: f"{seconds / 3600:.1f} h" for key, seconds in walls.items()}
+    assert "nothing was written" in shown
+    assert sorted(spool.glob("????????/" + "?" * 14)) == messages
+
+    path, key = next(
+        (path, record["VMUUID"])
+        for path in messages
+        for record in counters.records([path.read_text()])
+        if walls.get(record["VMUUID"]) == int(record["WallDuration"])
+    )
+    shown = verb(site, "ledger", "show", key)
+    row = next(line for line in shown.splitlines() if digest(path)[:16] in line)
+    assert row.startswith(f"{end:%Y-%m}  cloud  ssm ")
+    assert f" {walls[key] / 3600:.2f} h" in row
 
 
 def test_gaps_are_filled_and_refused_records_listed(site: ContainerSite, testbed: Testbed) -> None:
