@@ -9,7 +9,8 @@ import pytest
 
 from deploy.dockerd import DockerDaemon
 
-pytestmark = [pytest.mark.container, pytest.mark.unnamed]
+# Not beside the tests of sites: a daemon that starts empties the chains of published ports.
+pytestmark = pytest.mark.container
 
 
 def test_a_mount_that_the_daemon_leaves_is_no_obstacle(tmp_path: Path) -> None:
