@@ -2,9 +2,9 @@
 
 Nova lets administrators list the usage of all projects at once, which spares a request for each
 project. It refuses all others with 403, so an account with the role ``reader`` costs a site one
-refused request a day. Nothing is believed about a project that the listing does not name: such a
-project is asked for itself. So a service that shows only a part of its projects, for whatever
-reason, costs requests and loses nothing. Rows of projects that are not accounted are dropped.
+refused request a day. A project that the listing does not name is asked for itself: one that is
+empty and one that is left out look alike. So a service that shows only a part of its projects, for
+whatever reason, costs requests and loses nothing. Rows of other projects are dropped.
 """
 
 from __future__ import annotations

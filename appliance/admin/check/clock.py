@@ -91,6 +91,6 @@ def _connection(contact: Contact) -> http.client.HTTPConnection:
     where = hosts.join_port(contact.host, contact.port)
     if contact.scheme == "http":
         return http.client.HTTPConnection(where, timeout=_TIMEOUT)
-    # Nothing is sent or believed but the time of day; other probes verify the certificate.
+    # A server whose certificate this host does not trust shows no time. Other probes report it.
     tls = ssl.create_default_context()
     return http.client.HTTPSConnection(where, timeout=_TIMEOUT, context=tls)

@@ -1,4 +1,4 @@
-"""``sender.cfg`` of SSM: read as it was meant, and with a destination that somebody has chosen.
+"""``sender.cfg`` of SSM: read as it was meant, and with a destination that the administrator chose.
 
 Releases of 2016 to 2020 sent to a queue for tests, which is never carried over silently. They
 looked brokers up in an information system that has gone. Only the administrator knows where the
