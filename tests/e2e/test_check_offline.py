@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from appliance.admin.check.inside import CHECK_LABEL
 from deploy.dockerd import DockerDaemon
 from tests.e2e.container_site import TOP, ContainerSite, host_site, wait
 
@@ -110,6 +111,16 @@ def replace(site: ContainerSite, name: str, old: str, new: str) -> int:
     return text[: text.index(old)].count("\n") + 1
 
 
+def containers(site: ContainerSite) -> set[str]:
+    """Return all containers of services and checks; other tests may run their own on the engine."""
+    labels = ("com.docker.compose.project", CHECK_LABEL)
+    listings = (
+        site.engine.docker("ps", "-aq", "--no-trunc", "--filter", f"label={label}").stdout
+        for label in labels
+    )
+    return {number for listing in listings for number in listing.split()}
+
+
 def wait_for_words(site: ContainerSite, name: str, words: str) -> None:
     wait(lambda: words in site.log(name), seconds=120, what=lambda: site.log(name))
 
@@ -126,7 +137,7 @@ def test_what_is_right_and_what_is_wrong_together(site: ContainerSite) -> None:
     # Each has read its configuration before it is changed.
     for name, words in (("sitebdii", "serving"), ("cloudkeeper-os", "listening on")):
         wait_for_words(site, name, words)
-    running = site.engine.docker("ps", "-a", "--format", "{{.ID}} {{.CreatedAt}}").stdout
+    running = containers(site)
     root = site.root
     before = sorted(str(path) for path in (root / "etc").rglob("*"))
     replace(site, "etc/caso/caso.conf", "site_name = TEST-SITE", "site_name = TEST-SITE-2")
@@ -166,7 +177,7 @@ def test_what_is_right_and_what_is_wrong_together(site: ContainerSite) -> None:
     )
     assert any("log_config_append" in one["option"] for one in findings)
     assert sorted(str(path) for path in (root / "etc").rglob("*")) == before
-    assert site.engine.docker("ps", "-a", "--format", "{{.ID}} {{.CreatedAt}}").stdout == running
+    assert containers(site) == running
     states = [
         str(site.container(name)["State"]["Status"]) for name in ("sitebdii", "cloudkeeper-os")
     ]
