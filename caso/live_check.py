@@ -22,6 +22,7 @@ from appliance.core import clock, files
 from appliance.core.cloud import faults, identity, offer
 from appliance.core.cloud.compute import Servers
 from appliance.core.cloud.session import Cloud, Scope, understood
+from appliance.core.config.settings import SYSTEM, note_roles
 from appliance.core.run.errors import AccessDenied, ApplianceError, ExitStatus, LocalFailure
 from appliance.core.suggestion import did_you_mean
 from caso import silence
@@ -178,13 +179,18 @@ def _system(cloud: Cloud) -> Result:
         scope = cloud.system
         if scope is None:
             words = f"the account {access.account!r} has no role on it: {missing}; {remedy}"
-        elif identity.may_list_users(cloud, scope):
+        elif _may_list_users(cloud, scope):
             return Result("users", "good", "the system", "the account may read names of users")
         else:
             words = f"the account {access.account!r} may not read names of users: {missing}"
     except ApplianceError as error:  # records do without names
         words = f"{error}: {missing}"
     return Result("users", "warning", "the system", words)
+
+
+def _may_list_users(cloud: Cloud, scope: Scope) -> bool:
+    note_roles(SYSTEM, scope.roles)
+    return identity.may_list_users(cloud, scope)
 
 
 def _selection(
@@ -223,7 +229,7 @@ def _rights(cloud: Cloud, configuration: CasoConfiguration, one: Selected) -> It
         named = f"{subject}, region {region}" if len(configuration.regions) > 1 else subject
         try:
             scope = cloud.in_region(region).project(one.project.id)
-            faults.note_catalog(scope)
+            faults.note_scope(scope)
             yield from _flavors(configuration, scope, named)
             for source in _needed(configuration):
                 found = list(_source(configuration, scope, one, source, named))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from appliance.core.cloud import faults, offer
+from appliance.core.cloud import faults, identity, offer
 from appliance.core.cloud.hops import LoginFailure
 from appliance.core.run.errors import ApplianceError
 from appliance.core.run.finding import Finding
@@ -38,7 +38,9 @@ def _of_cloud(configuration: ProviderSettings) -> Iterator[Finding]:
     try:
         shares = configuration.shares or (gather.own_share(account),)
         if not all(share.account for share in shares):
-            account.cloud(login.access.region or "").unscoped  # noqa: B018  logs in, or raises
+            cloud = account.cloud(login.access.region or "")
+            cloud.unscoped  # noqa: B018  logs in, or raises
+            identity.projects(cloud)  # which notes them for `appliance accounts`
     except ApplianceError as error:
         tried = "POST /v3/auth/tokens"
         yield faults.finding(error, login.access, tried=tried, otherwise="C30")
@@ -67,7 +69,7 @@ def _share(account: ProviderAccount, share: ShareSettings) -> Iterator[Finding]:
 
 def _offer(account: ProviderAccount, share: ShareSettings, tried: str) -> Iterator[Finding]:
     scope = account.scope(share)
-    faults.note_catalog(scope)
+    faults.note_scope(scope)
     service, _ = account.service(scope, share.region)
     if any("extra_specs" not in flavor for flavor in offer.flavors(scope, service)):
         text = (

@@ -10,6 +10,7 @@ from appliance.core.run import cli
 
 VERBS = {
     "configure": "configure.configure",
+    "config": "config.config",
     "migrate": "migrate.migrate",
     "check": "check.check",
     "start": "start.start",

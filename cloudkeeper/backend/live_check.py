@@ -43,7 +43,7 @@ def findings(settings: BackendSettings, *, writes: bool) -> Iterator[Finding]:
         project, scope = one
         tried = f"VO {vo}: {_READ}"
         try:
-            faults.note_catalog(scope)
+            faults.note_scope(scope)
             next(Glance(scope).images(owner=project.id, hidden=False), None)
         except ApplianceError as error:
             yield faults.finding(error, access, tried=tried, otherwise="C34")

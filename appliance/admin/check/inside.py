@@ -9,6 +9,7 @@ is compared with other files, as a line of JSON; other lines are ignored.
 from __future__ import annotations
 
 import enum
+import itertools
 import json
 import re
 import subprocess
@@ -72,13 +73,35 @@ class Depth(enum.Enum):
     """What it contacts, too."""
     WRITE = "write"
     """It also creates and deletes something there."""
+    SHOWN = "shown"
+    """Its files, and all values that it has read in them."""
 
     def flags(self, program: str) -> tuple[str, ...]:
         """Return the flags of a program for this depth."""
+        if self is Depth.SHOWN:
+            return ("--show-config",)
         if self is Depth.CONFIGURATION or program not in LIVE:
             return ("--check-config",)
         is_writing = self is Depth.WRITE and program in WRITING
         return ("--check-live", "--write") if is_writing else ("--check-live",)
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSettings:
+    """The values that a program has read, without secrets; one without a path is a default."""
+
+    program: str
+    values: tuple[Value, ...]
+
+    def get(self, section: str, option: str) -> str:
+        """Return the text of an option; empty if it is not set and has no default."""
+        one = self.find(section, option)
+        return one.text if one else ""
+
+    def find(self, section: str, option: str) -> Value | None:
+        """Return the value of an option; None if the program has not read it."""
+        found = [one for one in self.values if (one.section, one.option) == (section, option)]
+        return found[-1] if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +110,8 @@ class CheckAnswer:
 
     findings: tuple[Finding, ...]
     values: tuple[Value, ...]
+    settings: tuple[ProgramSettings, ...] = ()
+    """All values that the programs have read, for `Depth.SHOWN`."""
 
     @property
     def is_usable(self) -> bool:
@@ -125,7 +150,7 @@ def ask(
         raise compose.not_started(host.compose, error) from error
     if _BEGUN not in lines:
         raise compose_output.failure(name, lines)
-    return read(name, lines)
+    return read(name, lines, [words[0] for words in PROGRAMS[service]])
 
 
 def _has_no_network_of_its_own(service: str, host: Host) -> bool:
@@ -174,7 +199,7 @@ def _ask_natively(
         )
         written, status = _run(name, command, environment)
         lines += [_BEGUN, *written, f"{_ENDED} {status}"]
-    return read(name, lines)
+    return read(name, lines, [program[0] for program in PROGRAMS[service]])
 
 
 def _beside(job: Job, flags: Sequence[str]) -> list[str]:
@@ -212,15 +237,20 @@ def _run(
     return done.stderr.decode(errors="replace").splitlines(), done.returncode
 
 
-def read(name: str, lines: Sequence[str]) -> CheckAnswer:
-    """Return the findings and values in the output of a check."""
+def read(name: str, lines: Sequence[str], programs: Sequence[str] = ()) -> CheckAnswer:
+    """Return the findings and values in the output of a check of ``programs``."""
     findings: list[Finding] = []
     values: list[Value] = []
-    for part in _parts(lines):
+    settings_read: list[ProgramSettings] = []
+    for program, part in itertools.zip_longest(programs, _parts(lines), fillvalue=None):
+        if part is None:
+            continue  # the container ended before this program
         found, read_values = _of_program(name, part)
         findings += found
         values += read_values
-    return CheckAnswer(tuple(dict.fromkeys(findings)), tuple(values))
+        of_program = tuple(_values("setting", part))
+        settings_read.append(ProgramSettings(str(program or name), of_program))
+    return CheckAnswer(tuple(dict.fromkeys(findings)), tuple(values), tuple(settings_read))
 
 
 def _parts(lines: Sequence[str]) -> Iterator[list[str]]:
@@ -236,19 +266,20 @@ def _parts(lines: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _of_program(name: str, lines: Sequence[str]) -> tuple[list[Finding], list[Value]]:
-    findings, values = [], []
-    for line in lines[:-1]:
-        entry = _entry(line)
-        if "value" in entry:
-            value = entry["value"]
-            path, number = Path(str(value["path"])), int(value["line"])
-            values.append(Value(value["section"], value["option"], value["text"], path, number))
-        elif found := _finding(name, entry):
-            findings.append(found)
+    findings = [found for line in lines[:-1] if (found := _finding(name, _entry(line)))]
     status = lines[-1].removeprefix(_ENDED).strip()
     if status != "0" and not any(found.is_error for found in findings):
         findings.append(_unexplained(name, status, lines[:-1]))
-    return findings, values
+    return findings, list(_values("value", lines))
+
+
+def _values(key: str, lines: Sequence[str]) -> Iterator[Value]:
+    """Yield the values that a program has printed under a key."""
+    for line in lines:
+        value = _entry(line).get(key)
+        if isinstance(value, dict):
+            path, number = Path(str(value["path"])), int(value["line"])
+            yield Value(value["section"], value["option"], value["text"], path, number)
 
 
 def _entry(line: str) -> dict[str, Any]:

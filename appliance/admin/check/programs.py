@@ -18,7 +18,7 @@ from pathlib import Path
 from appliance.admin import inventory
 from appliance.admin.check import inside, trust
 from appliance.admin.check.finding import identify, of_error
-from appliance.admin.check.inside import CheckAnswer, Depth
+from appliance.admin.check.inside import CheckAnswer, Depth, ProgramSettings
 from appliance.admin.images import needed
 from appliance.admin.run import hostkey
 from appliance.admin.runtime.engine import Engine
@@ -52,6 +52,11 @@ class Programs:
     def findings(self, name: str) -> Sequence[Finding]:
         """Return what the check of a program has found; waits for it."""
         return self._begun()[name].result().findings
+
+    def answer(self, name: str) -> CheckAnswer:
+        """Return the whole answer of a program; waits for it."""
+        found = self._begun()[name].result()
+        return CheckAnswer(found.findings, found.values, found.settings)
 
     @property
     def values(self) -> Sequence[Value]:
@@ -110,7 +115,9 @@ class Programs:
                 answer = _noted(engine, name, service, host, layout, depth=self._depth)
         except (ApplianceError, OSError) as error:
             return _ProgramAnswer(tuple(_of_failure(name, error)), (), is_answer=False)
-        return _ProgramAnswer(answer.findings, answer.values, is_answer=True)
+        return _ProgramAnswer(
+            answer.findings, answer.values, is_answer=True, settings=answer.settings
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +127,7 @@ class _ProgramAnswer:
     findings: tuple[Finding, ...]
     values: tuple[Value, ...]
     is_answer: bool
+    settings: tuple[ProgramSettings, ...] = ()
 
 
 def _noted(

@@ -16,12 +16,13 @@ _AUTHORISATION = re.compile(r"^(?P<head>[^#\s]\S*\s+)\S.*$")
 _MASK = "***"
 
 
-def shown(name: str, before: str, after: str) -> list[str]:
+def shown(
+    name: str, before: str, after: str, *, labels: tuple[str, str] = ("now", "then")
+) -> list[str]:
     """Return the lines of a unified difference; each secret is masked."""
-    found = difflib.unified_diff(
-        _masked(name, before), _masked(name, after), f"{name} (now)", f"{name} (then)", lineterm=""
-    )
-    return [*found]
+    now, then = (f"{name} ({label})" for label in labels)
+    ones, others = _masked(name, before), _masked(name, after)
+    return [*difflib.unified_diff(ones, others, now, then, lineterm="")]
 
 
 def _masked(name: str, text: str) -> list[str]:

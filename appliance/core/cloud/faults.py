@@ -14,7 +14,7 @@ from datetime import timedelta
 from appliance.core import hosts
 from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Scope
-from appliance.core.config.settings import note_endpoint
+from appliance.core.config.settings import note_endpoint, note_roles
 from appliance.core.run.errors import ApplianceError
 from appliance.core.run.finding import Finding
 
@@ -74,8 +74,9 @@ def of_text(
     return Finding(path, line, option, text, row, is_error=is_error, tried=tried)
 
 
-def note_catalog(scope: Scope) -> None:
-    """Note the endpoints that an account uses, for `appliance check --endpoints`."""
+def note_scope(scope: Scope) -> None:
+    """Note the endpoints that an account uses in a project, and its roles there."""
+    note_roles(scope.project_id or "", scope.roles)
     for service, url in scope.catalog().items():
         note_endpoint(service, url)
 

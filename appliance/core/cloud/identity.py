@@ -14,6 +14,7 @@ from appliance.core.cloud.locks import Locks
 from appliance.core.cloud.project import Project, by_name_or_id
 from appliance.core.cloud.session import Cloud, Scope, understood
 from appliance.core.cloud.vo import MappingEntry
+from appliance.core.config.settings import note_roles
 from appliance.core.run.errors import AccessDenied
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ def projects(cloud: Cloud, *, tag: str = "") -> list[Project]:
     """
     with understood(cloud.host, "Keystone"):
         found = [Project.read(one) for one in _listing(cloud.unscoped, "/auth/projects")]
+    for project in found:
+        note_roles(project.id, ())
     # In the account's own listing `has_role` is true, so it wins over the tagged ones.
     by_id = {project.id: project for project in found}
     if tag:

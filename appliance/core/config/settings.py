@@ -8,6 +8,7 @@ option, or returns the warnings.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -73,10 +74,31 @@ class Value:
     path: Path
     line: int
 
+    @property
+    def place(self) -> str:
+        """Return where a file sets the option, ``FILE:LINE``, or the word ``default``."""
+        if self.path == Path():
+            return "default"
+        return f"{self.path}:{self.line}" if self.line else f"{self.path}"
 
-_observed: deque[Value] = deque(maxlen=256)
+    @property
+    def named(self) -> str:
+        """Return the option, with its section if the file has sections."""
+        return self.option if self.section == "DEFAULT" else f"[{self.section}] {self.option}"
+
+
+_observed: deque[Value] = deque(maxlen=8192)
+_shown: deque[Value] = deque(maxlen=8192)
 ENDPOINT = "endpoint"
 """The section of values that are URLs which a program contacts; ``option`` says what is there."""
+ROLES = "roles"
+"""The section of values that are the account's roles: ``option`` is a project's id or `SYSTEM`."""
+SYSTEM = "system"
+MASK = "***"
+_SECRET = re.compile(r"(?i)passw(?:or)?d|passcode|passphrase|secret|token")
+_NO_SECRET = re.compile(r"(?i)[_-](?:file|url|endpoint|type|expiration)$")
+"""Ends of names that hold a place, a form or a time, and no secret."""
+_URL_ACCOUNT = re.compile(r"(?<=//)[^\s/@]+@")
 
 
 class _Ignored(NamedTuple):
@@ -98,6 +120,29 @@ def observed() -> tuple[Value, ...]:
     found = tuple(dict.fromkeys(_observed.copy()))  # other threads may read options meanwhile
     _observed.clear()
     return found
+
+
+def shown() -> tuple[Value, ...]:
+    """Return all options that this process has read, without secrets, and forget them."""
+    found = tuple(dict.fromkeys(_shown.copy()))
+    _shown.clear()
+    return found
+
+
+def note_roles(scope: str, roles: Iterable[str]) -> None:
+    """Note the roles of the account in a project or the system, for `appliance accounts`.
+
+    Without ``roles`` it is a project in which the account has some role.
+    """
+    if log.is_checking():
+        _observed.append(Value(ROLES, scope, ",".join(sorted(roles)), Path(), 0))
+
+
+def masked(option: str, text: str) -> str:
+    """Return the value of an option with its secrets masked."""
+    if text and _SECRET.search(option) and not _NO_SECRET.search(option):
+        return MASK
+    return log.redact(_URL_ACCOUNT.sub(f"{MASK}@", text))
 
 
 def note_endpoint(what: str, url: str, *, path: Path = Path(), line: int = 0) -> None:
@@ -134,6 +179,8 @@ class Settings:
         self._known: dict[str, set[str]] = {}
         self._found: dict[tuple[str, str], Setting] = {}
         self._defaults: dict[tuple[str, str], str] = {}
+        self._offered: dict[tuple[str, str], str] = {}
+        """Defaults that other options cannot refer to."""
         self._problems: list[Problem] = []
         self._accounts: set[str] = set()
         self._deprecated: dict[tuple[str, str], str] = {}
@@ -229,8 +276,10 @@ class Settings:
     ) -> tuple[str, ...]:
         """Return the words of an option that separates them by commas, without empty ones."""
         entry = self._find(section, option, aliases)
+        words = tuple(default)
+        self._offered[section, option] = ",".join(words)
         if entry is None:
-            return tuple(default)
+            return words
         text = self._expand(entry.text, section)
         self._observe(entry, section, option, text)
         return tuple(word for part in text.split(",") if (word := part.strip()))
@@ -346,6 +395,8 @@ class Settings:
             ConfigurationError: there are errors; it has all of them, and the warnings.
 
         """
+        if log.is_showing():
+            self._show()
         self._warn_of_unknown()
         for (section, option), text in self._deprecated.items():
             self.deprecate(section, option, text)
@@ -355,6 +406,16 @@ class Settings:
         if any(problem.is_fatal for problem in problems):
             raise ConfigurationError(problems)
         return tuple(problems)
+
+    def _show(self) -> None:
+        """Note all options that have been read, defaults among them, for ``--show-config``."""
+        for (section, option), entry in self._found.items():
+            text = masked(option, self._expand(entry.text, section))
+            _shown.append(Value(section, option, text, entry.path, entry.line))
+        for (section, option), default in (self._defaults | self._offered).items():
+            if (section, option) not in self._found:
+                text = masked(option, self._expand(default, section))
+                _shown.append(Value(section, option, text, Path(), 0))
 
     def _find(self, section: str, option: str, aliases: Iterable[Alias] = ()) -> Setting | None:
         places = ((section, option), *aliases)
@@ -420,6 +481,7 @@ class Settings:
         words: Collection[str] = (),
     ) -> T:
         entry = self._find(section, option, aliases)
+        self._offered[section, option] = _written(default)
         if entry is None or not entry.text:
             return default
         text = self._expand(entry.text, section)
@@ -487,6 +549,11 @@ class Settings:
             text = f"{fault}{_hint(meant, self._known[section])}"
         entry = self._document.get(section, option)
         self._report(entry, section, option, text, is_fatal=is_account and is_missed)
+
+
+def _written(value: object) -> str:
+    """Return a default as a file would have it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def state_of(path: Path) -> str:

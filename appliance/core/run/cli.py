@@ -184,6 +184,12 @@ def _add_common(made: argparse.ArgumentParser, program: Program) -> None:
         action="store_true",
         help="check the configuration, print its problems, and exit",
     )
+    common.add_argument(
+        "--show-config",
+        action="store_true",
+        help="check the configuration, print each option that was read, without secrets, and where"
+        " it is set, and exit",
+    )
     if program.attempts:
         common.add_argument(
             "--check-live",
@@ -272,8 +278,8 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = parser(program).parse_args(argv)
     is_live = getattr(arguments, "check_live", False)
-    arguments.check_config = arguments.check_config or is_live
-    log.check_only(is_on=arguments.check_config)
+    arguments.check_config = arguments.check_config or arguments.show_config or is_live
+    log.check_only(is_on=arguments.check_config, is_showing=arguments.show_config)
     configure_log(arguments)
     log.hide_proxies()
     status = _guarded(program, arguments, program.run)
@@ -282,6 +288,8 @@ def main(program: Program, argv: Sequence[str] | None = None) -> int:
     log.check_only(is_on=False)
     if arguments.check_config and arguments.log_json:
         _print_values()
+    if arguments.show_config:
+        _print_settings(as_json=arguments.log_json)
     status = _flushed(program.name, status)
     if arguments.compat_exit_codes and status in set(ExitStatus):
         return program.compatible_status(ExitStatus(status))
@@ -359,6 +367,19 @@ def _print_values() -> None:
     for value in settings.observed():
         entry = {name: str(getattr(value, name)) for name in ("section", "option", "text", "path")}
         _print_error(json.dumps({"value": {**entry, "line": value.line}}, ensure_ascii=False))
+
+
+def _print_settings(*, as_json: bool) -> None:
+    """Print all options that were read: one JSON object on each line, or lines for a person."""
+    from appliance.core.config import settings  # noqa: PLC0415  settings imports this package
+
+    for value in settings.shown():
+        if as_json:
+            names = ("section", "option", "text", "path")
+            entry = {name: str(getattr(value, name)) for name in names} | {"line": value.line}
+            _print_error(json.dumps({"setting": entry}, ensure_ascii=False))
+        else:
+            print(log.one_line(log.redact(f"{value.place}: {value.named} = {value.text}")))
 
 
 def _report_json(name: str, error: ApplianceError) -> None:

@@ -44,7 +44,7 @@ _IN_ITS_PLACE = (
 )
 """Where a short secret is masked: as a value beside its name, and in the account of a URL."""
 _secrets: set[str] = set()
-_is_checking = False
+_is_checking = _is_showing = False
 
 
 def hide(secret: str | None) -> None:
@@ -236,15 +236,23 @@ def keep(line: str, *, name: str) -> None:
             )
 
 
-def check_only(*, is_on: bool) -> None:
-    """Switch on or off that all logs go to standard error, where a check prints its findings."""
-    global _is_checking  # noqa: PLW0603  logging is configured for the whole process
-    _is_checking = is_on
+def check_only(*, is_on: bool, is_showing: bool = False) -> None:
+    """Switch on or off that all logs go to standard error, where a check prints its findings.
+
+    With ``is_showing``, options are noted with their values, see `is_showing`.
+    """
+    global _is_checking, _is_showing
+    _is_checking, _is_showing = is_on, is_showing
 
 
 def is_checking() -> bool:
     """Check whether this process only checks its configuration."""
     return _is_checking
+
+
+def is_showing() -> bool:
+    """Check whether this process prints all options that it reads."""
+    return _is_showing
 
 
 @dataclass(frozen=True, slots=True)
