@@ -10,13 +10,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
+from appliance.core import gocdb
 from appliance.core.cloud import faults
 from appliance.core.config import document, yaml_file
+from appliance.core.gocdb import RegisteredService
 from appliance.core.run.errors import ApplianceError
 from appliance.core.run.finding import Finding
-from appliance.core.suggestion import did_you_mean
-from cloud_info_provider import gocdb
-from cloud_info_provider.gocdb import RegisteredService
+from cloud_info_provider import gocdb as registry
 from cloud_info_provider.settings import ProviderSettings
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def findings(configuration: ProviderSettings) -> Iterator[Finding]:
     if not configuration.gocdb_url:
         return
     try:
-        known = gocdb.services(configuration.gocdb_url, timeout=_TIMEOUT)
+        known = registry.services(configuration.gocdb_url, timeout=_TIMEOUT)
     except ApplianceError as error:
         logger.info("%s; endpoint and name of the site are not compared with it", error)
         return
@@ -40,20 +40,10 @@ def findings(configuration: ProviderSettings) -> Iterator[Finding]:
 
 
 def _name(configuration: ProviderSettings, known: Sequence[RegisteredService]) -> Iterator[Finding]:
-    name, sites = configuration.site.name, {one.site for one in known}
-    owners = {one.site for one in known if gocdb.is_of(configuration.endpoint, one)}
-    if name in (owners or sites):
-        return
-    row = "C22" if name in sites else "C22.b"
-    if owners:
-        text = (
-            f"GOCDB has this endpoint at the site {' and '.join(sorted(owners))}; write that name"
-        )
-    else:
-        hint = did_you_mean(name, sites, otherwise="correct the name, or register the site there")
-        text = f"GOCDB has no service {gocdb.SERVICE_TYPE} of a site {name!r}; {hint}"
-    path, line, option = _place_of_name(configuration)
-    yield Finding(path, line, option, text, row, tried=_tried(configuration))
+    fault = gocdb.fault_of_name(configuration.site.name, configuration.endpoint, known)
+    if fault:
+        path, line, option = _place_of_name(configuration)
+        yield Finding(path, line, option, fault.text, fault.row, tried=_tried(configuration))
 
 
 def _place_of_name(configuration: ProviderSettings) -> tuple[str, int, str]:
@@ -68,24 +58,12 @@ def _place_of_name(configuration: ProviderSettings) -> tuple[str, int, str]:
 def _endpoint(
     configuration: ProviderSettings, known: Sequence[RegisteredService]
 ) -> Iterator[Finding]:
-    endpoint, access = configuration.endpoint, configuration.account.access
-    registered = [url for one in known for url in one.urls]
-    if endpoint in registered:
-        return
-    near = next((url for url in registered if gocdb.is_alike(endpoint, url)), "")
-    if near:
-        row = "C37.a"
-        text = f"GOCDB has {near}, and EGI compares the texts; write exactly {endpoint} in GOCDB"
-    else:
-        row = "C37"
-        text = (
-            f"GOCDB has no service {gocdb.SERVICE_TYPE} with the URL {endpoint}; add it there, or"
-            " correct this one"
-        )
-    path, line = faults.place(access.places.get("auth_url", ""))
-    tried = _tried(configuration)
-    yield Finding(path, line, "endpoint", text, row, is_error=False, tried=tried)
+    fault = gocdb.fault_of_endpoint(configuration.endpoint, known)
+    if fault:
+        path, line = faults.place(configuration.access.places.get("auth_url", ""))
+        tried = _tried(configuration)
+        yield Finding(path, line, "endpoint", fault.text, fault.row, is_error=False, tried=tried)
 
 
 def _tried(configuration: ProviderSettings) -> str:
-    return f"GET {configuration.gocdb_url}?method=get_service&service_type={gocdb.SERVICE_TYPE}"
+    return f"GET {configuration.gocdb_url}?method=get_service&service_type={gocdb.CLOUD}"

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from appliance.admin import egi
+from appliance.admin.egi import EgiServices
 from appliance.admin.inventory import JOBS, Flow, flow_of
 from appliance.admin.mounts import site_files
 from appliance.admin.runtime import compose as composes
@@ -82,6 +84,8 @@ class Host:
     """The federation: one of `PROFILES`."""
     flows: Mapping[Flow, bool]
     """Whether each flow is on."""
+    egi: EgiServices
+    """The services of EGI that a check asks."""
     is_native: bool
     """Whether the programs run on the host itself, without containers."""
     restricts_egress: bool
@@ -162,6 +166,7 @@ def load(layout: Layout) -> Host:
         proxies={name: variables[name] for name in _PROXIES if variables.get(name)},
         profile=profile,
         flows=flows,
+        egi=egi.read(settings),
         is_native=is_native(layout),
         restricts_egress=settings.boolean("firewall", "bdii_egress", default=True),
         bridge=_bridge(environment),

@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import ssl
+import threading
 from collections.abc import Iterator, Mapping
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -40,20 +41,38 @@ def check() -> None:
         _named(scheme)
 
 
+_lock = threading.Lock()
+_before: list[dict[str, str | None]] = []
+"""The values before each block that has not ended; several threads may be in one."""
+
+
 @contextlib.contextmanager
 def environment(named: Mapping[str, str]) -> Iterator[None]:
-    """Use these proxies in the block, by HTTP_PROXY, HTTPS_PROXY and NO_PROXY, as jobs do."""
+    """Use these proxies in the block, by HTTP_PROXY, HTTPS_PROXY and NO_PROXY, as jobs do.
+
+    Blocks of several threads may overlap. The last one that ends restores the environment.
+    """
     found = {name.lower(): text for name, text in named.items()}
-    before = {name: os.environ.get(name) for name in found}
-    os.environ.update(found)
+    with _lock:
+        _before.append({name: os.environ.get(name) for name in found})
+        os.environ.update(found)
     try:
         yield
     finally:
-        for name, text in before.items():
-            if text is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = text
+        with _lock:
+            _leave()
+
+
+def _leave() -> None:
+    if len(_before) > 1:
+        first, second, *_ = _before
+        _before[:2] = [second | first]  # the earlier values are those before all blocks
+        return
+    for name, text in _before.pop().items():
+        if text is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = text
 
 
 def _named(scheme: str) -> SplitResult | None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import fields
 from itertools import chain
 
+from appliance.core import gocdb
 from appliance.core.cloud import login
-from cloud_info_provider import gocdb, settings, site_file, vocabulary
+from cloud_info_provider import settings, site_file, vocabulary
 from cloud_info_provider.account import RC_FILE
 from cloud_info_provider.conversion import PropertyNames
 from cloud_info_provider.ignored import (

@@ -10,8 +10,24 @@ import contextlib
 import selectors
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
+
+from tests.testbed.pki import Credential
+
+
+def over_tls(server: socketserver.TCPServer, own: Credential | None) -> str:
+    """Make a server speak TLS with a certificate, if it has one; return the scheme of its URLs."""
+    if own is None:
+        return "http"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own.certificate, own.key)
+    # The handshake is made in the thread of the connection, when it reads first.
+    server.socket = context.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
+    return "https"
 
 
 @contextlib.contextmanager

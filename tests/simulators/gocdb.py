@@ -10,17 +10,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape, quoteattr
 
-from tests.simulators.answering import answering
+from tests.simulators.answering import answering, over_tls
+from tests.testbed.pki import Credential
 
 
 @dataclass(frozen=True)
 class Service:
-    """A service; ``more`` are the URLs of its endpoints."""
+    """A service; ``more`` are the URLs of its endpoints, ``dn`` the name of its certificate."""
 
     key: str
     site: str
     url: str
     more: tuple[str, ...] = ()
+    kind: str = "org.openstack.nova"
+    dn: str = ""
 
 
 @dataclass
@@ -35,16 +38,18 @@ class Gocdb:
     url: str = ""
 
     @contextlib.contextmanager
-    def serve(self) -> Iterator[Gocdb]:
+    def serve(self, own: Credential | None = None) -> Iterator[Gocdb]:
+        """Serve; with a certificate of its own, over TLS."""
         server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"it": self}))
-        self.url = f"http://127.0.0.1:{server.server_port}/gocdbpi/public/"
+        scheme = over_tls(server, own)
+        self.url = f"{scheme}://127.0.0.1:{server.server_port}/gocdbpi/public/"
         with answering(server):
             yield self
 
-    def text(self) -> str:
-        """Return the list in GOCDB's form."""
+    def text(self, kind: str = "") -> str:
+        """Return the list of one type, or of all, in GOCDB's form."""
         return "<?xml version='1.0' encoding='UTF-8'?>\n<results>{}</results>".format(
-            "".join(map(_entry, self.services))
+            "".join(_entry(one) for one in self.services if kind in ("", one.kind))
         )
 
 
@@ -56,7 +61,8 @@ def _entry(service: Service) -> str:
     return (
         f"<SERVICE_ENDPOINT PRIMARY_KEY={quoteattr(service.key)}>"
         f"<PRIMARY_KEY>{escape(service.key)}</PRIMARY_KEY><HOSTNAME>host</HOSTNAME>"
-        f"<SERVICE_TYPE>org.openstack.nova</SERVICE_TYPE><SITENAME>{escape(service.site)}"
+        f"<HOSTDN>{escape(service.dn)}</HOSTDN>"
+        f"<SERVICE_TYPE>{service.kind}</SERVICE_TYPE><SITENAME>{escape(service.site)}"
         f"</SITENAME><URL>{escape(service.url)}</URL><ENDPOINTS>{endpoints}</ENDPOINTS>"
         "</SERVICE_ENDPOINT>"
     )
@@ -69,9 +75,11 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.it.queries.append(parse_qs(urlsplit(self.path).query))
+        query = parse_qs(urlsplit(self.path).query)
+        self.it.queries.append(query)
         time.sleep(self.it.delay)
-        body = self.it.text().encode() if self.it.body is None else self.it.body
+        kind = query.get("service_type", [""])[0]
+        body = self.it.text(kind).encode() if self.it.body is None else self.it.body
         self.send_response(self.it.status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(body)))

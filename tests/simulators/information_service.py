@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from tests import egi_information
 from tests.egi_information import ReadSite
-from tests.simulators.answering import answering
+from tests.simulators.answering import answering, over_tls
+from tests.testbed.pki import Credential
 
 
 @dataclass
@@ -25,10 +26,11 @@ class InformationService:
     url: str = ""
 
     @contextlib.contextmanager
-    def serve(self) -> Iterator[InformationService]:
+    def serve(self, own: Credential | None = None) -> Iterator[InformationService]:
+        """Serve; with a certificate of its own, over TLS."""
         handler = type("Handler", (_Handler,), {"service": self})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{server.server_port}"
+        self.url = f"{over_tls(server, own)}://127.0.0.1:{server.server_port}"
         with answering(server):
             yield self
 

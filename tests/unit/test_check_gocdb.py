@@ -87,7 +87,7 @@ def test_a_url_that_is_written_otherwise(
     ],
 )
 def test_urls_that_are_alike(one: str, other: str, is_alike: bool) -> None:
-    from cloud_info_provider import gocdb
+    from appliance.core import gocdb
 
     assert gocdb.is_alike(one, other) == is_alike
 

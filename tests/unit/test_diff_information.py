@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from appliance.admin import web_reader
 from appliance.admin.command import main
-from appliance.admin.diff import served
 from tests.simulators.information_service import InformationService
 from tests.unit.test_publishing import ENDPOINT, GOCDB_ID, SITE, document
 
@@ -303,7 +303,7 @@ def test_answer_that_never_ends(
     root: Path, begin: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A byte now and then holds up nobody: the limit of a socket is one for each byte."""
-    monkeypatch.setattr(served, "_ANSWER", 0.5)
+    monkeypatch.setattr(web_reader, "_ANSWER", 0.5)
     has_ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
 

@@ -23,7 +23,7 @@ from appliance.core.run.errors import ConfigurationError
 from appliance.core.run.finding import Finding
 from appliance.core.run.layout import Layout
 
-_SITE_NAMES = {
+SITE_NAMES = {
     ("DEFAULT", "site_name"),
     ("DEFAULT", "SITE_NAME"),
     ("site", "name"),
@@ -69,7 +69,7 @@ def site_names(values: Sequence[Value]) -> Iterator[Finding]:
     If no name has the majority, the one in site.cfg is taken as the right one.
     """
     named = [
-        value for value in values if (value.section, value.option) in _SITE_NAMES and value.line
+        value for value in values if (value.section, value.option) in SITE_NAMES and value.line
     ]
     if len({value.text for value in named}) < 2:  # noqa: PLR2004  two names
         return

@@ -28,6 +28,7 @@ from appliance.admin.check.programs import Programs
 from appliance.admin.check.report import CheckReport
 from appliance.admin.settings import Host
 from appliance.core import clock
+from appliance.core.config.settings import NOTE
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
 from appliance.core.run.layout import Layout
@@ -148,9 +149,18 @@ def check(
         _show_progress(number, len(probes))
     report.asked = [name for name in services if name in programs.asked]
     report.sort()
+    report.notes = notes(site, only=only)
     if "ssmsend" in services and not only:
         report.name = certificates.name(layout)
     return report, site
+
+
+def notes(site: CheckedSite, *, only: Sequence[str]) -> list[tuple[str, str]]:
+    """Return what the probes and the programs that have answered note, without repetition."""
+    of_programs = ((one.option, one.text) for one in site.programs.read if one.section == NOTE)
+    found = dict.fromkeys((*site.notes, *of_programs))
+    families = {row.partition(".")[0] for row in only}
+    return sorted(one for one in found if not only or one[0].partition(".")[0] in families)
 
 
 def _show_progress(ended: int, count: int) -> None:
@@ -167,7 +177,7 @@ def _is_chosen(probe: Probe, site: CheckedSite, *, is_offline: bool, is_selected
         return False
     if is_offline and not probe.needs.is_offline:
         return False
-    if probe.writes and not site.writes:
+    if (probe.writes and not site.writes) or (probe.is_as_egi and not site.is_as_egi):
         return False
     return probe.flow is None or site.is_on(probe.flow)
 

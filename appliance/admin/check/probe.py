@@ -13,16 +13,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from appliance.admin import egi, web_reader
 from appliance.admin.check.programs import Programs
 from appliance.admin.inventory import Flow
 from appliance.admin.machine import Machine
 from appliance.admin.settings import Host
-from appliance.core.config.settings import Value
+from appliance.admin.web_reader import WebReader
+from appliance.core.config.settings import FACT, Value
 from appliance.core.run.finding import Finding
 from appliance.core.run.layout import Layout
 
 SHORT = timedelta(seconds=10)
 """The deadline of a probe that looks at this host."""
+_ANSWER = timedelta(seconds=8)
+"""The longest wait for a byte of a service of EGI; four times that for a whole answer."""
 LONG = timedelta(seconds=55)
 """The deadline of a probe that waits for programs or for other hosts; all end within a minute."""
 
@@ -65,6 +69,10 @@ class CheckedSite:
     machine: Machine = field(default_factory=Machine)
     writes: bool = False
     """Whether a probe may create something elsewhere, and delete it."""
+    is_as_egi: bool = False
+    """Whether to say what EGI's monitoring, services and users see of this site."""
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    """Ids and texts that are no faults."""
 
     @property
     def values(self) -> Sequence[Value]:
@@ -75,6 +83,20 @@ class CheckedSite:
     def services(self) -> Sequence[str]:
         """Return the services of the programs that are checked."""
         return list(self.programs.services.values())
+
+    def facts(self, what: str) -> list[Value]:
+        """Return what programs have found out; waits until all have answered."""
+        return [one for one in self.values if (one.section, one.option) == (FACT, what)]
+
+    def reader(self, option: str) -> WebReader:
+        """Return the reader of the service that an option of the block ``egi`` names."""
+        return web_reader.of_site(
+            self.layout,
+            self.host.proxies,
+            timeout=_ANSWER,
+            setting=egi.place(option, self.host.settings_file),
+            patience="check again later",
+        )
 
     def is_on(self, flow: Flow) -> bool:
         """Check whether a flow is on."""
@@ -96,6 +118,8 @@ class Probe:
     """The flow without which nobody looks; None if all flows need it."""
     writes: bool = False
     """Whether it creates and deletes something: it runs with ``--write`` only."""
+    is_as_egi: bool = False
+    """Whether it runs with ``--as-egi`` only."""
 
     def finds(self, wanted: Sequence[str]) -> bool:
         """Check whether it may find one of these ids, ``Cxx`` or ``Cxx.y``; of none, all."""

@@ -64,6 +64,12 @@ class Programs:
         return [value for one in self._begun().values() for value in one.result().values]
 
     @property
+    def read(self) -> list[Value]:
+        """Return the values of the programs that have answered until now."""
+        done = [one for one in self._answers.values() if one.done() and one.exception() is None]
+        return [value for one in done for value in one.result().values]
+
+    @property
     def asked(self) -> list[str]:
         """Return the programs that have answered until now."""
         return [

@@ -13,6 +13,7 @@ from appliance.admin.check import (
     information,
     network,
     ports,
+    registered,
     schedule,
     space,
     waiting,
@@ -39,7 +40,24 @@ PROBES: Sequence[Probe] = (
     Probe(("C10",), "age of the authorities", Need.HOST, certificates.of_anchors),
     Probe(("C10",), "copies of the host key", Need.HOST, certificates.of_copies),
     Probe(("C50",), "services of the BDII", Need.HOST, information.find, LONG, Flow.INFORMATION),
+    Probe(
+        ("C11",),
+        "the name of the certificate in GOCDB",
+        Need.GOCDB,
+        registered.of_certificate,
+        LONG,
+        Flow.ACCOUNTING,
+    ),
     Probe(("C12",), "the receiver's certificate", Need.HOST, certificates.of_receiver, LONG),
+    # what EGI sees, with --as-egi
+    Probe(
+        ("C37", "C22"),
+        "name and endpoint in GOCDB",
+        Need.GOCDB,
+        registered.of_cloud,
+        LONG,
+        is_as_egi=True,
+    ),
     # the configuration, also of files compared with each other
     Probe(("C21", "C20"), "files that the host itself reads", Need.CONFIGURATION, across.of_host),
     Probe(("C22",), "names of the site", Need.CONFIGURATION, across.of_names, LONG),

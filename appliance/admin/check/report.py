@@ -29,6 +29,8 @@ class CheckReport:
     off: list[str] = field(default_factory=list)
     name: CertificateName | None = None
     """The name of the host's certificate, which GOCDB must have."""
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    """Ids and texts that are no faults."""
     bugs: list[Exception] = field(default_factory=list)
 
     def add(self, outcome: Outcome, *, only: Sequence[str] = ()) -> None:
@@ -75,6 +77,8 @@ class CheckReport:
         width = max((len(one.program) for one in self.findings), default=0)
         for line in self._lines(width):
             output.line(line)
+        for row, text in self.notes:
+            output.line(f"{row:5}  note     {text}")
         for line in self.off:
             output.line(line)
         if self.name:
@@ -99,6 +103,7 @@ class CheckReport:
                 "findings": found,
                 "checked": self.asked,
                 "off": self.off,
+                "notes": [{"id": row, "text": text} for row, text in self.notes],
                 "probes": sorted(set(self.looked)),
                 "certificate": asdict(self.name) if self.name else None,
             }

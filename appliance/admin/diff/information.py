@@ -13,12 +13,10 @@ from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
-from appliance.admin import settings
+from appliance.admin import settings, web_reader
 from appliance.admin.diff import served, view
 from appliance.admin.diff.view import SiteView, ViewDifference
-from appliance.admin.mounts import site_files
 from appliance.admin.run import run as run_verb
-from appliance.admin.runtime.native import authorities
 from appliance.core import clock, files, hosts, site_document
 from appliance.core.run import cli, log
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
@@ -67,10 +65,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     path = arguments.file.absolute() if arguments.file else layout.path(_FILE)
     document = _read(path, is_own=arguments.file is None)
     here = view.of_document(document)
-    named = site_files.variables(layout).get("FEDCLOUD_CA_BUNDLE", "")
-    reader = served.Reader(
-        Path(authorities(named)), host.proxies, timedelta(seconds=arguments.timeout)
-    )
+    timeout = timedelta(seconds=arguments.timeout)
+    reader = web_reader.of_site(layout, host.proxies, timeout=timeout)
     there = served.read(reader, url, name=here.name, gocdb_id=site_document.gocdb_id(document))
     found = view.differences(here, there, now=clock.now())
     if arguments.json:

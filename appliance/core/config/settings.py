@@ -91,6 +91,11 @@ _observed: deque[Value] = deque(maxlen=8192)
 _shown: deque[Value] = deque(maxlen=8192)
 ENDPOINT = "endpoint"
 """The section of values that are URLs which a program contacts; ``option`` says what is there."""
+FACT = "fact"
+"""The section of values that a program has found out; ``option`` says what: `KEYSTONE`, `VO`."""
+NOTE = "note"
+"""The section of values for the reader of a check, no faults; ``option`` is an id, ``Cxx``."""
+KEYSTONE, VO = "Keystone", "VO"
 ROLES = "roles"
 """The section of values that are the account's roles: ``option`` is a project's id or `SYSTEM`."""
 SYSTEM = "system"
@@ -157,6 +162,16 @@ def note_endpoint(what: str, url: str, *, path: Path = Path(), line: int = 0) ->
         return  # it is reported as an error of its option
     if parts.hostname:
         _observed.append(Value(ENDPOINT, what, place, path, line))
+
+
+def note_fact(what: str, text: str, *, path: Path = Path(), line: int = 0) -> None:
+    """Note what this process has found out, for `appliance check`; path and line name it."""
+    _observed.append(Value(FACT, what, text, path, line))
+
+
+def note(identifier: str, text: str) -> None:
+    """Note a text for the reader of a check under an id, which is no fault."""
+    _observed.append(Value(NOTE, identifier, text, Path(), 0))
 
 
 class Settings:
