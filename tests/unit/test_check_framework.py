@@ -338,6 +338,7 @@ def test_the_flags_of_a_program_follow_the_depth(monkeypatch: pytest.MonkeyPatch
         "--check-config",
         "--check-live",
         "--check-live --write",
+        "--show-config",
     }
 
 
