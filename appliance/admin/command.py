@@ -28,6 +28,7 @@ VERBS = {
     "service": "service.steps",
     "certificates": "certificates.renew",
     "firewall": "firewall.control",
+    "backup": "backup.backup",
 }
 """By name, the module of this package that has the ``VERB``; ``--help`` has their order."""
 

@@ -20,16 +20,18 @@ from tests.documents import TOP
 PAGES = documents.pages()
 NAMES = [str(path.relative_to(TOP)) for path in PAGES]
 FOREIGN = {
-    *("apparmor_parser", "apt-get", "cat", "cp", "echo", "find", "git", "ip6tables"),
+    *("apparmor_parser", "apt-get", "cat", "chmod", "cp", "echo", "find", "git", "ip6tables"),
     *("iptables", "ldapsearch"),
     *(
         "ln",
         "ls",
         "mv",
+        "openssl",
         "rm",
         "sha256sum",
         "sort",
         "tar",
+        "touch",
         "update-ca-certificates",
         "userdel",
         "xargs",

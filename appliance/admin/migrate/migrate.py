@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import argparse
 import os
-from datetime import timedelta
 from pathlib import Path
 
-from appliance.admin import settings
+from appliance.admin import changing, settings
 from appliance.admin.migrate import apply, plan
 from appliance.admin.migrate.forms import sender
 from appliance.admin.migrate.plan import MigrationPlan
 from appliance.admin.migrate.workspace import Workspace
-from appliance.core.run import cli, lock
+from appliance.core.run import cli
 from appliance.core.run.errors import Busy, ExitStatus, UsageError
 from appliance.core.run.layout import Layout
-
-_LOCK = "/run/fedcloud/install.lock"
-"""The installer's own: both change the same files."""
-_PATIENCE = timedelta(seconds=30)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +65,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     answer = arguments.destination or ""
     if not arguments.apply:
         return _show(_planned(source, layout, answer)[1])
-    with lock.hold(layout.path(_LOCK), wait=_PATIENCE):
+    with changing.alone(layout):
         return _apply(source, layout, answer)
 
 

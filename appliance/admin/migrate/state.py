@@ -11,9 +11,7 @@ of this host. They are left where this host has accounted already.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -137,7 +135,7 @@ def move(found: WaitingMessages, layout: Layout) -> None:
     """
     staging = found.target.parent / f"{_STAGING}{found.target.name}"
     read = {name: files.read_regular(found.source / name, limit=_LARGEST) for name in found.names}
-    with as_account():
+    with account.as_account():
         files.make_directory(staging)
         for name, data in read.items():
             files.write_atomic(staging / name.replace("/", "-"), data)
@@ -161,13 +159,13 @@ def _finish(staging: Path, layout: Layout) -> None:
     target = staging.parent / staging.name.removeprefix(_STAGING)
     complete = staging / _COMPLETE
     names: list[str] = []
-    with as_account():
+    with account.as_account():
         if complete.exists():
             names = [*filter(_ELEMENT.fullmatch, json.loads(complete.read_text()))]
         for name in names:
             _put(staging / name.replace("/", "-"), target / name)
     _record(layout, {f"{target.name}/{name}" for name in names})
-    with as_account():
+    with account.as_account():
         # The list goes first: what is left without it was never to move.
         complete.unlink(missing_ok=True)
         files.sync_directory(staging)
@@ -197,15 +195,3 @@ def write_checkpoint(found: Checkpoint, layout: Layout) -> None:
     """Write a checkpoint for the account."""
     owner = (account.ID, account.ID)
     files.write_atomic(layout.path(found.name), found.text, mode=0o644, owner=owner)
-
-
-@contextlib.contextmanager
-def as_account() -> Iterator[None]:
-    """Work as the account, which can replace directories of a spool by links while root writes."""
-    os.setegid(account.ID)
-    os.seteuid(account.ID)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)

@@ -1,0 +1,57 @@
+"""One lock for all verbs that change a host, and the mark of a restore that is not complete.
+
+Jobs do not start meanwhile: they say so and end with status 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+from appliance.core.run import lock
+from appliance.core.run.errors import Busy
+from appliance.core.run.layout import Layout
+
+LOCK = "/run/fedcloud/install.lock"
+"""The installer's: its name stays, because earlier releases hold it, too."""
+_RESTORE = "/var/lib/fedcloud/restore.json"
+_PATIENCE = timedelta(seconds=30)
+"""How long to wait for a run that was killed or is about to end."""
+
+
+@contextlib.contextmanager
+def alone(layout: Layout) -> Iterator[None]:
+    """Hold the lock for the block.
+
+    Raises:
+        Busy: Another verb changes the host.
+
+    """
+    with lock.hold(layout.path(LOCK), wait=_PATIENCE):
+        yield
+
+
+def restore_mark(layout: Layout) -> Path:
+    """Return the file that says that a restore is not complete."""
+    return layout.path(_RESTORE)
+
+
+def reason(layout: Layout) -> str:
+    """Return why nothing may start or change now; empty if it may."""
+    if restore_mark(layout).exists():
+        return "a restore is not complete: run the same appliance restore again"
+    held = lock.holder(layout.path(LOCK))
+    return f"the appliance is being changed: {held}" if held else ""
+
+
+def refuse(layout: Layout) -> None:
+    """Check that nothing changes the host.
+
+    Raises:
+        Busy: Another verb does, or a restore is not complete.
+
+    """
+    if words := reason(layout):
+        raise Busy("", words, "run this again afterwards")
