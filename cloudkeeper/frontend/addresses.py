@@ -62,6 +62,12 @@ class Address:
             return self.name
         return f"{self.name}?{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
 
+    @property
+    def file_and_line(self) -> tuple[Path, int]:
+        """The place in the configuration; line 0 if that is not known."""
+        path, _, line = self.origin.rpartition(":")
+        return (Path(path), int(line)) if line.isdecimal() else (Path(self.origin), 0)
+
     def __str__(self) -> str:
         return self.name
 

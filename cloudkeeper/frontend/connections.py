@@ -37,6 +37,14 @@ class Transient(Unavailable):
         self.after = after
 
 
+class Unreached(Transient):
+    """No connection, or no answer on it."""
+
+
+class UntrustedServer(Untrusted):
+    """A server whose certificate is not trusted."""
+
+
 def session(trust: CADirectory) -> requests.Session:
     """Return a session whose servers are verified and whose connections end at their deadline."""
     made = ProxiedSession()
@@ -64,9 +72,11 @@ def translated(error: Exception, url: str, name: str) -> ApplianceError:
         remedy = "install its CA, or ask its administrator"
         if isinstance(refused, PeerRefused):
             remedy = refused.remedy
-        return Untrusted(name, f"the server's certificate is not trusted: {cause(error)}", remedy)
+        return UntrustedServer(
+            name, f"the server's certificate is not trusted: {cause(error)}", remedy
+        )
     if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.Timeout):
-        return Transient(name, f"cannot be reached: {cause(error)}")
+        return Unreached(name, f"cannot be reached: {cause(error)}")
     return Unavailable(name, f"cannot be fetched: {cause(error)}")
 
 

@@ -32,6 +32,8 @@ _ENVIRONMENT = {
     "LC_ALL": "C",
     "MALLOC_ARENA_MAX": "2",
 }
+_MISSING = "is not an executable program"
+_INSTALL = "install qemu-utils, or correct qemu-img in cloudkeeper.yml"
 # Bytes of disk a second: the slowest rate of a conversion, for the time beyond ``patience``.
 _SLOWEST = 10 * 2**20
 _FULL = os.strerror(errno.ENOSPC)
@@ -40,6 +42,8 @@ _OVERHEAD = 64 * 2**20
 # Seconds for the program to say its version.
 _QUICK = 20
 _VERSION = re.compile(r"version ([0-9][0-9A-Za-z.+~-]{0,40})", re.ASCII)
+# `qemu-img measure` came with this release, in 2017.
+_OLDEST = (2, 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,18 @@ class QemuImg:
 
     binary: Path = Path("/usr/bin/qemu-img")
     patience: timedelta = timedelta(seconds=600)
+
+    def fault(self) -> str:
+        """Return why the program cannot be used, and the remedy; empty if it can."""
+        if not os.access(self.binary, os.X_OK):
+            return f"{self.binary} {_MISSING}; {_INSTALL}"
+        found = re.search(r"([0-9]+)\.([0-9]+)", _named(self.binary))
+        if found is None:
+            return f"{self.binary} does not report its version; {_INSTALL}"
+        if (int(found[1]), int(found[2])) < _OLDEST:
+            least = ".".join(map(str, _OLDEST))
+            return f"{self.name} is older than {least}, the first that can be used; {_INSTALL}"
+        return ""
 
     def virtual_size(self, disk: Disk) -> int:
         """Return the size in bytes of the disk that a server will see.
@@ -113,11 +129,7 @@ class QemuImg:
         # prlimit(1) sets the limits and becomes the program; preexec_fn is not safe with threads.
         command = ["prlimit", *limits, "--", str(self.binary), *arguments]
         if not os.access(self.binary, os.X_OK):
-            raise LocalFailure(
-                self.binary,
-                "is not an executable program",
-                "install qemu-utils, or correct qemu-img in cloudkeeper.yml",
-            )
+            raise LocalFailure(self.binary, _MISSING, _INSTALL)
         with subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -59,6 +59,22 @@ class Timeouts:
     total: timedelta = timedelta(minutes=5)
     window: timedelta = timedelta(seconds=60)
 
+    def within(self, most: Timeouts) -> Timeouts:
+        """Return these limits, none longer than that of ``most``."""
+        return Timeouts(
+            min(self.connect, most.connect),
+            min(self.read, most.read),
+            min(self.total, most.total),
+            min(self.window, most.window),
+        )
+
+
+_ENDLESS = Timeouts(timedelta.max, timedelta.max, timedelta.max, timedelta.max)
+PROMPT = Timeouts(
+    timedelta(seconds=8), timedelta(seconds=8), timedelta(seconds=20), timedelta(seconds=8)
+)
+"""Limits for a check: a server that works answers within a second."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -88,11 +104,12 @@ class Downloader:
     """Downloads with the trust anchors of one CA directory, in up to ``attempts`` attempts.
 
     That is the number of attempts to get an answer. With one attempt, nothing is resumed either.
+    No limit of a download is longer than that of ``most``.
     """
 
-    def __init__(self, trust: CADirectory, *, attempts: int = 3) -> None:
+    def __init__(self, trust: CADirectory, *, attempts: int = 3, most: Timeouts = _ENDLESS) -> None:
         proxy.check()
-        self._attempts = attempts
+        self._attempts, self._most = attempts, most
         self._session = connections.session(trust)
 
     def fetch(
@@ -214,6 +231,7 @@ class Downloader:
             ApplianceError: as for ``ask``; also from within the blocks.
 
         """
+        timeouts = timeouts.within(self._most)
         with deadline.limit(timeouts.total) as limit, contextlib.ExitStack() as stack:
             attempt = Attempt(limit, Pace(timeouts.window), self._attempts)
             if partial and partial.number:
@@ -248,6 +266,7 @@ class Downloader:
             Untrusted: the server's certificate is not trusted.
 
         """
+        timeouts = timeouts.within(self._most)
         with contextlib.ExitStack() as stack:
             if attempt is None:
                 limit = stack.enter_context(deadline.limit(timeouts.total))

@@ -29,6 +29,7 @@ from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.distinguished_name import slash_form
 from appliance.core.trust.errors import Malformed, Untrusted
 from cloudkeeper.frontend.addresses import SCHEMES
+from cloudkeeper.frontend.memory import OffPin
 from cloudkeeper.model import (
     Appliance,
     ApplianceId,
@@ -90,6 +91,7 @@ def verify(
     Raises:
         Malformed: the message is not signed, or is not an image list.
         Untrusted: its endorser did not sign it.
+        OffPin: another endorser than ``endorser`` did.
         ListExpired: it has expired; nothing else is wrong with it.
 
     """
@@ -112,7 +114,7 @@ def verify(
             raise Untrusted(_LIST, cause, "ask the endorser")
     if endorser and not is_same_endorser(endorser, signer):
         cause = f"signed by {signer.dn} of {signer.ca}, not by {endorser.dn} of {endorser.ca}"
-        raise Untrusted(_LIST, cause, "ask the endorser, or correct the one that you allow")
+        raise OffPin(_LIST, cause, "ask the endorser, or correct the one that you allow")
     if found.is_expired(at=at):
         raise ListExpired(found)
     return VerifiedImageList(replace(found, signer=signer), verified.body, verified.warnings)

@@ -28,6 +28,10 @@ _LARGEST = 2**26
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
+class OffPin(Untrusted):
+    """A source that differs from what an administrator or the first run has accepted."""
+
+
 @dataclass(frozen=True, slots=True)
 class AcceptedList:
     """A list as it was last accepted; ``url`` has no credentials, ``created`` is ISO 8601.
@@ -73,7 +77,7 @@ class Memory:
         """Compare a verified list with those that were accepted earlier.
 
         Raises:
-            Untrusted: the list has another identifier, VO or endorser, or is an older one.
+            OffPin: the list has another identifier, VO or endorser, or is an older one.
 
         """
         for entry in self._entries:
@@ -83,6 +87,10 @@ class Memory:
                 )
             if entry.list_id == found.identifier or (entry.url == url and not entry.list_id):
                 _compare(found, entry, url)
+
+    def has(self, found: SignedImageList, *, url: str, at: datetime) -> bool:
+        """Check whether an earlier run has accepted this very list of a URL."""
+        return _accepted(found, url=url, at=at) in self._entries
 
     def changes(self, found: SignedImageList, *, url: str) -> list[ListChange]:
         """Return how a verified list differs from those that were accepted earlier."""
@@ -192,9 +200,9 @@ def _compare(found: SignedImageList, entry: AcceptedList, url: str) -> None:
         raise _untrusted(words, url)
 
 
-def _untrusted(cause: str, url: str) -> Untrusted:
+def _untrusted(cause: str, url: str) -> OffPin:
     remedy = f"ask the endorser; if the change is right: {command('trust', url)}"
-    return Untrusted("image list", cause, remedy)
+    return OffPin("image list", cause, remedy)
 
 
 def _read(path: Path) -> list[AcceptedList]:

@@ -180,6 +180,8 @@ class FrontendSettings:
     lock_file: Path
     formats: tuple[Format, ...]
     qemu_img: Path
+    qemu_img_place: tuple[Path, int] = field(compare=False)
+    """File and line of the program; no path without one."""
     patience: timedelta
     """Limit of one call of qemu-img, to which a conversion adds."""
     endpoint: str
@@ -308,6 +310,7 @@ class _FrontendReader:
             qemu_img=found.path(
                 *_place("external-tools.binaries.qemu-img"), default=Path("/usr/bin/qemu-img")
             ),
+            qemu_img_place=self._where("external-tools.binaries.qemu-img"),
             patience=timedelta(seconds=seconds),
             endpoint=(endpoint := self._endpoint()),
             endpoint_place=self._where("backend.endpoint"),
@@ -362,12 +365,11 @@ class _FrontendReader:
         self, lists: Sequence[Address], registries: Sequence[RegistrySettings]
     ) -> None:
         for address in lists:
-            path, _, line = address.origin.rpartition(":")
-            place = (Path(path), int(line)) if line.isdecimal() else (Path(address.origin), 0)
-            note_endpoint("image list", address.url, path=place[0], line=place[1])
+            path, line = address.file_and_line
+            note_endpoint("image list", address.url, path=path, line=line)
         for registry in registries:
-            sources = self._optional("sources-file") or Path()
-            note_endpoint("registry", f"https://{registry.host}", path=sources)
+            path, line = registry.origin
+            note_endpoint("registry", f"https://{registry.host}", path=path, line=line)
 
     def _optional(self, option: str) -> Path | None:
         """Return a file that need not exist unless the configuration names it."""

@@ -68,6 +68,8 @@ class RegistrySettings:
     """The images to take."""
     signing_keys: tuple[SigningKey, ...] = ()
     """The keys one of which must have signed each artefact; none: no signature is needed."""
+    origin: tuple[Path, int] = field(default=(Path(), 0), compare=False)
+    """File and line of the source in the configuration."""
 
     def __str__(self) -> str:
         return f"{self.host}/{self.project}"
@@ -155,7 +157,7 @@ class _SourcesReader:
         if kind == "hepix":
             self._read_list(name, entry, is_enabled=is_enabled)
         else:
-            self._read_registry(name, kind, is_enabled=is_enabled)
+            self._read_registry(name, kind, entry, is_enabled=is_enabled)
 
     def _read_shared(self) -> None:
         """Take the shared values as known; each source reads those that it lacks."""
@@ -171,7 +173,7 @@ class _SourcesReader:
         self.settings.hold_account(_SHARED)
         self._refuse_unsupported(_SHARED)
 
-    def _read_registry(self, name: str, kind: str, *, is_enabled: bool) -> None:
+    def _read_registry(self, name: str, kind: str, entry: Setting, *, is_enabled: bool) -> None:
         found = self.settings
         found.hold_account(name)  # a misspelled signing_key must not mean that none is needed
         self._refuse_unsupported(name)
@@ -204,6 +206,7 @@ class _SourcesReader:
                     properties,
                     selection,
                     keys,
+                    (entry.path, entry.line),
                 )
             )
 

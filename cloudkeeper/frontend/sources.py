@@ -121,6 +121,11 @@ class SignedListSource:
         )
         return self.address.selection.part(replace(found, offers=offers))
 
+    def is_known(self, *, at: datetime) -> bool:
+        """Check whether an earlier run has accepted the list that was fetched."""
+        found, place = self._fetched, self.address.place
+        return found is not None and self.memory.has(found, url=place, at=at)
+
     def list_ids(self) -> frozenset[ListId]:
         """Return the lists that were accepted from this URL; see `OfferSource`."""
         return self.memory.lists_of(self.address.place)

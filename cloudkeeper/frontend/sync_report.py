@@ -74,16 +74,20 @@ class SyncReport:
     withheld: int = 0
     transferred_bytes: int = 0
     """Bytes of image files that the backend has accepted."""
+    is_logged: bool = True
+    """Whether each line is logged, too."""
 
     def fail(self, line: str) -> None:
         """Record and log something that was not done."""
         self.failures.append(line)
-        logger.error("%s", line)
+        if self.is_logged:
+            logger.error("%s", line)
 
     def note(self, line: str) -> None:
         """Record and log what the administrator should know."""
         self.notes.append(line)
-        logger.info("%s", line)
+        if self.is_logged:
+            logger.info("%s", line)
 
     def note_formats(self) -> None:
         """Note how many images are in a format that the configuration no longer accepts."""

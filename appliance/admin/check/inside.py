@@ -45,7 +45,9 @@ PROGRAMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "cloud-info": ((*_PROVIDER, "--format", "glue21json", "--publisher", "file"),),
 }
 """By service of the compose file, the programs that read its configuration."""
-LIVE = frozenset({"caso-extract", "cloud-info-provider-service", "cloudkeeper-os", "ssmsend"})
+LIVE = frozenset(
+    {"caso-extract", "cloud-info-provider-service", "cloudkeeper", "cloudkeeper-os", "ssmsend"}
+)
 """The programs that have ``--check-live``."""
 WRITING = frozenset({"cloudkeeper-os"})
 """Those of them that have ``--write``."""
@@ -160,16 +162,16 @@ def _has_no_network_of_its_own(service: str, host: Host) -> bool:
     the engine rejects with a ``network_mode``. In another project no container runs. Services with
     networks stay in the project, because another one would create the networks again.
     """
-    return "network_mode" in _network_services(host).get(service, {})
+    return "network_mode" in network_services(host).get(service, {})
 
 
 def networks(host: Host) -> frozenset[str]:
     """Return the networks that the services use, by their names in the compose file."""
-    services = _network_services(host).values()
+    services = network_services(host).values()
     return frozenset(str(name) for service in services for name in service.get("networks") or ())
 
 
-def _network_services(host: Host) -> Mapping[str, Mapping[str, Any]]:
+def network_services(host: Host) -> Mapping[str, Mapping[str, Any]]:
     """Return the services of the file of networks; none of a file that Compose will reject."""
     import yaml  # noqa: PLC0415  start-up is a cost
 

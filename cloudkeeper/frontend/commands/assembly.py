@@ -14,7 +14,7 @@ from cloudkeeper.frontend.backend_client import BackendClient
 from cloudkeeper.frontend.bandwidth import Bandwidth
 from cloudkeeper.frontend.comparison import Comparison
 from cloudkeeper.frontend.conversion import QemuImg
-from cloudkeeper.frontend.download import Downloader
+from cloudkeeper.frontend.download import PROMPT, Downloader
 from cloudkeeper.frontend.plan import AcceptedFormats
 from cloudkeeper.frontend.reading import OfferSources
 from cloudkeeper.frontend.refused import RefusedImages
@@ -76,16 +76,22 @@ def remote_images(
 
 
 def sources(
-    configured: FrontendSettings, *, state: Path, is_read_only: bool = True
+    configured: FrontendSettings,
+    *,
+    state: Path,
+    is_read_only: bool = True,
+    is_prompt: bool = False,
 ) -> list[OfferSource]:
     """Return the configured sources, which write nothing while they read, unless they may.
+
+    Those of a check, which ``is_prompt``, try each request once, with a short wait.
 
     Raises:
         LocalFailure: the CA directory, or the memory of an earlier run, cannot be read.
 
     """
     trust = CADirectory(configured.ca_dir, crls=CRLPolicy(configured.crl_policy))
-    client = Downloader(trust)
+    client = Downloader(trust, attempts=1, most=PROMPT) if is_prompt else Downloader(trust)
     return build_sources.build(configured, client, trust, state=state, is_read_only=is_read_only)
 
 

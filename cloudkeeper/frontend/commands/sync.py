@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Iterator
 
 from appliance.core import clock
 from appliance.core.run import cli, lock, output
 from appliance.core.run.errors import ExitStatus
+from appliance.core.run.finding import Finding
 from appliance.core.run.record import RunRecord, recorded
+from cloudkeeper.frontend import settings
 from cloudkeeper.frontend.commands import plan, startup
 from cloudkeeper.frontend.settings import FrontendSettings
 
@@ -40,6 +43,15 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     with recorded(startup.PROGRAM, runs) as record:
         record.status = _synchronise(startup.configure(arguments), arguments, record)
     return record.status
+
+
+def attempts(arguments: argparse.Namespace) -> Iterator[Finding]:
+    """Yield the faults of sources, of the backend, and of the images in the cloud."""
+    layout = cli.layout(arguments)
+    configured = settings.load(arguments, layout)
+    from cloudkeeper.frontend import live_check  # noqa: PLC0415  loads gRPC
+
+    yield from live_check.findings(configured, state=layout.path(startup.STATE))
 
 
 def _synchronise(
@@ -84,4 +96,5 @@ VERB = cli.Program(
     "Update the images in the cloud; the default without a verb.",
     add_arguments,
     run,
+    attempts=attempts,
 )

@@ -19,6 +19,7 @@ from appliance.core.trust.errors import Malformed, Tampered
 from cloudkeeper.frontend.registry import names
 from cloudkeeper.frontend.registry.artefact import MANIFEST_TYPES
 from cloudkeeper.frontend.registry.client import NOT_FOUND, NOT_MODIFIED, RegistryClient
+from cloudkeeper.frontend.registry.login import NotShown
 from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 
 PAGE_SIZE = 50
@@ -73,7 +74,7 @@ class HarborListing:
             yield from _bounded(self._tagged(repository), f"repository {repository}")
         if missing:  # a misspelled name must not remove the images of the right one
             words = f"has no repository {', '.join(sorted(missing))}"
-            raise Unavailable(self._subject, words, "correct repositories in sources.yaml")
+            raise NotShown(self._subject, words, "correct repositories in sources.yaml")
 
     def _repositories(self) -> Iterator[str]:
         path = f"/api/v2.0/projects/{quote(self.project, safe='')}/repositories"

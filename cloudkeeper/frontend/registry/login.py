@@ -30,6 +30,10 @@ _TOKEN = re.compile("[ -~]+", re.ASCII)
 _PARAMETER = re.compile(r'([A-Za-z]+)="([^"\\]*)"', re.ASCII)
 
 
+class NotShown(Unavailable):
+    """A project or repository that the registry does not have, or hides."""
+
+
 @dataclass(frozen=True, slots=True)
 class Challenge:
     """What a registry asks for: ``scheme`` in lower case, and its parameters."""
@@ -115,7 +119,7 @@ class Login:
         )
         return AccessDenied(subject, words, remedy)
 
-    def missing(self, scope: str) -> Unavailable:
+    def missing(self, scope: str) -> NotShown:
         """Return the error for a project or repository that the registry does not show us.
 
         Many registries hide by 404 what only some accounts may see, after a token as before.
@@ -125,10 +129,10 @@ class Login:
         if self.account is None:
             hidden = f"{words}, or hides it from anonymous access"
             robot = self._robot(scope.partition("/")[0])
-            return Unavailable(subject, hidden, f"check the name; if it is right, {robot}")
+            return NotShown(subject, hidden, f"check the name; if it is right, {robot}")
         who = f"account {self.account.user!r}"
         remedy = f"check the name, and whether {who} may pull from it ({self.account.origin})"
-        return Unavailable(subject, f"{words}, or hides it from {who}", remedy)
+        return NotShown(subject, f"{words}, or hides it from {who}", remedy)
 
     def _robot(self, project: str) -> str:
         return (

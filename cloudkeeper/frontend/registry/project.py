@@ -90,6 +90,8 @@ class RegistryProject:
     """Digests of the tags that went back, by reference; known after `fetch`."""
     off_pin: dict[str, Digest] = field(default_factory=dict)
     """Digests of the tags for which another one is pinned, by reference; known after `fetch`."""
+    failures: dict[str, ApplianceError] = field(default_factory=dict)
+    """Why artefacts are refused, by reference; known after `fetch`."""
 
     def __str__(self) -> str:
         return f"{self.client.host}/{self.project}"
@@ -100,6 +102,7 @@ class RegistryProject:
         refused: list[Refusal] = []
         ignored: list[str] = []
         self._found, self._images, self.went_back, self.off_pin = {}, {}, {}, {}
+        self.failures = {}
         for tagged in self.listing.artefacts(self.history.latest(self.client.host)):
             if not self.selection.takes(tagged.reference, self._title(tagged.reference)):
                 ignored.append(tagged.reference)
@@ -108,6 +111,7 @@ class RegistryProject:
                 found = self._read(tagged, at=at)
             except ApplianceError as error:  # one artefact must not affect the others
                 refused.append(Refusal(ApplianceId(tagged.reference), str(error)))
+                self.failures[tagged.reference] = error
                 continue
             if found:
                 images.append(found)

@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 
 from appliance.core import files, json_file
 from appliance.core.run.errors import LocalFailure
-from appliance.core.trust.errors import Malformed, Untrusted
+from appliance.core.trust.errors import Malformed
+from cloudkeeper.frontend.memory import OffPin
 from cloudkeeper.frontend.registry import names
 from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.remedies import command
@@ -112,12 +113,12 @@ class TagHistory:
         """Compare a tag with its pin and its history; see `is_off_pin` and `has_gone_back`.
 
         Raises:
-            Untrusted: another digest is pinned, or a newer artefact has replaced this one.
+            OffPin: another digest is pinned, or a newer artefact has replaced this one.
 
         """
         if self.is_off_pin(host, tagged, image=image):
             name, pinned = f"{host}/{tagged.reference}", self._pins[host][tagged.reference]
-            raise Untrusted(
+            raise OffPin(
                 name,
                 f"its digest is {tagged.digest}, but {pinned} is pinned",
                 f"ask who publishes it; if the change is right: {command('trust', name)}",
@@ -125,7 +126,7 @@ class TagHistory:
         if replaced := self._replaced(host, tagged, image):
             name = f"{host}/{tagged.reference}"
             latest = self._hosts[host][tagged.reference][-1]
-            raise Untrusted(
+            raise OffPin(
                 name,
                 f"the tag went back to {replaced}, which {latest} had replaced",
                 f"ask who publishes it; if that is right: {command('trust', name)}",
