@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from appliance.core import clock
 from appliance.core.cloud import faults, identity
-from appliance.core.cloud.glance import Glance, GlanceRefusal
+from appliance.core.cloud.glance import Glance, GlanceRefusal, Image
 from appliance.core.cloud.session import Cloud, Scope
+from appliance.core.run import place
 from appliance.core.run.errors import ApplianceError
 from appliance.core.run.finding import Finding
 from appliance.core.suggestion import closest
-from cloudkeeper.backend import projects
+from cloudkeeper.backend import projects, properties, unknown, versions
 from cloudkeeper.backend.settings import BackendSettings
 
 _LOGIN = "POST /v3/auth/tokens, GET /v3/auth/projects"
 _READ = "a token of the project, and its images"
 _WRITE = "create, upload and delete an image of 1 KiB"
 _FULL = frozenset({413, 507})
+_SHOWN = 5
 
 
 def findings(settings: BackendSettings, *, writes: bool) -> Iterator[Finding]:
@@ -35,7 +38,7 @@ def findings(settings: BackendSettings, *, writes: bool) -> Iterator[Finding]:
     except ApplianceError as error:
         yield faults.finding(error, access, tried=_LOGIN, otherwise="C30")
         return
-    written = set[str]()
+    read = set[str]()
     for vo, one in found.items():
         if isinstance(one, ApplianceError):
             yield _of_mapping(faults.finding(one, access, tried=_LOGIN), vo, cloud, settings)
@@ -44,13 +47,48 @@ def findings(settings: BackendSettings, *, writes: bool) -> Iterator[Finding]:
         tried = f"VO {vo}: {_READ}"
         try:
             faults.note_scope(scope)
-            next(Glance(scope).images(owner=project.id, hidden=False), None)
+            images = Glance(scope).images(owner=project.id, hidden=False)
+            if project.id in read:
+                continue
+            read.add(project.id)
+            left = list(_left_behind(images, project.id))
         except ApplianceError as error:
             yield faults.finding(error, access, tried=tried, otherwise="C34")
             continue
-        if writes and project.id not in written:
-            written.add(project.id)
+        if left:
+            yield _orphans(left, project.name, vo, settings, tried)
+        if writes:
             yield from _write(scope, f"VO {vo}: {_WRITE}")
+
+
+def _left_behind(images: Iterable[Image], owner: str) -> Iterator[tuple[str, bool]]:
+    """Yield the id of each image that no upload completes, and whether it has a mark of ours."""
+    now = clock.now()
+    for image in images:
+        record = properties.recognise(image, owner=owner)
+        if record is not None and versions.is_abandoned(record, now=now):
+            yield record.id, True
+        elif next(unknown.abandoned([image], owner=owner, now=now), None):
+            yield str(image["id"]), False
+
+
+def _orphans(
+    left: Sequence[tuple[str, bool]], project: str, vo: str, settings: BackendSettings, tried: str
+) -> Finding:
+    """Return the finding for incomplete images that are older than a day."""
+    names = ", ".join(identifier for identifier, _ in left[:_SHOWN])
+    more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+    words = [f"incomplete images in project {project}, older than a day: {names}{more}"]
+    if any(is_ours for _, is_ours in left):
+        again = place.command("cloudkeeper", "cloudkeeper", "sync")
+        words.append(f"a sync removes its own: {again}")
+    if not all(is_ours for _, is_ours in left):
+        again = place.command("cloudkeeper", "cloudkeeper", "gc", "--collect-unknown", "--dry-run")
+        words.append(
+            f"to see those without a mark, and then remove them without --dry-run: {again}"
+        )
+    path, line = str(settings.mapping), _line(settings, vo)
+    return Finding(path, line, vo, "; ".join(words), "C63.c", is_error=False, tried=tried)
 
 
 def _of_mapping(found: Finding, vo: str, cloud: Cloud, settings: BackendSettings) -> Finding:

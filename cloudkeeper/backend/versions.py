@@ -27,8 +27,13 @@ def left_behind(
         for record in records
         if record.state is State.STAGING
         and record.id not in kept
-        and (record.backend_id == backend_id or now - record.created > _ABANDONED)
+        and (record.backend_id == backend_id or is_abandoned(record, now=now))
     ]
+
+
+def is_abandoned(record: ImageRecord, *, now: datetime) -> bool:
+    """Check whether an image has been incomplete for a day, so that no upload will complete it."""
+    return record.state is State.STAGING and now - record.created > _ABANDONED
 
 
 def outdated(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:

@@ -26,6 +26,7 @@ from tests.simulators.openstack import Answer, Cloud, Credential, Request
 from tests.testbed import Authority
 from tests.unit import backend_site
 from tests.unit.backend_site import BackendSite
+from tests.unit.test_collect_unknown import put, stamp
 from tests.unit.test_information_accounts import site as information_site
 from tests.unit.test_provider_settings import environment
 from tests.unit.test_provider_settings import load as load_information
@@ -405,6 +406,37 @@ def test_an_image_that_cannot_be_written(
     assert bool(images.glance.images) == (method == "DELETE")
     images.glance.fault = lambda *_: None
     assert check_images(images, capsys, "--write") == []
+
+
+def test_images_that_nobody_completes(
+    images: BackendSite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """C63.c: older than a day, once for a project; those without a mark are named apart."""
+    put(images, 1, created_at=stamp(hours=23), updated_at=stamp(hours=23))  # an upload may run
+    put(images, 2, owner="another")
+    assert check_images(images, capsys) == []
+    bare = put(images, 3)
+    images.configure(mapping={"ops": {"project": "one"}, "biomed": {"project": "one"}})
+    (found,) = check_images(images, capsys)
+    assert (found.identifier, found.path, found.line) == (
+        "C63.c",
+        str(images.root / "mapping.json"),
+        1,
+    )
+    assert not found.is_error
+    assert f"older than a day: {bare}; " in found.text
+    assert found.text.endswith("cloudkeeper gc --collect-unknown --dry-run")
+    images.glance.images[bare] |= {
+        "APPLIANCE_STATUS": "STAGING",
+        "APPLIANCE_VO": "ops",
+        "APPLIANCE_IMAGE_LIST_ID": "l",
+        "APPLIANCE_ID": "i",
+        "APPLIANCE_BACKEND": f"b {bare}",
+    }
+    (found,) = check_images(images, capsys)
+    assert (found.identifier, found.text.endswith("cloudkeeper sync")) == ("C63.c", True)
+    del images.glance.images[bare]
+    assert check_images(images, capsys) == []
 
 
 # --------------------------------------------------------------------------------------------------
