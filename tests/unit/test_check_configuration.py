@@ -74,7 +74,8 @@ FAULTS: Sequence[Planted] = (
     Planted("C20.b", DEFAULTS, "bdii.example.net", "bdii.example.com", "public name"),
     Planted("C20.b", CASO, "password = geheimes", "password = <secret>", "v3password needs it"),
     Planted("C20.b", SITE_CFG, "site-sec@example.net", "site-sec@example.com", "example.com"),
-    Planted("C20.c", LISTS, "https://", "https://APPDB_TOKEN:x-oauth-basic@", "token"),
+    # C20.c is a row of the profile 2017
+    Planted("C20.b", LISTS, "https://", "https://APPDB_TOKEN:x-oauth-basic@", "token"),
     Planted("C21.a", CASO, "[DEFAULT]", "[DEFAULT]\nspooldri = /x", "did you mean spooldir?"),
     Planted("C21.a", SENDER, "[messaging]\n", "[messaging]\npahts: /x\n", "did you mean path"),
     Planted("C21.b", CASO, "[DEFAULT]", "[DEFAULT]\nusername = a", "[keystone_auth]"),
@@ -93,6 +94,15 @@ FAULTS: Sequence[Planted] = (
     Planted("C30.b", CASO, "user_domain_name = ", "#user_domain_name = ", "domain of the account"),
     Planted("C30.c", CASO, ":5000/v3", ":5000/v2.0", "/v3"),
 )
+
+
+def test_a_token_of_appdb_in_the_federation_of_2017(site: Site) -> None:
+    """C20.c."""
+    site.edit("etc/fedcloud/appliance.yaml", ("profile: egi", "profile: 2017"))
+    site.edit(LISTS, ("https://", "https://APPDB_TOKEN:x-oauth-basic@"))
+    (found,) = site.findings()
+    assert (found["id"], found["path"]) == ("C20.c", str(site.root / LISTS))
+    assert found["line"] == 2
 
 
 @pytest.mark.parametrize("planted", FAULTS, ids=lambda one: f"{one.row} {one.file[4:]} {one.words}")

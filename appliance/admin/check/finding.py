@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from appliance.core.run.errors import ApplianceError, Problem
@@ -10,6 +11,7 @@ from appliance.core.run.finding import Finding
 
 # By words of the message, because the programs of other packages report nothing but text.
 _RULES = (
+    ("C61.b", r"anyone who can connect to grpc_port|is used without TLS, so any host"),
     ("C20.c", r"APPDB_TOKEN"),
     ("C20.a", r"placeholder '?SITE[-_]NAME"),
     ("C20.b", r"placeholder|the shipped example"),
@@ -31,12 +33,20 @@ _RULES = (
 )
 """The row of each message, by a pattern; the first one that matches counts."""
 _OTHERWISE = "C21"
+_OF_2017 = {"C20.c": "C20.b", "C60.a": "C60"}
+"""The rows about tokens of AppDB, and those that the faults have where AppDB is not used."""
 
 
 def identify(option: str, text: str) -> str:
     """Return the id of the row in the table of faults for a message."""
     found = (row for row, pattern in _RULES if re.search(pattern, f"{option}: {text}"))
     return next(found, _OTHERWISE)
+
+
+def in_profile(found: Finding, profile: str) -> Finding:
+    """Return a finding with the row that it has in a federation."""
+    row = found.identifier if profile == "2017" else _OF_2017.get(found.identifier)
+    return replace(found, identifier=row) if row else found
 
 
 def of_problem(problem: Problem, *, program: str = "") -> Finding:

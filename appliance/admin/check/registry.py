@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from appliance.admin.check import (
     across,
+    backend,
     certificates,
     clock,
     engine,
@@ -18,6 +19,7 @@ from appliance.admin.check import (
     space,
     waiting,
 )
+from appliance.admin.check.finding import in_profile
 from appliance.admin.check.probe import LONG, CheckedSite, Need, Probe
 from appliance.admin.inventory import Flow, flow_of
 from appliance.core.run.finding import Finding
@@ -48,6 +50,7 @@ PROBES: Sequence[Probe] = (
         LONG,
         Flow.ACCOUNTING,
     ),
+    Probe(("C61",), "port of the image backend", Need.HOST, backend.find, flow=Flow.IMAGES),
     Probe(("C12",), "the receiver's certificate", Need.HOST, certificates.of_receiver, LONG),
     # what EGI sees, with --as-egi
     Probe(
@@ -70,10 +73,10 @@ _CONFIGURATION = ("C20", "C21", "C22", "C23", "C24", "C30", "C40")
 _ROWS = {
     "caso": ("C01", "C02", "C30", "C31", "C32", "C33", "C34", "C36", "C42"),
     "ssmsend": ("C06", "C10", "C12", "C40", "C41", "C43"),
-    "cloudkeeper": ("C10",),
+    "cloudkeeper": ("C06", "C10", "C60", "C61", "C62", "C63"),
     "cloudbdii": ("C30", "C31", "C34", "C36", "C37"),
     "cloud-info": ("C30", "C31", "C34", "C36", "C37"),
-    "cloudkeeper-os": ("C30", "C31", "C34", "C35", "C36"),
+    "cloudkeeper-os": ("C30", "C31", "C34", "C35", "C36", "C61", "C63"),
 }
 """By job or service, the rows that its own checks may find, live ones too."""
 
@@ -93,4 +96,14 @@ def of_programs(names: Sequence[str]) -> Iterator[Probe]:
 
 
 def _of_program(name: str, site: CheckedSite) -> Sequence[Finding]:
-    return site.programs.findings(name)
+    found = [in_profile(one, site.host.profile) for one in site.programs.findings(name)]
+    if name == "cloudkeeper" and _has_errors("cloudkeeper-os", site):
+        # A backend that cannot list images reports the cause itself, with its file and line.
+        found = [one for one in found if one.identifier != "C61"]
+    return found
+
+
+def _has_errors(name: str, site: CheckedSite) -> bool:
+    if name not in site.programs.services:
+        return False
+    return any(one.is_error for one in site.programs.findings(name))
