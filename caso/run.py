@@ -20,7 +20,7 @@ from appliance.core import clock
 from appliance.core.cloud.session import Cloud
 from appliance.core.run import cli, lock, place
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
-from appliance.core.run.record import RunRecord
+from appliance.core.run.record import CREDENTIAL_END, RunRecord
 from caso import dry_run, gathered, quarantine
 from caso.checkpoint import Checkpoints
 from caso.kinds.months import BEGINNING, SECOND
@@ -86,6 +86,8 @@ def opened(configuration: CasoConfiguration, record: RunRecord) -> Iterator[Acco
             accounting.shared.memory.close()
             transport = accounting.cloud.transport
             record.add("api_requests", transport.requests)
+            if transport.credential_ends:
+                record.counts[CREDENTIAL_END] = transport.credential_ends.timestamp()
             record.parts["service"] = {
                 name: asdict(use) for name, use in transport.services.items()
             }
@@ -172,6 +174,7 @@ class AccountingRun:
             held = quarantine.open_entries(self.configuration.quarantine, self._delivered)
         except OSError as error:
             return str(LocalFailure.from_os(error))
+        self.record.counts["records_in_quarantine"] = len(held)
         if len(held) <= reported:
             return ""
         command = place.command("caso", "caso", "quarantine", "list")

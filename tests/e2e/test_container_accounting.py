@@ -194,7 +194,7 @@ def test_servers_and_volumes_arrive_at_two_destinations(
     assert read_volumes(stars) == volumes(testbed, until), said
     assert not list((site.root / "var/spool/apel/outgoing").glob("openstack*/????????/*"))
 
-    shown = run_appliance(site, "status").stdout
+    shown = run_appliance(site, "status", "--long").stdout
     for queue in QUEUES.values():
         assert re.search(rf"Accounting: {queue}: last delivered .* ago, 0 messages wait", shown)
     runs = site.root / "var/lib/fedcloud/runs/caso/caso-extract.json"

@@ -140,7 +140,7 @@ def test_each_kind_arrives_at_its_destination(
         jobs = site.root / "var/lib/fedcloud/runs/jobs/job-ssmsend.json"
         assert json.loads(jobs.read_text())["counts"] == {"job_exit_status": 1}
         assert shown(site) == [("/queue/cloud", 1), (STORAGE, 0)]
-        status = run_appliance(site, "status")
+        status = run_appliance(site, "status", "--long")
         assert status.returncode == 1
         assert re.search(
             rf"Accounting: /queue/cloud: last delivered .* ago, 1 messages wait in"

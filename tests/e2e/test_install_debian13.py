@@ -111,7 +111,7 @@ def test_packages_and_programs_of_debian_13(root: Path) -> None:
     assert (root / f"opt/fedcloud/{__version__}/lib/python3.13").is_dir()
     shown = inside(root, "appliance", "schedule", "cron")
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    shown = inside(root, "appliance", "status")
+    shown = inside(root, "appliance", "status", "--long")
     assert re.search(r"^Compose: /usr\S*/docker-compose 2\.", shown.stdout, re.MULTILINE), (
         shown.stdout
     )

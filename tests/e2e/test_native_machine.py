@@ -189,7 +189,7 @@ def test_a_killed_service_is_back(site: Appliance) -> None:
             for name in UNITS
             if name != unit and (unit, name) != UNITS[:2]
         )
-    shown = site.machine.run("appliance", "status", expect=None).stdout
+    shown = site.machine.run("appliance", "status", "--long", expect=None).stdout
     rows = {line.split()[0]: line.split()[-1] for line in shown.splitlines()[1:4]}
     assert rows == {"cloudbdii": "1", "cloudkeeper-os": "1", "sitebdii": "1"}, shown
 
@@ -223,7 +223,7 @@ def test_a_wrong_configuration_is_refused_and_named(
     said = machine.run("appliance", "logs", unit).stdout
     assert number in said, said
     assert machine.run("systemctl", "show", "--value", "-p", "ExecMainStatus", unit).stdout == "2\n"
-    shown = machine.run("appliance", "status", expect=1).stdout
+    shown = machine.run("appliance", "status", "--long", expect=1).stdout
     assert re.search(
         rf"^ *! {'sitebdii' if unit == 'bdii' else unit}: exited with exit status 2",
         shown,
@@ -248,5 +248,5 @@ def test_a_reboot_and_a_stop(site: Appliance) -> None:
     assert site.entries("-s", "base") == {}
     assert not site.backend_answers()
     assert machine.shell("pgrep -u fedcloud", expect=1).stdout == ""
-    shown = machine.run("appliance", "status", expect=1).stdout
+    shown = machine.run("appliance", "status", "--long", expect=1).stdout
     assert "sitebdii: exited with exit status 0" in shown, shown

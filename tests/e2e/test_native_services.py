@@ -142,5 +142,5 @@ def _check_a_wrong_configuration(machine: Machine) -> None:
     assert line[0] in machine.run("appliance", "logs", "sitebdii").stdout
     assert (
         "! sitebdii: exited with exit status 2"
-        in machine.run("appliance", "status", expect=1).stdout
+        in machine.run("appliance", "status", "--long", expect=1).stdout
     )

@@ -339,7 +339,7 @@ def test_a_wrong_configuration(
         assert re.search(
             rf"Status: .*runs with the configuration that passed on .*{words}", status
         ), status
-        reported = machine.shell("appliance status", expect=None).stdout
+        reported = machine.shell("appliance status --long", expect=None).stdout
         assert re.search(rf"! .*runs with the configuration that passed on .*{words}", reported), (
             reported
         )
@@ -467,7 +467,7 @@ def _egress_stays_restricted(appliance: Appliance) -> None:
     assert "-A DOCKER-USER -i fedcloud-pub -j FEDCLOUD-BDII" in wanted
     assert (
         "connects to its resource BDIIs only (chain FEDCLOUD-BDII)"
-        in machine.shell("appliance status || true").stdout
+        in machine.shell("appliance status --long || true").stdout
     )
     machine.run("systemctl", "restart", "docker")
     machine.wait(
@@ -477,7 +477,7 @@ def _egress_stays_restricted(appliance: Appliance) -> None:
     machine.run("iptables", "-F", "DOCKER-USER")
     assert (
         "DOCKER-USER does not begin with FEDCLOUD-BDII"
-        in machine.shell("appliance status || true").stdout
+        in machine.shell("appliance status --long || true").stdout
     )
     assert machine.run("systemctl", "is-active", "fedcloud-upkeep.timer").stdout == "active\n"
     machine.run("systemctl", "start", "fedcloud-upkeep.service")
@@ -495,7 +495,7 @@ def test_docker_is_down(appliance: Appliance) -> None:
         "the Docker engine does not run",
         "systemctl",
     )
-    reported = machine.shell("appliance status", expect=None)
+    reported = machine.shell("appliance status --long", expect=None)
     assert "the Docker engine does not run" in reported.stdout + reported.stderr
     assert list(appliance.path("/run/fedcloud/keys").iterdir()) == []
     begin = time.monotonic()

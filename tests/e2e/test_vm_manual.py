@@ -181,7 +181,7 @@ def test_a_unit_whose_flow_is_off_is_skipped_and_has_not_failed(appliance: Appli
             in machine.journal("bdii")
         )
         assert not SERVICES & appliance.containers().keys()
-        status = machine.shell("appliance status", expect=None).stdout
+        status = machine.shell("appliance status --long", expect=None).stdout
         assert re.findall(r"^(cloudbdii|sitebdii) +off", status, re.MULTILINE) == [
             "cloudbdii",
             "sitebdii",

@@ -464,6 +464,7 @@ def test_an_application_credential_that_ends_soon(
     keystone.credentials["abc"] = Credential("p1", "s", ends)
     cloud = Cloud(credential(keystone))
     assert cloud.project("p1").project_id == cloud.unscoped.project_id == "p1"
+    assert cloud.transport.credential_ends == ends
     reported = [line for line in caplog.messages if "ends on" in line]
     assert len(reported) == is_reported
     if ends is not None and is_reported:

@@ -37,9 +37,9 @@ def test_every_program_s_last_run_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran(tmp_path, "caso-extract", ExitStatus.DONE, records=17, wall_seconds=1.5)
-    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 0
     ran(tmp_path, "ssmsend", ExitStatus.NOTHING, "msg.example.org:6162: cannot be reached", left=3)
-    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     assert [line.split()[:2] for line in shown.splitlines() if "just now" in line][-2:] == [
         ["caso-extract", "just"],
@@ -58,7 +58,7 @@ def test_the_lines_behind_a_figure_are_shown(
     for number in range(23):
         run.note("images_held_by_others", f"VO ops: image {number}: atrope-catchall")
     run.write(Layout(tmp_path).runs)
-    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert "cloudkeeper-os: images held by others 23" in shown
     lines = [line for line in shown if line.startswith("  - ")]
@@ -73,15 +73,19 @@ def test_as_json_the_records_are_what_the_files_hold(
     ran(tmp_path, "caso-extract", ExitStatus.PARTLY, "project x: no VO", records=1)
     assert main(["status", "--json", "--root", str(tmp_path)]) == 1
     shown = json.loads(capsys.readouterr().out)
+    rows = shown.pop("rows")
     assert shown == {
         "caso-extract": json.loads((Layout(tmp_path).runs / "caso-extract.json").read_text())
     }
+    assert [(row["name"], row["reason"]) for row in rows if row["reason"]] == [
+        ("caso", "project x: no VO")
+    ]
 
 
 def test_before_the_first_run_there_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["status", "--root", str(tmp_path)]) == 3
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 3
     assert capsys.readouterr().err.startswith(
         f"appliance: {tmp_path}/var/lib/fedcloud/runs: no program has run yet"
     )
@@ -96,7 +100,7 @@ def test_broken_records_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFi
     (Layout(tmp_path).runs / "naive.json").write_text(
         '{"ended": "2026-01-01T00:00:00", "failures": ["\\u001b[2Jx"]}'
     )
-    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     assert "odd" in shown
     assert "unknown" in shown
@@ -120,7 +124,7 @@ def test_records_of_containers_stand_beside_those_of_jobs(
     (runs / "caso/link.json").symlink_to(tmp_path / "secret.json")
     os.mkfifo(runs / "caso/pipe.json")
     (runs / "caso/flood.json").write_text('{"failures": ["' + "x" * 2**23 + '"]}')
-    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     skipped = [
         line.removeprefix(f"! {runs}/caso/") for line in shown.splitlines() if line.startswith("! ")
@@ -152,7 +156,7 @@ def test_of_two_records_of_a_program_the_later_one_counts(
     away = timedelta(minutes=-5 if is_clock_right else 5)
     found = json.loads(path.read_text())
     path.write_text(json.dumps({**found, "ended": (datetime.now(UTC) + away).isoformat()}))
-    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     assert [line for line in shown.splitlines() if "  ! " in line] == [f"  ! this is of {later}"]
     assert main(["status", "--json", "--root", str(tmp_path)]) == 1
@@ -225,7 +229,9 @@ def test_a_job_is_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
                 words[0] if not of_program else "ssmsend ended with exit status 1; see the log"
             )
         job.write(jobs, status)
-        assert main(["status", "--root", str(tmp_path)]) == (status is not ExitStatus.DONE)
+        assert main(["status", "--long", "--root", str(tmp_path)]) == (
+            status is not ExitStatus.DONE
+        )
         shown = capsys.readouterr().out
         assert [line.split()[0] for line in shown.splitlines() if "just now" in line] == ["ssmsend"]
         assert "ssmsend: sent 17" in shown
@@ -233,7 +239,7 @@ def test_a_job_is_one_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     failed = RunRecord("job-ssmsend")
     failed.fail("the Docker engine does not run")
     failed.write(jobs, ExitStatus.NOTHING)
-    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     assert "ssmsend: no figures\n  ! the Docker engine does not run" in shown
     assert "job-ssmsend" not in shown
@@ -249,7 +255,7 @@ def test_foreign_files_among_the_records_hide_none(
     ran(tmp_path, "caso-extract", ExitStatus.DONE)
     made = foreign.make(runs, suffix=".json") + foreign.make(runs / "ssm", suffix=".json")
     (runs / "ssm.link").symlink_to("nowhere")
-    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     assert "caso-extract" in shown
     assert sum(line.startswith("! ") for line in shown.splitlines()) == len(made) + 1
@@ -267,7 +273,7 @@ def test_what_does_not_start_the_jobs_is_reported_as_by_schedule(
     shutil.copytree(TOP / "cron.d", tmp_path / "etc/cron.d")
     for table in (tmp_path / "etc/cron.d").iterdir():
         table.chmod(0o644)
-    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 0
     assert "!" not in capsys.readouterr().out
     caso, ssmsend = tmp_path / "etc/cron.d/caso", tmp_path / "etc/cron.d/ssmsend"
     caso.chmod(0o664)
@@ -289,7 +295,7 @@ def test_what_does_not_start_the_jobs_is_reported_as_by_schedule(
             "add one"
         ),
     ]
-    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 1
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("! ")] == [
         f"! {line}" for line in expected
     ]
@@ -321,7 +327,7 @@ def test_the_age_of_the_images_is_shown_and_a_warning_after_thirty_days(
     lock.write_text(
         f"# service tag id\n# Debian packages of {day}\ncaso egifedcloud/caso:1 sha256:{'0' * 64}\n"
     )
-    assert main(["status", "--root", str(tmp_path)]) == status
+    assert main(["status", "--long", "--root", str(tmp_path)]) == status
     warning = (
         f"! images: their Debian packages are of {day}, {days} days ago; "
         "install a newer bundle, or build one with scripts/build --fresh"
@@ -341,7 +347,7 @@ def test_a_lock_that_does_not_say_its_day_is_no_cause_to_complain(
     lock.parent.mkdir(parents=True)
     for line in ("# service tag id", "# Debian packages of yesterday"):
         lock.write_text(f"{line}\n")
-        assert main(["status", "--root", str(tmp_path)]) == 0
+        assert main(["status", "--long", "--root", str(tmp_path)]) == 0
         assert "ebian" not in capsys.readouterr().out
 
 
@@ -361,13 +367,13 @@ def test_the_age_of_the_information_is_shown(
 ) -> None:
     ran(tmp_path, "caso-extract", ExitStatus.DONE)
     path = published(tmp_path, age=timedelta(minutes=25))
-    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 0
     assert f"Information: {path}, read from the cloud 25 minutes ago\n" in capsys.readouterr().out
     assert main(["status", "--json", "--root", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["information"]["held"] == 0
     # The memory of a store with many objects makes the state large.
     published(tmp_path, age=timedelta(minutes=25), stores={"x": "n" * 5 * 2**20})
-    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -389,15 +395,15 @@ def test_information_that_needs_somebody(
 ) -> None:
     ran(tmp_path, "caso-extract", ExitStatus.DONE)
     path = published(tmp_path, age=timedelta(hours=age), **more)
-    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 1
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
     assert words in line
     path.unlink()
     if "damaged" not in words:
-        assert main(["status", "--root", str(tmp_path)]) == 1
+        assert main(["status", "--long", "--root", str(tmp_path)]) == 1
     (tmp_path / "etc/fedcloud").mkdir(parents=True)
     (tmp_path / "etc/fedcloud/appliance.yaml").write_text("flows: {information: off}\n")
-    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 0
 
 
 def configured(root: Path, name: str, text: str) -> None:
@@ -412,11 +418,11 @@ def test_each_destination_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture
         "sender.cfg",
         f"path: {outgoing}/openstack\ndestination: eu-egi-cloud-accounting\n",
     )
-    assert main(["status", "--root", str(tmp_path)]) == 3  # before the first run
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 3  # before the first run
     capsys.readouterr()
     moment = (datetime.now(UTC) - timedelta(hours=2)).timestamp()
     ran(tmp_path, "ssmsend", ExitStatus.DONE, last_delivered_timestamp_seconds=moment, left=0)
-    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     cloud = "Accounting: eu-egi-cloud-accounting: last delivered"
     assert f"{cloud} 2 h ago, 0 messages wait in {outgoing}/openstack\n" in shown
@@ -440,7 +446,7 @@ def test_each_destination_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture
     ran(tmp_path, "ssmsend-storage", ExitStatus.DONE, left=0)
     ran(tmp_path, "ssmsend-files", ExitStatus.DONE, last_delivered_timestamp_seconds=1e300)
     ran(tmp_path, "ssmsend-wrong", ExitStatus.USAGE, "wrong.cfg:2: twice")
-    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 1
     lines = [line for line in capsys.readouterr().out.splitlines() if "Accounting: " in line]
     assert lines[1:] == [
         f"Accounting: c: nothing delivered yet, 1 messages wait in {outgoing}/files",
@@ -470,7 +476,7 @@ def test_a_spool_is_counted_below_the_root_of_the_site(
     configured(tmp_path, "sender.cfg", "path: /var/spool/apel/outgoing/x\ndestination: a\n")
     QueueSimple(f"{tmp_path}/var/spool/apel/outgoing/x").add("x")
     ran(tmp_path, "ssmsend", ExitStatus.DONE)
-    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 0
     assert f"1 messages wait in {tmp_path}/var/spool/apel/outgoing/x\n" in capsys.readouterr().out
 
 
@@ -478,13 +484,13 @@ def test_a_spool_that_cannot_be_counted(tmp_path: Path, capsys: pytest.CaptureFi
     configured(tmp_path, "sender.cfg", f"path: {tmp_path}/spool\ndestination: a\n")
     (tmp_path / "spool").write_text("no directory")
     ran(tmp_path, "ssmsend", ExitStatus.DONE)
-    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 1
     assert f"! accounting: {tmp_path}/spool: " in capsys.readouterr().out
     assert main(["status", "--json", "--root", str(tmp_path)]) == 1
     assert json.loads(capsys.readouterr().out)["destinations"][0]["queued"] is None
     (tmp_path / "etc/fedcloud").mkdir()
     (tmp_path / "etc/fedcloud/appliance.yaml").write_text("flows: {accounting: off}\n")
-    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 0
     assert "ccounting: " not in capsys.readouterr().out
 
 
@@ -499,7 +505,7 @@ def test_a_kind_that_nothing_sends_is_a_complaint(
         QueueSimple(f"{outgoing}/{name}")
     for name in ("openstack", "openstack-storage", "grid"):
         QueueSimple(f"{outgoing}/{name}").add("x")
-    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 1
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
     assert line == (
         f"! accounting: 1 messages wait in {outgoing}/openstack-storage, and nothing sends them:"
@@ -507,6 +513,6 @@ def test_a_kind_that_nothing_sends_is_a_complaint(
     )
     text = f"path: {outgoing}/openstack-storage\ndestination: b\n"
     configured(tmp_path, "sender.d/storage.cfg.example", text)
-    assert main(["status", "--root", str(tmp_path)]) == 1
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 1
     configured(tmp_path, "sender.d/storage.cfg", text)
-    assert main(["status", "--root", str(tmp_path)]) == 0
+    assert main(["status", "--long", "--root", str(tmp_path)]) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from appliance.admin.check.probe import CheckedSite
 from appliance.admin.status import services
-from appliance.admin.status.status import last_records
+from appliance.admin.status.records import last_records
 from appliance.core import clock
 from appliance.core.config import document, shell
 from appliance.core.run.errors import ConfigurationError

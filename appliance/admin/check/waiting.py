@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from appliance.admin.check import schedule
 from appliance.admin.check.probe import CheckedSite
 from appliance.admin.status import destinations, services
-from appliance.admin.status.status import last_records
+from appliance.admin.status.records import last_records
 from appliance.core import senders
 from appliance.core.config import document, ini
 from appliance.core.config.settings import Settings

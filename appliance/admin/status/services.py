@@ -52,11 +52,16 @@ class Services:
         ]
 
 
-def look(layout: Layout, host: settings.Host) -> Services | None:
-    """Return the services; None if none are installed."""
+def look(layout: Layout, host: settings.Host, *, asks_compose: bool = True) -> Services | None:
+    """Return the services; None if none are installed.
+
+    Without ``asks_compose``, Compose need only be there.
+    """
     if not host.compose_file.exists() and not host.is_native:
         return None
-    compose, compose_failure = ("", "") if host.is_native else _compose(host.compose)
+    compose, compose_failure = "", ""
+    if not host.is_native:
+        compose, compose_failure = _compose(host.compose, asks=asks_compose)
     try:
         states = _states(host, layout)
     except Unavailable as error:
@@ -98,9 +103,12 @@ def _states(host: settings.Host, layout: Layout) -> list[ServiceState]:
         return engine.services()
 
 
-def _compose(program: Path) -> tuple[str, str]:
+def _compose(program: Path, *, asks: bool) -> tuple[str, str]:
     """Return path and version of Compose, and why it cannot be used, if so."""
     try:
+        if not asks:
+            composes.require(program)
+            return str(program), ""
         return f"{program} {composes.version(program)}", ""
     except Unavailable as error:
         return str(program), str(error)

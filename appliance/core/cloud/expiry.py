@@ -40,6 +40,7 @@ def warn(plugin: BaseIdentityPlugin, access: Access, transport: Transport) -> No
     except _UNKNOWN as error:
         logger.debug("the end of the application credential is not known: %s", error)
         return
+    transport.credential_ends = ends
     if ends is not None and ends - clock.now() < _SOON:
         transport.warn_once(
             f"{hosts.of_url(access.auth_url)}: the application credential {access.account!r} ends"

@@ -143,6 +143,8 @@ class Transport(session.Session):
         """The requests by service, such as ``Nova``."""
         self._nested = threading.local()
         """Seconds of requests that a thread has sent while another one of its own waited."""
+        self.credential_ends: datetime | None = None
+        """When the application credential ends; None if it does not, or if that is unknown."""
         self.keystone_offset: timedelta | None = None
         """How far Keystone's clock is ahead of ours; negative if behind, None before an answer."""
         self.clocks = Clocks()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import heapq
 import json
 import logging
 import math
@@ -33,6 +34,8 @@ from appliance.core.version import __version__
 
 logger = logging.getLogger(__name__)
 
+CREDENTIAL_END = "credential_end_timestamp_seconds"
+"""The figure of a record: when the application credential of the run ends."""
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _MAX_SIZE = 2**22
 _MOST_FAILURES, _LONGEST_FAILURE = 1000, 2000
@@ -222,8 +225,12 @@ def load(path: Path) -> Mapping[str, object]:
     return entry
 
 
-def load_all(directory: Path) -> tuple[dict[Path, Mapping[str, object]], list[str]]:
+def load_all(
+    directory: Path, *, newest: int | None = None
+) -> tuple[dict[Path, Mapping[str, object]], list[str]]:
     """Return the records in a directory by file, and a line for each file that holds none.
+
+    With ``newest``, only so many are read, those that were written last; a line counts the others.
 
     Raises:
         OSError: the directory cannot be read.
@@ -232,7 +239,15 @@ def load_all(directory: Path) -> tuple[dict[Path, Mapping[str, object]], list[st
     listing = files.listed(directory, lambda name: name.endswith(".json") and name[0] != ".")
     found: dict[Path, Mapping[str, object]] = {}
     unusable = [str(line) for line in listing.skipped.values()]
-    for path in listing.paths:
+    paths = listing.paths
+    if newest is not None and len(paths) > newest:
+        paths = tuple(sorted(heapq.nlargest(newest, paths, key=_written)))
+        older = len(listing.paths) - newest
+        unusable.append(
+            f"{files.shown(directory)}: the oldest {older} of {len(listing.paths)} records are not"
+            " read; remove those of programs that no longer run"
+        )
+    for path in paths:
         try:
             found[path] = load(path)
         except OSError as error:
@@ -242,6 +257,13 @@ def load_all(directory: Path) -> tuple[dict[Path, Mapping[str, object]], list[st
             words = f"skipped: holds no run record; if nobody needs it: rm {word}"
             unusable.append(f"{files.shown(path)}: {words}")
     return found, unusable
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat(follow_symlinks=False).st_mtime
+    except OSError:  # removed meanwhile
+        return -math.inf
 
 
 def last_success(program: str, directory: Path) -> datetime | None:

@@ -6,7 +6,7 @@ from appliance.core.run import output
 from appliance.core.run.record import RunRecord
 from cloudkeeper.frontend.commands import plan
 from cloudkeeper.frontend.sync_report import SyncReport
-from cloudkeeper.model import Create, Hide, Remove, Update, UpdateMetadata
+from cloudkeeper.model import HOLDER_KEY, Create, Hide, Remove, Update, UpdateMetadata
 
 
 def record(report: SyncReport, into: RunRecord) -> None:
@@ -35,6 +35,22 @@ def record(report: SyncReport, into: RunRecord) -> None:
     into.add("lists_refused", report.refused_lists)
     into.add("lists_left", report.lists_left)
     into.add("transferred_bytes", report.transferred_bytes)
+    into.parts["source"] = _images_by_source(report)
+
+
+def _images_by_source(report: SyncReport) -> dict[str, dict[str, float]]:
+    """Return how many images of each source the cloud has after the run, and whose they are."""
+    # By identity: equal changes of two sources are two.
+    done = {id(outcome.change) for outcome in report.outcomes if not outcome.failure}
+    found: dict[str, dict[str, float]] = {}
+    for one in report.compared:
+        figures = found.setdefault(one.source, {"images": 0, "images_of_others": 0})
+        made = [change for change in one.plan.changes if id(change) in done]
+        added = sum(isinstance(change, Create) for change in made)
+        removed = sum(isinstance(change, Remove) for change in made)
+        figures["images"] += len(one.held) + added - removed
+        figures["images_of_others"] += sum(HOLDER_KEY in image.attributes for image in one.held)
+    return found
 
 
 def show(report: SyncReport) -> None:
