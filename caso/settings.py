@@ -446,6 +446,20 @@ def _regions(settings: Settings) -> tuple[str, ...]:
     return found or ("",)
 
 
+def load_account(path: Path) -> Access:
+    """Read the account of a file, and no other option.
+
+    Raises:
+        ConfigurationError: the account has errors; it has all of them.
+
+    """
+    read = document.read([path], oslo.parse)
+    settings = Settings(read, interpolate=oslo.interpolate)
+    found = _access(settings, read, "")
+    settings.finish()
+    return found
+
+
 def _access(settings: Settings, read: Document, region: str) -> Access:
     group = settings.text("keystone_auth", "auth_section") or "keystone_auth"
     auth_type = settings.text(

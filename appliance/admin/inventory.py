@@ -102,6 +102,7 @@ JOBS = {
                         "gaps",
                         "ledger",
                         "mapping-migrate",
+                        "offers",
                         "projects",
                     ),
                     *("quarantine", "reconcile", "report", "republish", "shadow"),

@@ -182,16 +182,18 @@ class Hour:
             seed.accounts[flow].password for flow in ("accounting", "information", "images")
         ]
         return {
+            "profile": "",
             "flows": "accounting information images",
             "site": "TEST-SITE",
             "keystone": self.testbed.keystone_url,
             "authorities": _CA_BUNDLE,
-            "projects": " ".join(f"{vo}={project}" for vo, project in projects.items()),
             **{
                 f"{kind} {n}": word
                 for n, pair in enumerate(passwords)
                 for kind, word in (("name", ""), ("pass", pair))
             },
+            "region": "",
+            "projects": " ".join(f"{vo}={project}" for vo, project in projects.items()),
             "certificate": "/media/hostcert.pem",
             "key": "",
             "host": "",

@@ -21,17 +21,19 @@ pytestmark = pytest.mark.root
 TOP = Path(__file__).parents[2]
 PASSWORD = "a'b\"c $HOME #d;e%f\\g=h:"
 ANSWERS = {
+    "profile": "",
     "flows": "accounting, information images",
     "site": "SITE-1",
     "keystone": "https://keystone.cloud.test:5000/v3",
     "authorities": "/etc/ssl/certs/ca-certificates.crt",
-    "projects": "vo.one.test=4c9e1f vo.two.test=77aa02",
     "accounting-account": "",
     "accounting-password": PASSWORD,
     "information-account": "look",
     "information-password": PASSWORD,
     "images-account": "",
     "images-password": PASSWORD,
+    "region": "",
+    "projects": "vo.one.test=4c9e1f vo.two.test=77aa02",
     "certificate": "",
     "key": "",
     "host": "bdii.cloud.test",
@@ -58,6 +60,15 @@ def configure(root: Path, monkeypatch: pytest.MonkeyPatch, answers: dict[str, st
         "sys.stdin", io.StringIO("".join(f"{answer}\n" for answer in answers.values()))
     )
     return main(["configure", "--root", str(root)])
+
+
+def of_profile(profile: str) -> dict[str, str]:
+    """Return the answers of a profile; a federation other than EGI has a broker of its own."""
+    answers = ANSWERS | {"profile": profile}
+    if profile == "egi":
+        return answers
+    before, after = list(answers.items())[:-5], list(answers.items())[-5:]
+    return dict([*before, ("broker", "msg.private.test:6162"), ("queue", "/queue/own"), *after])
 
 
 def oslo(path: Path, section: str, *options: str) -> list[str]:
@@ -160,11 +171,9 @@ def test_a_flow_that_is_off_is_asked_nothing_and_leaves_its_files(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F-H7: the one place is written by the first answer."""
-    answers = {key: ANSWERS[key] for key in list(ANSWERS)[:7]} | {
-        "flows": "accounting",
-        "certificate": "",
-        "key": "",
-    }
+    others = ("information", "images", "host", "email", "cores", "memory", "lists")
+    answers = {key: ANSWERS[key] for key in ANSWERS if not key.startswith(others)}
+    answers["flows"] = "accounting"
     images, site = root / "etc/cloudkeeper/cloudkeeper-os.conf", root / "etc/sitebdii/site.cfg"
     before = images.read_text(), site.read_text()
     assert configure(root, monkeypatch, answers) == 0
@@ -204,8 +213,8 @@ def test_a_new_site_of_egi_shares_its_images(
     root: Path, monkeypatch: pytest.MonkeyPatch, profile: str, expected: str
 ) -> None:
     settings = root / "etc/fedcloud/appliance.yaml"
-    settings.write_text(settings.read_text().replace("profile: egi", f"profile: '{profile}'"))
-    assert configure(root, monkeypatch, ANSWERS) == 0
+    assert configure(root, monkeypatch, of_profile(profile)) == 0
+    assert str(yaml.safe_load(settings.read_text())["profile"]) == profile
     backend = root / "etc/cloudkeeper/cloudkeeper-os.conf"
     assert (oslo(backend, "DEFAULT", "image_sharing")[0] or "copy") == expected
 
@@ -272,7 +281,7 @@ def test_an_interrupt_leaves_everything_as_it_was(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ctrl-C among the questions: nothing is kept to continue from, and it says so."""
-    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in (root / "etc").rglob("*") if path.is_file()}
 
     class Interrupted(io.StringIO):
         def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
@@ -281,17 +290,19 @@ def test_an_interrupt_leaves_everything_as_it_was(
                 raise KeyboardInterrupt
             return line
 
-    monkeypatch.setattr("sys.stdin", Interrupted("accounting\nSITE\n"))
+    monkeypatch.setattr("sys.stdin", Interrupted("egi\naccounting\nSITE\n"))
     assert main(["configure", "--root", str(root)]) == 3
     said = "appliance: configure: interrupted: no file was changed, and no answer is kept;"
     assert said in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in (root / "etc").rglob("*") if path.is_file()
+    } == before
 
 
 def test_the_input_may_end_early(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert configure(root, monkeypatch, {"flows": "images"}) == 2
+    assert configure(root, monkeypatch, {"profile": "", "flows": "images"}) == 2
     assert "the input ends before this answer; write one answer a line" in capsys.readouterr().err
 
 
@@ -310,7 +321,8 @@ def test_a_list_of_shares_that_somebody_wrote_stays() -> None:
         ("[b]\n# x is\n#x = 1\n", "[b]\n# x is\nx = new\n"),
         ("[b]\nx = 1\nx = 2\n", "[b]\nx = 1\nx = new\n"),
         ("[b]\nx = 1,\n  2,\n  3\ny = 1\n", "[b]\nx = new\ny = 1\n"),
-        ("[b]\ny = 1\n\n[c]\n", "[b]\ny = 1\nx = new\n\n[c]\n"),
+        ("[b]\ny = 1\n\n[c]\n", "[b]\ny = 1\nx = new\n[c]\n"),
+        ("[b]\nx=new\n", "[b]\nx=new\n"),
     ],
 )
 def test_an_option_is_set_where_it_counts(text: str, expected: str) -> None:

@@ -23,10 +23,15 @@ def set_ini(text: str, section: str, option: str, value: str, *, separator: str 
     examples = [n for n in range(begin, end) if re.match(rf"[#;]\s*{key}\s*[=:]", lines[n])]
     line = f"{option}{separator}{value}"
     if not active and not examples:
-        while end > begin and not lines[end - 1].strip():
-            end -= 1
-        return "\n".join([*lines[:end], line, *lines[end:]])
+        last = end
+        while last > begin and not lines[last - 1].strip():
+            last -= 1
+        # A blank line makes room, so that the lines of the next section keep their numbers.
+        rest = lines[last + 1 :] if last < end < len(lines) else lines[last:]
+        return "\n".join([*lines[:last], line, *rest])
     where = active[-1] if active else examples[0]
+    if active and re.fullmatch(rf"\s*{key}\s*[=:]\s*{re.escape(value)}\s*", lines[where]):
+        return text  # as it was written, with its blanks
     follows = where + 1
     while active and follows < end and lines[follows][:1] in (" ", "\t") and lines[follows].strip():
         follows += 1  # continuation lines of the value
@@ -82,7 +87,9 @@ def set_variable(text: str, name: str, value: str, *, prefix: str = "") -> str:
     found = found[-1:] or [number for number, line in enumerate(lines) if pattern.match(line)][:1]
     line = f"{prefix}{name}={quoted}"
     if found:
-        lines[found[0]] = line
+        comment = re.search(r"\s+#.*$", lines[found[0]])
+        is_set = not lines[found[0]].lstrip().startswith("#")
+        lines[found[0]] = line + (comment[0] if comment and is_set else "")
         return "\n".join(lines)
     return f"{text.rstrip(chr(10))}\n{line}\n"
 
@@ -98,10 +105,37 @@ def set_yaml(text: str, top: str, option: str, value: str) -> str:
         return f"{text.rstrip(chr(10))}\n{top}:\n  {option}: {value}\n"
     for number in range(begin, end):
         if re.match(rf"{indent}{name}(\s|$)", lines[number]):
-            lines[number] = f"{indent}{option}: {value}"
+            comment = re.search(r"\s+#.*$", lines[number])
+            lines[number] = f"{indent}{option}: {value}{comment[0] if comment else ''}"
             return "\n".join(lines)
     lines.insert(begin, f"{indent}{option}: {value}")
     return "\n".join(lines)
+
+
+def set_outermost(text: str, option: str, value: str) -> str:
+    """Set a plain option outside all mappings of a YAML file."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if match := re.match(rf"{re.escape(option)}:[^#]*?(\s+#.*)?$", line):
+            lines[number] = f"{option}: {value}{match[1] or ''}"
+            return "\n".join(lines)
+    return f"{text.rstrip(chr(10))}\n{option}: {value}\n"
+
+
+def remove_ini(text: str, section: str, option: str) -> str:
+    """Turn the settings of an option of an INI file into a commented example without a value."""
+    lines = text.split("\n")
+    begin, end = _section(lines, section)
+    for number in range(begin, end):
+        if re.match(rf"\s*{re.escape(option)}\s*[=:]", lines[number]):
+            lines[number] = f"#{option} ="
+    return "\n".join(lines)
+
+
+def remove_variable(text: str, name: str) -> str:
+    """Turn the settings of a variable of a shell file into a commented example."""
+    pattern = rf"^[ \t]*(export[ \t]+)?{re.escape(name)}=.*$"
+    return re.sub(pattern, lambda match: f"#{match[1] or ''}{name}=", text, flags=re.MULTILINE)
 
 
 def _set_in_braces(text: str, braces: re.Match[str], name: str, setting: str) -> str:

@@ -69,6 +69,14 @@ class Scope:
         endpoints = itertools.chain.from_iterable(service["endpoints"] for service in catalog)
         return {hosts.name_of_url(endpoint["url"] or "") for endpoint in endpoints}
 
+    def regions(self) -> list[str]:
+        """Return the regions of the catalog that have Nova, in its order."""
+        found = self._token.service_catalog.get_endpoints_data(
+            service_type="compute", interface=self.access.interface
+        )
+        names = (one.region_name for endpoints in found.values() for one in endpoints)
+        return [*dict.fromkeys(name for name in names if name)]
+
     def catalog(self) -> dict[str, str]:
         """Return the URL of each type of service, of the account's interface and region."""
         data = self._token.service_catalog.get_endpoints_data(**self._endpoints)
