@@ -23,7 +23,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +50,8 @@ _APPLICATION, _VERSION = 0x65676973, 1
 _PAGE = 1000
 _LAST = 20
 """Messages at the end of a spool that are read to find out how far it goes."""
+_CLOCKS = timedelta(days=1)
+"""More than this host's clock can have been behind those of the cloud when a message was made."""
 _LONGEST_MESSAGE = 2**26
 _WAIT_SECONDS = 30
 _LATER = """
@@ -133,7 +135,7 @@ def goes_further(
     keys = {
         one.record.key: None
         for path in dict.fromkeys(spools.values())
-        for one in _of_messages(path, list(Spool(path).names())[-_LAST:], [])
+        for one in _of_messages(path, Spool(path).latest(_LAST, since=after - _CLOCKS), [])
         if one.record.measured > end
     }
     month, paths = month_text(month_of(after)), _json(spools.values())

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 Action = Callable[[Path], object]
 
@@ -68,3 +72,40 @@ def directories_opened(action: Action) -> Iterator[None]:
 
     with before("open", act, times=sys.maxsize):
         yield
+
+
+@dataclass(slots=True)
+class Effort:
+    """What a block has cost, in figures that are the same on each machine."""
+
+    statements: list[tuple[str, str]] = field(default_factory=list)
+    """The statements that SQLite was given, each with the file as it was opened."""
+    steps: list[None] = field(default_factory=list)
+    """An item for each 20 steps of SQLite's virtual machine: each row that is read costs some."""
+    listed: list[Path] = field(default_factory=list)
+    """The directories that were listed."""
+
+    def connect(self, target: str, **options: Any) -> sqlite3.Connection:
+        """Open a file, and count what is asked of it."""
+        connection = sqlite3.Connection(target, **options)
+        connection.set_trace_callback(lambda text: self.statements.append((target, text)))
+        connection.set_progress_handler(lambda: self.steps.append(None), 20)
+        return connection
+
+    @property
+    def figures(self) -> dict[str, int]:
+        return {name: len(getattr(self, name)) for name in ("statements", "steps", "listed")}
+
+
+@contextlib.contextmanager
+def effort() -> Iterator[Effort]:
+    """Count what this process asks of SQLite and of directories; threads are included."""
+    found = Effort()
+    actions = [("os.listdir", found.listed.append), ("os.scandir", found.listed.append)]
+    _actions.extend(actions)
+    try:
+        with mock.patch.object(sqlite3, "connect", found.connect):
+            yield found
+    finally:
+        for action in actions:
+            _actions.remove(action)

@@ -216,20 +216,32 @@ def listed(
 ) -> Listing:
     """Return the files, or ``directories``, of a directory whose names ``wanted`` accepts.
 
-    A name of another kind, or one that this process may not read, is skipped with a line. A name
-    that vanishes meanwhile is ignored: another process has taken it. ``follow`` takes a link for
-    its target; ``access`` is the permission that a file must give (`os.access`).
+    See `checked`.
 
     Raises:
         OSError: the directory itself cannot be read.
 
     """
+    paths = [directory / name for name in sorted(os.listdir(directory)) if wanted(name)]
+    return checked(paths, directories=directories, follow=follow, access=access)
+
+
+def checked(
+    candidates: Iterable[Path],
+    *,
+    directories: bool = False,
+    follow: bool = False,
+    access: int = os.R_OK,
+) -> Listing:
+    """Return those of some paths that are usable files, or ``directories``.
+
+    A path of another kind, or one that this process may not read, is skipped with a line. A path
+    that has vanished is ignored: another process has taken it. ``follow`` takes a link for its
+    target; ``access`` is the permission that a file must give (`os.access`).
+    """
     paths: list[Path] = []
     skipped: dict[Path, LocalFailure] = {}
-    for name in sorted(os.listdir(directory)):
-        path = directory / name
-        if not wanted(name):
-            continue
+    for path in candidates:
         try:
             _require_usable(path, directories=directories, follow=follow, access=access)
         except OSError as error:

@@ -95,6 +95,24 @@ class Spool:
             for element in self._listed(directory, _ELEMENT):
                 yield ElementName(f"{directory.name}/{element.name}")
 
+    def latest(self, count: int, *, since: datetime) -> list[ElementName]:
+        """Return up to ``count`` of the newest elements, oldest first.
+
+        Directories from before ``since`` are not looked at. A spool may have very many of them, if
+        no sender takes its elements, or none removes its empty directories.
+
+        Raises:
+            LocalFailure: the spool itself cannot be read.
+
+        """
+        found: list[ElementName] = []
+        for directory in self._newest(since=int(since.timestamp()) - _GRANULARITY):
+            elements = self._listed(directory, _ELEMENT)[-(count - len(found)) :]
+            found[:0] = [ElementName(f"{directory.name}/{one.name}") for one in elements]
+            if len(found) >= count:
+                break
+        return found
+
     def count(self) -> int:
         """Return the number of elements, also of those that are locked or may not be read.
 
@@ -223,6 +241,24 @@ class Spool:
         except OSError as error:
             raise files.describe_unusable(self.path, error) from error
 
+    def _newest(self, *, since: int) -> Iterator[Path]:
+        """Yield the directories of a time (in seconds) and later, newest first.
+
+        Each is checked only when it is asked for.
+        """
+        try:
+            names = filter(_DIRECTORY.fullmatch, os.listdir(self.path))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise files.describe_unusable(self.path, error) from error
+        for name in sorted(names, reverse=True):
+            if int(name, 16) < since:
+                return
+            listing = files.checked([self.path / name], directories=True)
+            self.skipped.update(listing.skipped)
+            yield from listing.paths
+
     def _listed(
         self, path: Path, pattern: re.Pattern[str], *, directories: bool = False
     ) -> list[Path]:
@@ -262,16 +298,21 @@ class Spool:
 
     def _next_name(self) -> ElementName:
         # For the same order, a directory that cannot be used is replaced by a later one for good.
+        now = time.time_ns() // 1000
         if self._last_microsecond == 0:
-            self._last_microsecond = self._newest_microsecond()
-        self._last_microsecond = max(time.time_ns() // 1000, self._last_microsecond + 1)
+            self._last_microsecond = self._newest_microsecond(now // 1_000_000)
+        self._last_microsecond = max(now, self._last_microsecond + 1)
         seconds, micros = divmod(self._last_microsecond, 1_000_000)
         directory = seconds - seconds % _GRANULARITY + self._later
         return ElementName(f"{directory:08x}/{seconds:08x}{micros:05x}{self._digit:01x}")
 
-    def _newest_microsecond(self) -> int:
-        """Return the time that the newest element has in its name, or its directory if later."""
-        for directory in reversed(self._directories()):
+    def _newest_microsecond(self, now: int) -> int:
+        """Return the time that the newest element has in its name, or its directory if later.
+
+        Return 0 if it is in no directory of the minute of ``now`` (in seconds) or later: an element
+        of this minute comes after all that are in earlier directories.
+        """
+        for directory in self._newest(since=now - now % _GRANULARITY):
             # Rounded up, because the directories of new elements are rounded down.
             start = -(-int(directory.name, 16) // _GRANULARITY) * _GRANULARITY
             elements = self._listed(directory, _ELEMENT)

@@ -333,7 +333,8 @@ class Deliveries:
         with self._file.reading() as connection:
             streams = names.read_streams(connection)
             found = connection.execute(
-                "SELECT name, stream, at FROM batches WHERE NOT is_confirmed ORDER BY id"
+                # Without the sign, SQLite would go through all batches in the order of their ids.
+                "SELECT name, stream, at FROM batches WHERE NOT is_confirmed ORDER BY +id"
             )
             return [Outstanding(name, streams[number], moment_of(at)) for name, number, at in found]
 

@@ -113,6 +113,8 @@ class ServerMemory:
         self._flavors: dict[int, Mapping[str, Any]] = {}
         self._numbers: dict[str, int] = {}
         self._new: dict[str, KnownServer] = {}
+        self._ended: list[str] = []
+        """Servers that no later usage shows."""
         self._project = 0
         self.suspended_until: datetime | None = None
         """Up to when the suspended times of the servers are complete."""
@@ -154,11 +156,18 @@ class ServerMemory:
     def learn(self, server: Server, *, since: datetime) -> None:
         """Remember a server, unless it ended before ``since``, when no usage shows it any more."""
         found = _facts(server)
-        if found is None or (found.ended is not None and clock.parse(found.ended) < since):
+        if found is None:
+            return
+        if found.ended is not None and clock.parse(found.ended) < since:
+            self.leave(server["id"])
             return
         self._new[server["id"]] = found
         if len(self._new) >= _FLUSHED:
             self._flush()
+
+    def leave(self, number: str) -> None:
+        """Forget a server at the end of the listing, because no later usage will show it."""
+        self._ended.append(number)
 
     def forget(self, ids: Iterable[str]) -> None:
         """Remove servers."""
@@ -180,6 +189,8 @@ class ServerMemory:
         self._flush()
         if self._file.read_only:
             return
+        if self._ended:
+            self.forget(self._ended)
         old = int((clock.now() - _FORGOTTEN).timestamp())
         with self._file.transaction() as connection:
             if connection is not None:

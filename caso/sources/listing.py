@@ -132,6 +132,7 @@ class LivedServers:
 
     def _described(self, rows: list[Used]) -> Iterator[Server]:
         known = self._memory.known([row["instance_id"] for row in rows])
+        shown_again = self._until - OVERLAP
         addresses = self._addresses() if known else None
         for row in rows:
             number = row["instance_id"]
@@ -140,6 +141,9 @@ class LivedServers:
             self._seen.add(number)
             found = known.get(number)
             if found is not None and found.fits(row):
+                # Otherwise the next run would ask for it, because no usage shows it.
+                if row["ended_at"] and clock.parse(row["ended_at"]) < shown_again:
+                    self._memory.leave(number)
                 count = None if addresses is None else addresses.get(number, 0)
                 server = found.server(row, self._project_id, count)
                 if self._suspensions is None or (

@@ -11,6 +11,8 @@ import io
 import random
 import re
 import shutil
+import sqlite3
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,6 +25,8 @@ import time_machine
 from appliance.core import retry
 from appliance.core.run import cli
 from caso.cmds import control, extract
+from caso.ledger import schema
+from tests import audit
 from tests.demo import counters
 from tests.simulators import lives
 from tests.simulators.lives import Life, Repository, World
@@ -134,6 +138,8 @@ class Year:
             if MESSAGE.fullmatch(path.name):
                 self.repository.load(counters.records([path.read_text()]))
                 path.unlink()
+        for directory in sorted(self.spool.glob("????????"))[:-1]:
+            directory.rmdir()
 
     def _lose_ledger(self) -> None:
         for place in ("var/lib/fedcloud/caso", "var/spool/caso"):
@@ -186,6 +192,66 @@ def test_a_month_end_with_faults(cloud: Cloud, tmp_path: Path) -> None:
     site.live()
     assert site.wrong() == {}, site.said
     assert site.repository.taken_back == []
+
+
+OF_ANY_AGE = re.compile(
+    r"SCAN (?!(streams|projects|names|json_each|counted|CONSTANT|temp\.\w+)\b"
+    r"|.* INDEX outstanding$)"
+)
+"""A plan of SQLite that reads a whole table which grows with the years."""
+
+
+def whole_tables(statements: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return the statements that read such a table, each with that step of SQLite's plan."""
+    found = set[tuple[str, str]]()
+    for target in {target for target, _ in statements}:
+        with contextlib.closing(sqlite3.connect(target, uri=True)) as connection:
+            if "ledger" in target:
+                schema.execute(connection, schema.TEMPORARY)
+            asked = {text for file, text in statements if file == target}
+            for text in asked:
+                if text.split()[0] in ("SELECT", "INSERT", "UPDATE", "DELETE"):
+                    plan = connection.execute(f"EXPLAIN QUERY PLAN {text}").fetchall()
+                    found |= {(text, row[3]) for row in plan if OF_ANY_AGE.match(row[3])}
+    return found
+
+
+def test_a_run_costs_what_is_running_and_not_what_has_been(cloud: Cloud, tmp_path: Path) -> None:
+    """In month 20 as in month 1, with the same servers, though no empty directory is removed."""
+    months = [datetime(2025 + n // 12, n % 12 + 1, 1, tzinfo=UTC) for n in range(20)]
+    day = timedelta(days=1)
+    end = months[-1] + 27 * day
+    lasting = [(f"lasting {n}", months[0], end + day) for n in range(5)]
+    passing = [(f"{n} of {at}", at + 4 * day, at + 6 * day) for at in months for n in range(10)]
+    some = [
+        Life(str(uuid.uuid5(uuid.NAMESPACE_OID, name + project)), project, born, died, died, 1)
+        for name, born, died in [*lasting, *passing]
+        for project in PROJECTS
+    ]
+    site = Year(tmp_path, cloud, World(cloud, some), months[0], end)
+
+    def run(at: datetime) -> dict[str, int]:
+        site.world.advance(at)
+        cloud.requests.clear()
+        with audit.effort() as effort:
+            assert site.run(at) == 0
+        for message in site.spool.glob("????????/*"):
+            message.unlink()
+        if at > months[-1]:
+            assert whole_tables(effort.statements) == set()
+        return {**effort.figures, "requests": cloud.requests.total()}
+
+    costs: dict[datetime, dict[str, int]] = {}
+    for month in months:
+        run(month + 5 * day)
+        if month in (months[0], months[-1]):
+            run(month + 20 * day)
+            after_the_end = run(month + 20 * day + HOUR)
+            costs[month] = run(month + 20 * day + 2 * HOUR)
+            assert after_the_end["requests"] == costs[month]["requests"]
+    first, last = costs.values()
+    assert last.pop("steps") < first.pop("steps") * 1.05
+    assert first == last
 
 
 @pytest.mark.matrix

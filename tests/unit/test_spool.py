@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -384,6 +384,45 @@ def test_a_producer_passes_over_a_directory_that_it_cannot_use(
     assert spool.count() == 3
     assert {path.name for path in spool.skipped} <= {f"{minute + 60 * n:08x}" for n in range(3)}
     assert spool.skipped
+
+
+def test_a_producer_looks_at_no_directory_of_an_earlier_minute(
+    spool: Spool, tmp_path: Path
+) -> None:
+    """A spool that nobody empties for a year has one for each run."""
+    queue = QueueSimple(str(spool.path))
+    queue.add("of another producer")
+    past = int(time.time()) // 60 * 60 - 3600
+    for minute in range(50):
+        (spool.path / f"{past - 60 * minute:08x}").mkdir()
+    (spool.path / "11111111").touch()
+    with audit.effort() as effort:
+        name = spool.adopt(staged(tmp_path, b"x"))
+    (spool.path / "11111111").unlink()  # dirq itself does not pass it by
+    assert name == max(queue.names())
+    assert spool.skipped == {}
+    assert len(effort.listed) <= 2
+
+
+def test_the_newest_elements_are_found_without_the_old_directories(
+    spool: Spool, tmp_path: Path
+) -> None:
+    assert spool.latest(5, since=datetime.now(UTC)) == []
+    now = int(time.time())
+    for age, number in ((7200, 3), (3600, 3), (0, 2)):
+        for count in range(number):
+            path = spool.path / f"{now - age:08x}" / f"{now - age:08x}{count:05x}0"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+    (spool.path / f"{now - 1800:08x}").mkdir()  # a sender has left it empty
+    (spool.path / f"{now - 7300:08x}").touch()
+    theirs = sorted(f"{path.parent.name}/{path.name}" for path in spool.path.glob("????????/*"))
+    hours = timedelta(hours=1)
+    assert spool.latest(4, since=datetime.now(UTC) - 9 * hours) == theirs[-4:]
+    assert spool.skipped == {}
+    assert spool.latest(9, since=datetime.now(UTC) - 1.5 * hours) == theirs[-5:]
+    assert spool.latest(9, since=datetime.now(UTC) - 9 * hours) == theirs
+    assert len(spool.skipped) == 1
 
 
 def test_an_element_that_could_be_sent_but_not_removed_is_not_sent() -> None:
