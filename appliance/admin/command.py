@@ -11,6 +11,7 @@ from appliance.core.run import cli
 VERBS = {
     "configure": "configure.configure",
     "config": "config.config",
+    "accounts": "accounts.accounts",
     "migrate": "migrate.migrate",
     "check": "check.check",
     "start": "start.start",

@@ -48,7 +48,7 @@ def programs(
     host: Host, layout: Layout, names: Sequence[str]
 ) -> tuple[list[ProgramSettings], list[Finding]]:
     """Return what the programs have read, and the errors of those whose values are incomplete."""
-    services = {name: _service(name) for name in names}
+    services = {name: service(name) for name in names}
     asked = Programs(host, layout, services, depth=Depth.SHOWN)
     found: dict[ProgramSettings, None] = {}
     failures: list[Finding] = []
@@ -79,7 +79,8 @@ def is_set(value: Value) -> bool:
     return value.place != "default"
 
 
-def _service(name: str) -> str:
+def service(name: str) -> str:
+    """Return the service of the compose file that a job or service runs in."""
     return name if name in inventory.SERVICES else inventory.JOBS[name].service
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -144,7 +145,8 @@ class Access:
         if self.is_application_credential:
             return self._grant_to_owner(where, role)
         domain = self.options.get("user_domain_id") or self.options.get("user_domain_name")
-        user = f"--user {self.account}" + (f" --user-domain {domain}" if domain else "")
+        user = f"--user {shlex.quote(self.account)}"
+        user += f" --user-domain {shlex.quote(domain)}" if domain else ""
         return f"openstack role add {user} {where} {role or self.role}"
 
     def _grant_to_owner(self, where: str, role: str) -> str:
@@ -152,7 +154,7 @@ class Access:
         if where.startswith("--system"):
             return "an application credential has no role on the system: use a user and password"
         owner = self.options.get("username") or self.options.get("user_id") or "OWNER"
-        command = f"openstack role add --user {owner} {where} {role or self.role}"
+        command = f"openstack role add --user {shlex.quote(owner)} {where} {role or self.role}"
         return f"give its user the role ({command}), then {self.renewal()}"
 
 
