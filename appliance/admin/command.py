@@ -13,6 +13,8 @@ VERBS = {
     "config": "config.config",
     "accounts": "accounts.accounts",
     "migrate": "migrate.migrate",
+    "export-site-yaml": "site_yaml.export",
+    "import-site-yaml": "site_yaml.imports",
     "check": "check.check",
     "start": "start.start",
     "run": "run.run",

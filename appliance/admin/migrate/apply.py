@@ -67,10 +67,10 @@ def run(plan: MigrationPlan, work: Workspace) -> Iterator[str]:
     """Apply a plan; yield a line for each change that has been made."""
     layout = work.layout
     files.make_directory(layout.path(_STATE), mode=0o755)
-    keeper = Keeper(layout, _new_directory(layout))
+    keeper = Keeper(layout, new_directory(layout))
     for write in plan.writes:
         keeper.keep(write.name)
-        _write(write, layout)
+        write_file(write, layout)
         yield f"{layout.path(write.name)}: written"
     yield from _state(plan, work, keeper)
     for name, _ in plan.drops:
@@ -83,7 +83,7 @@ def run(plan: MigrationPlan, work: Workspace) -> Iterator[str]:
         yield f"undo: {keeper.undo}"
 
 
-def _new_directory(layout: Layout) -> Path:
+def new_directory(layout: Layout) -> Path:
     """Return a directory for this run; one of a run before keeps its script."""
     stamp = clock.now().astimezone(UTC).strftime("%Y-%m-%dT%H-%M-%S")
     names = (stamp, *(f"{stamp}-{number}" for number in range(2, 1000)))
@@ -91,7 +91,8 @@ def _new_directory(layout: Layout) -> Path:
     return next(place for place in places if not place.exists())
 
 
-def _write(write: Write, layout: Layout) -> None:
+def write_file(write: Write, layout: Layout) -> None:
+    """Write a file; one that exists keeps its owner and mode, and a link to it stays."""
     path = layout.path(write.name)
     mode, owner = write.mode, (0, write.group)
     if path.exists():
