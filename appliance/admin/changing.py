@@ -19,17 +19,22 @@ LOCK = "/run/fedcloud/install.lock"
 _RESTORE = "/var/lib/fedcloud/restore.json"
 _PATIENCE = timedelta(seconds=30)
 """How long to wait for a run that was killed or is about to end."""
+_INCOMPLETE = "a restore is not complete: run the same appliance restore again"
+_LATER = "run this again afterwards"
 
 
 @contextlib.contextmanager
-def alone(layout: Layout) -> Iterator[None]:
+def alone(layout: Layout, *, finishes_restore: bool = False) -> Iterator[None]:
     """Hold the lock for the block.
 
     Raises:
-        Busy: Another verb changes the host.
+        Busy: Another verb changes the host, or a restore is not complete, and this is not to finish
+            it.
 
     """
     with lock.hold(layout.path(LOCK), wait=_PATIENCE):
+        if not finishes_restore and restore_mark(layout).exists():
+            raise Busy("", _INCOMPLETE, _LATER)
         yield
 
 
@@ -41,7 +46,7 @@ def restore_mark(layout: Layout) -> Path:
 def reason(layout: Layout) -> str:
     """Return why nothing may start or change now; empty if it may."""
     if restore_mark(layout).exists():
-        return "a restore is not complete: run the same appliance restore again"
+        return _INCOMPLETE
     held = lock.holder(layout.path(LOCK))
     return f"the appliance is being changed: {held}" if held else ""
 
@@ -54,4 +59,16 @@ def refuse(layout: Layout) -> None:
 
     """
     if words := reason(layout):
-        raise Busy("", words, "run this again afterwards")
+        raise Busy("", words, _LATER)
+
+
+def await_end(layout: Layout, *, limit: timedelta) -> None:
+    """Wait until no other verb changes the host.
+
+    Raises:
+        Busy: One still does after ``limit``.
+
+    """
+    if lock.holder(layout.path(LOCK)):
+        with lock.hold(layout.path(LOCK), wait=limit):
+            pass

@@ -32,6 +32,7 @@ VERBS = {
     "certificates": "certificates.renew",
     "firewall": "firewall.control",
     "backup": "backup.backup",
+    "restore": "restore.restore",
 }
 """By name, the module of this package that has the ``VERB``; ``--help`` has their order."""
 

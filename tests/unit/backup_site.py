@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sqlite3
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.admin import account
@@ -58,6 +61,8 @@ def make(root: Path) -> Path:
     for top in ("var/spool", "var/lib/fedcloud"):
         for path in (root / top).rglob("*"):
             os.chown(path, account.ID, account.ID)
+    for name in ("since", "version"):
+        os.chown(root / "var/lib/fedcloud" / name, 0, 0)
     put(root / "var/lib/fedcloud/runs/jobs/job-caso.json", "{}\n")
     return root
 
@@ -112,3 +117,16 @@ def snapshot(root: Path) -> dict[str, object]:
         data = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         found[str(path.relative_to(root))] = (status.st_mode, status.st_uid, status.st_gid, data)
     return {name: one for name, one in found.items() if not name.startswith("run")}
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a lock in another process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-S", "-c", f"import fcntl, sys; file = open({str(path)!r}, 'w');"]
+    command[-1] += " fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"\n"
+        yield
+        holder.communicate()

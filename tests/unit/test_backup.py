@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from appliance.admin.command import main
-from appliance.core.run import lock
 from tests import documents
 from tests.unit import backup_site
 from tests.unit.backup_site import PASSPHRASE, SECRET, put
@@ -267,23 +266,9 @@ def test_secrets_elsewhere_are_named(
 def test_not_while_the_appliance_is_changed(
     site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (site / "run/fedcloud").mkdir(parents=True)
-    code = f"""
-import fcntl, sys
-file = open({str(site / "run/fedcloud/install.lock")!r}, "w")
-fcntl.lockf(file, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
-    with subprocess.Popen(
-        ["python3", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        assert lock.holder(site / "run/fedcloud/install.lock")
+    with backup_site.held(site / "run/fedcloud/install.lock"):
         line = refused(capsys, 1, site, tmp_path / "new", "--unencrypted")
-        assert "is being changed" in line
-        holder.communicate()
+    assert "is being changed" in line
 
 
 def test_the_commands_of_the_page(site: Path, tmp_path: Path) -> None:

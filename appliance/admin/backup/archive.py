@@ -25,6 +25,8 @@ PREFIX = "files"
 """The directory of the tar that stands for the root of an appliance."""
 _COMPRESSED = b"\x28\xb5\x2f\xfd"
 _WINDOW = 2**27
+_COMPRESSED_PIECE = 2**12
+"""Bytes that are decompressed together: a small one limits what it can become."""
 _OTHER_COPY = "take another copy of the backup"
 
 
@@ -162,6 +164,24 @@ class _Pulled(io.RawIOBase):
         return count
 
 
+def _decompressed(source: BinaryIO) -> Iterator[bytes]:
+    """Yield the text of one zstd frame, to its very end.
+
+    Raises:
+        DamagedBackup: It is truncated, or something follows.
+
+    """
+    frame = zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
+    while piece := source.read(_COMPRESSED_PIECE):
+        if frame.eof:
+            raise DamagedBackup("something follows its end")
+        yield frame.decompress(piece)
+    if not frame.eof:
+        raise DamagedBackup("it ends early")
+    if frame.unused_data:
+        raise DamagedBackup("something follows its end")
+
+
 Take = Callable[[str, tarfile.TarInfo, BinaryIO], None]
 """Takes a directory or a file: its path on an appliance, its access, and its content."""
 
@@ -213,8 +233,7 @@ def _read(path: Path, file: BinaryIO, unlock: Unlock | None, take: Take) -> Mani
         if pieces is None:
             raise Unavailable(path, "is encrypted to other keys", "name the key of a recipient")
         source = io.BufferedReader(_Pulled(pieces))
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-    plain = io.BufferedReader(decompressor.stream_reader(source, closefd=False))
+    plain = io.BufferedReader(_Pulled(_decompressed(source)))
     last: Manifest | None = None
     found: dict[str, str] = {}
     with tarfile.open(fileobj=plain, mode="r|") as tar:
@@ -226,8 +245,6 @@ def _read(path: Path, file: BinaryIO, unlock: Unlock | None, take: Take) -> Mani
             else:
                 _give(tar, member, take, found)
     while plain.read(2**16):
-        pass
-    while source.read(2**16):  # the tag of an envelope is behind the compressed text
         pass
     if last is None:
         raise DamagedBackup("it ends early")

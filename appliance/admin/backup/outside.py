@@ -14,7 +14,9 @@ from appliance.core.run.layout import Layout
 _CASO = "/etc/caso/caso.conf"
 _SITE = re.compile(r"^site_name\s*[=:]\s*(.*?)\s*$", re.MULTILINE)
 _PLACEHOLDER = "SITE-NAME"
-_NAMED = re.compile(r"^\s*([\w.-]*(?:_file|key|cert|certificate))\s*[=:]\s*[\"']?(/[^\s\"']+)")
+_NAMED = re.compile(
+    r"^\s*([\w.-]*(?:_file|key|cert|certificate)|FEDCLOUD_(?!ROOT\b)\w+)\s*[=:]\s*[\"']?(/[^\s\"']+)"
+)
 _OF_EVERY_HOST = ("/etc/grid-security/", "/run/", "/etc/ssl/", "/usr/")
 
 

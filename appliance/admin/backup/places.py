@@ -37,6 +37,8 @@ _OF_THE_INSTALLATION = re.compile(
     r"|/etc/sitebdii/docker-compose\.yml|/var/lib/bdii/gip/provider/cloud-info-provider"
     r"|.*\.fedcloud-new"
 )
+_MAPPING = re.compile(r"/etc/[\w/.-]+\.json")
+"""A map of VOs that `FEDCLOUD_CASO_MAPPING` or `FEDCLOUD_BACKEND_MAPPING` may name."""
 _OF_A_RUN = re.compile(
     r".*\.(tmp|lock|lck)|.*-(wal|shm|journal)|/var/lib/fedcloud/bdii/(resource|site)/(db|run)(/.*)?"
 )
@@ -48,7 +50,8 @@ def configuration(layout: Layout) -> Iterator[tuple[str, Path]]:
     A link is followed, because what counts is the text.
     """
     chosen = site_files.choose(site_files.variables(layout), layout).values()
-    for root in dict.fromkeys((*CONFIGURATION, *TABLES, *chosen)):
+    mappings = [name for name in chosen if _MAPPING.fullmatch(name)]
+    for root in dict.fromkeys((*CONFIGURATION, *TABLES, *mappings)):
         for name, path in _below(root, layout.path(root), follow=True):
             if not _OF_THE_INSTALLATION.fullmatch(name) and path.is_file():
                 yield name, path
@@ -81,13 +84,15 @@ def _below(name: str, path: Path, *, follow: bool) -> Iterator[tuple[str, Path]]
             yield from _below(f"{name}/{child}", below, follow=follow)
 
 
-def is_known(name: str, mappings: tuple[str, ...] = ()) -> bool:
-    """Return whether a backup may hold this path. ``mappings`` are files that a site has named."""
+def is_known(name: str) -> bool:
+    """Return whether a backup may hold this path."""
     parts = name.split("/")
     if "" in parts[1:] or ".." in parts or "." in parts or _OF_THE_INSTALLATION.fullmatch(name):
         return False
-    roots = (*CONFIGURATION, *TABLES, *STATE, *mappings)
-    return any(name == root or name.startswith(f"{root}/") for root in roots)
+    roots = (*CONFIGURATION, *TABLES, *STATE)
+    return bool(_MAPPING.fullmatch(name)) or any(
+        name == root or name.startswith(f"{root}/") for root in roots
+    )
 
 
 def is_state(name: str) -> bool:

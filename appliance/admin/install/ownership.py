@@ -10,7 +10,7 @@ from pathlib import Path
 from appliance.admin import account
 from appliance.admin.inventory import CONTAINERS
 
-_STATE = ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "bdii")
+_STATE = ("caso", "ssm", "cloudkeeper", "cloudkeeper-os", "cloud-info", "bdii")
 PLACES = (
     *("/var/spool/apel", "/var/spool/caso", "/image_data"),
     *(f"/var/lib/fedcloud/{name}" for name in _STATE),

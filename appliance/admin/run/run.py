@@ -23,7 +23,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from appliance.admin import inventory, settings
+from appliance.admin import changing, inventory, settings
 from appliance.admin.images import needed
 from appliance.admin.inventory import Job
 from appliance.admin.mounts import site_files
@@ -111,11 +111,18 @@ def _locked(job: Job, layout: Layout, host: settings.Host, arguments: argparse.N
     """Run the job under its lock, or say that it runs already."""
     if job.base:
         with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock"), wait=_PATIENCE):
+            changing.refuse(layout)
             return _JobRun(job, layout, host, arguments).recorded()
+    if arguments.wait:
+        changing.await_end(layout, limit=host.timeouts[job.name])
     # Before the lock: a run that ends in between must be recognised as the one waited for.
     earlier = record.read(f"job-{job.name}", inventory.records(layout))
     try:
         with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock")):
+            # Under the job's lock, which a restore takes after its own.
+            if words := changing.reason(layout):
+                print(f"{job.name}: not started: {words}", flush=True)
+                return ExitStatus.DONE
             return _JobRun(job, layout, host, arguments).recorded()
     except Busy as busy:
         print(f"{job.name}: {busy.cause}", flush=True)
