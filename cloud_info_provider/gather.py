@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from appliance.core import causes, clock
 from appliance.core.cloud import identity, offer, vo
 from appliance.core.cloud.compute import Servers
 from appliance.core.cloud.hops import LoginFailure
+from appliance.core.cloud.session import Scope
 from appliance.core.run import log
 from appliance.core.run.errors import (
     CHECK_LOGS,
@@ -26,7 +27,7 @@ from appliance.core.run.errors import (
     Unavailable,
 )
 from cloud_info_provider import conversion
-from cloud_info_provider.facts import Facts, Flavor, OfferedImage, ServerCounts, Share
+from cloud_info_provider.facts import Endpoint, Facts, Flavor, OfferedImage, ServerCounts, Share
 from cloud_info_provider.provider_account import ProviderAccount
 from cloud_info_provider.settings import ProviderSettings, ShareSettings
 
@@ -144,17 +145,36 @@ def _attempt(account: ProviderAccount, share: ShareSettings) -> _Answered | _Unr
 def _read(account: ProviderAccount, share: ShareSettings) -> Share:
     scope = account.scope(share)
     service, endpoint = account.service(scope, share.region)
+    found = described(
+        account, share, scope, endpoint, offer.flavors(scope, service), offer.images(scope)
+    )
+    return replace(
+        found,
+        servers=_counted(share.vo, Servers(scope).living()),
+        quotas={**found.quotas, **offer.quotas(scope)},
+    )
+
+
+def described(
+    account: ProviderAccount,
+    share: ShareSettings,
+    scope: Scope,
+    endpoint: Endpoint,
+    flavors: Iterable[Mapping[str, Any]],
+    images: Iterable[Mapping[str, Any]],
+) -> Share:
+    """Return a VO's share with these flavors and images, without servers and Nova's quotas.
+
+    Raises:
+        Unavailable: none of the flavors, or of the images, can be understood.
+
+    """
     configuration = account.configuration
     names = configuration.properties
     glance = scope.image_url()
-    flavors = _converted(
-        share.vo,
-        "flavor",
-        offer.flavors(scope, service),
-        lambda item: conversion.flavor(item, names),
-    )
-    images = _converted(
-        share.vo, "image", offer.images(scope), lambda item: conversion.image(item, glance, names)
+    made = _converted(share.vo, "flavor", flavors, lambda item: conversion.flavor(item, names))
+    offered = _converted(
+        share.vo, "image", images, lambda item: conversion.image(item, glance, names)
     )
     return Share(
         vo=share.vo,
@@ -163,10 +183,10 @@ def _read(account: ProviderAccount, share: ShareSettings) -> Share:
         project_domain=scope.project_domain_name or "",
         endpoint=endpoint,
         # sorted, so that the same offer is the same text in each run
-        flavors=tuple(sorted(_chosen(flavors, configuration), key=lambda flavor: flavor.id)),
-        images=tuple(sorted(_published(images, configuration), key=lambda image: image.id)),
-        servers=_counted(share.vo, Servers(scope).living()),
-        quotas={**configuration.site.quotas, **offer.quotas(scope)},
+        flavors=tuple(sorted(_chosen(made, configuration), key=lambda flavor: flavor.id)),
+        images=tuple(sorted(_published(offered, configuration), key=lambda image: image.id)),
+        servers=ServerCounts(),
+        quotas=configuration.site.quotas,
     )
 
 

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from appliance.core import gocdb
-from appliance.core.cloud import faults
 from appliance.core.config import document, yaml_file
 from appliance.core.gocdb import RegisteredService
 from appliance.core.run.errors import ApplianceError
-from appliance.core.run.finding import Finding
+from appliance.core.run.finding import Finding, place
 from cloud_info_provider import gocdb as registry
 from cloud_info_provider.settings import ProviderSettings
 
@@ -60,7 +59,7 @@ def _endpoint(
 ) -> Iterator[Finding]:
     fault = gocdb.fault_of_endpoint(configuration.endpoint, known)
     if fault:
-        path, line = faults.place(configuration.access.places.get("auth_url", ""))
+        path, line = place(configuration.access.places.get("auth_url", ""))
         tried = _tried(configuration)
         yield Finding(path, line, "endpoint", fault.text, fault.row, is_error=False, tried=tried)
 

@@ -12,9 +12,10 @@ from dataclasses import replace
 from appliance.core.cloud import faults, identity, offer
 from appliance.core.cloud.hops import LoginFailure
 from appliance.core.run.errors import ApplianceError
-from appliance.core.run.finding import Finding
-from cloud_info_provider import gather, gocdb_check
+from appliance.core.run.finding import Finding, place
+from cloud_info_provider import gather, glue_check, gocdb_check
 from cloud_info_provider.account import LoginSettings
+from cloud_info_provider.facts import Facts, Share
 from cloud_info_provider.provider_account import ProviderAccount
 from cloud_info_provider.settings import ProviderSettings, ShareSettings
 
@@ -31,8 +32,10 @@ def findings(configuration: ProviderSettings) -> Iterator[Finding]:
 
 
 def _of_cloud(configuration: ProviderSettings) -> Iterator[Finding]:
-    if configuration.offer:
-        return  # described in a file; no cloud is read
+    if configuration.offer:  # described in a file; no cloud is read
+        facts = configuration.offer.facts
+        yield from glue_check.findings(configuration, facts, configuration.shares)
+        return
     login = _prompt(configuration.account)
     account = ProviderAccount(replace(configuration, account=login))
     try:
@@ -45,20 +48,25 @@ def _of_cloud(configuration: ProviderSettings) -> Iterator[Finding]:
         tried = "POST /v3/auth/tokens"
         yield faults.finding(error, login.access, tried=tried, otherwise="C30")
         return
+    read: list[Share] = []
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for found in pool.map(lambda share: list(_share(account, share)), shares):
+        for found in pool.map(lambda share: list(_share(account, share, read)), shares):
             yield from found
+    if read:
+        facts = Facts(tuple(read), {})
+        yield from glue_check.findings(configuration, facts, shares)
 
 
 def _prompt(login: LoginSettings) -> LoginSettings:
     return replace(login, access=faults.prompt(login.access))
 
 
-def _share(account: ProviderAccount, share: ShareSettings) -> Iterator[Finding]:
+def _share(account: ProviderAccount, share: ShareSettings, read: list[Share]) -> Iterator[Finding]:
+    """Yield the faults of a VO; add what can be published of it to ``read``."""
     own = _prompt(share.account) if share.account else None
     tried = f"VO {share.vo}: {_TRIED}"
     try:
-        yield from _offer(account, replace(share, account=own), tried)
+        yield from _offer(account, replace(share, account=own), read, tried)
     except ApplianceError as error:
         access = (own or account.configuration.account).access
         found = faults.finding(error, access, tried=tried, otherwise="C34")
@@ -67,23 +75,28 @@ def _share(account: ProviderAccount, share: ShareSettings) -> Iterator[Finding]:
         yield _placed(found, share) if is_of_vo else found
 
 
-def _offer(account: ProviderAccount, share: ShareSettings, tried: str) -> Iterator[Finding]:
+def _offer(
+    account: ProviderAccount, share: ShareSettings, read: list[Share], tried: str
+) -> Iterator[Finding]:
     scope = account.scope(share)
     faults.note_scope(scope)
-    service, _ = account.service(scope, share.region)
-    if any("extra_specs" not in flavor for flavor in offer.flavors(scope, service)):
+    service, endpoint = account.service(scope, share.region)
+    flavors = list(offer.flavors(scope, service))
+    if any("extra_specs" not in flavor for flavor in flavors):
         text = (
             f"Nova does not show the properties of flavors to the account {scope.access.account!r},"
             " so accelerators are not published; give it reader in the project, or allow"
             " os_compute_api:os-flavor-extra-specs:index in Nova's policy"
         )
         yield _warning(text, share, "C34.a", tried)
-    if next(iter(offer.images(scope)), None) is None:
+    images = list(offer.images(scope))
+    if not images:
         text = (
             f"no image is visible in the project of the VO {share.vo}, so users find none; look at"
             " appliance run cloudkeeper -- plan and at its mapping, or at the catch-all's images"
         )
         yield _warning(text, share, "C34.b", tried)
+    read.append(gather.described(account, share, scope, endpoint, flavors, images))
 
 
 def _warning(text: str, share: ShareSettings, row: str, tried: str) -> Finding:
@@ -91,5 +104,5 @@ def _warning(text: str, share: ShareSettings, row: str, tried: str) -> Finding:
 
 
 def _placed(found: Finding, share: ShareSettings) -> Finding:
-    path, line = faults.place(share.place)
+    path, line = place(share.place)
     return replace(found, path=path, line=line, option=share.vo) if path else found

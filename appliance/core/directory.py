@@ -10,6 +10,7 @@ This is the only module that imports ldap3, and it does so when a connection is 
 from __future__ import annotations
 
 import contextlib
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -23,6 +24,7 @@ from appliance.core.ldif import Entry
 from appliance.core.run.errors import ApplianceError, Unavailable
 
 NO_SUCH_OBJECT = 32
+NO_SUCH_VALUE = 16
 RELAX = "1.3.6.1.4.1.4203.666.5.12"
 """Control with which slapd lets its owner change the object class of an entry in place."""
 _PROTOCOL_ERROR = 2
@@ -189,6 +191,36 @@ def read(
     if result["result"]:
         raise Refused(base, result["result"], result["message"] or result["description"])
     return list(_entries(response))
+
+
+def try_to_write(host: str, port: int, dn: str, *, timeout: timedelta) -> int:
+    """Return LDAP's result code for an anonymous change of an entry that cannot succeed.
+
+    It deletes a value that the entry does not have. A server that allows such changes answers
+    `NO_SUCH_VALUE`, one that does not looks no further; in both cases nothing changes.
+
+    Raises:
+        Unavailable: the server cannot be reached, or does not answer in time.
+
+    """
+    ldap3, errors = _import()
+    seconds = max(1, round(timeout.total_seconds()))
+    server = ldap3.Server(host, port=port, get_info=ldap3.NONE, connect_timeout=seconds)
+    connection = ldap3.Connection(server, receive_timeout=seconds, check_names=False)
+    try:
+        connection.open()
+        value = f"fedcloud-check-{uuid.uuid4()}"
+        connection.modify(dn, {"description": [(ldap3.MODIFY_DELETE, [value])]})
+        return int(connection.result["result"])
+    except (errors.LDAPException, OSError) as error:
+        subject = hosts.join_port(host, port)
+        words = f"the directory does not answer: {error}"
+        raise Unavailable(subject, words, "check host and port, and that the BDII runs") from error
+    finally:
+        with contextlib.suppress(errors.LDAPException, OSError):
+            connection.unbind()
+        if connection.socket is not None:
+            connection.socket.close()
 
 
 def why_silent(host: str, port: int, *, timeout: timedelta) -> str:

@@ -10,6 +10,7 @@ import logging
 import resource
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from appliance.core import clock, hosts, ldif
 from appliance.core.run import cli
 from appliance.core.run.cli import Program
 from appliance.core.run.errors import ConfigurationError, ExitStatus, UsageError
+from appliance.core.run.finding import Finding
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import recorded
 from bdii import settings as configuration
@@ -116,6 +118,14 @@ def run(arguments: argparse.Namespace) -> int:
         # the upstream program ends with 0 whatever its sources do
         return ExitStatus.DONE
     return status
+
+
+def attempts(arguments: argparse.Namespace) -> Iterator[Finding]:
+    """Yield the faults of what is published, and of the BDIIs below a site's."""
+    settings, _ = configuration.read(arguments.config, layout=cli.layout(arguments))
+    from bdii import live_check  # noqa: PLC0415  start-up is a cost
+
+    yield from live_check.findings(settings)
 
 
 def _allow_open_files() -> None:
@@ -262,4 +272,5 @@ PROGRAM = Program(
     "tree up to date.",
     add_arguments=add_arguments,
     run=run,
+    attempts=attempts,
 )

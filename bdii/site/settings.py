@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -43,6 +43,8 @@ class Pull:
     name: str
     url: str
     base: str
+    place: tuple[Path, int] = field(default=(Path(), 0), compare=False)
+    """File and line that name it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,7 @@ def read_pulls(path: Path) -> tuple[tuple[Pull, ...], tuple[Problem, ...]]:
         elif name in pulls:
             cause = "an earlier line has the same name; rename one of them"
         else:
-            pulls[name] = Pull(name, match["url"], base)
+            pulls[name] = Pull(name, match["url"], base, (path, number))
             continue
         problems.append(Problem(path, number, name, cause))
     if problems and not pulls:

@@ -515,6 +515,43 @@ def test_a_vo_without_role_images_or_properties(
     assert "openstack role add" in found["vo0"].text
 
 
+@pytest.mark.parametrize(
+    ("row", "wrong", "right"),
+    [
+        ("C51.a", "hypervisor_version: ' '", "hypervisor_version: 8.2"),
+        ("C51", "platform: mips64", "platform: amd64"),
+    ],
+)
+def test_entries_that_egi_does_not_take(
+    tmp_path: Path,
+    offer: offering_cloud.Cloud,
+    capsys: pytest.CaptureFixture[str],
+    row: str,
+    wrong: str,
+    right: str,
+) -> None:
+    """C51.a, C51: the line of openstack.yaml, before anything is published."""
+    rc = f"OS_AUTH_URL={offer.url}/identity/v3\nOS_USERNAME=ci\n"
+    rc += f"OS_PASSWORD={offering_cloud.PASSWORD}\n"
+    kept = {"platform": "platform: amd64", "hypervisor_version": "hypervisor_version: 8.2"}
+    for line in (wrong, right):
+        lines = kept | {line.partition(":")[0]: line}
+        text = (
+            "site:\n  name: EXAMPLE-SITE\ncompute:\n  total_cores: 80\n  total_ram: 64\n"
+            f"  {lines['hypervisor_version']}\n  templates:\n    defaults:\n"
+            f"      {lines['platform']}\n  shares:\n    ops:\n      auth:\n"
+            "        project_id: p0\n"
+        )
+        load_information(tmp_path, rc=rc, text=text)
+        found = check_information(tmp_path, capsys)
+        if line == right:
+            assert found == []
+        else:
+            (one,) = found
+            assert (one.identifier, one.path, one.line) == (row, *place_of(tmp_path, wrong))
+            assert f"correct {one.option}" in one.text
+
+
 def test_a_hanging_service_of_the_provider(
     described: Path,
     offer: offering_cloud.Cloud,

@@ -266,7 +266,8 @@ def test_a_list_that_never_ends(frontend: Frontend, monkeypatch: pytest.MonkeyPa
     monkeypatch.undo()
     monkeypatch.setattr(live_check, "READ", 0.5)  # the limit of all, whatever a request does
     frontend.configure()
-    found = frontend.the_one()
+    # A busy machine may be late with the backend, too.
+    (found,) = (one for one in frontend.find() if one.family == "C60")
     assert place(found) == ("C60", frontend.lists, 2)
     assert "no result within 0.5 s" in found.text
 
@@ -499,7 +500,8 @@ def test_sources_that_hang_cost_their_limit_together(
     egi.harbor.faults.insert(0, hangs)
     text = egi.sources.read_text().partition("egi:\n")[2]
     egi.sources.write_text("".join(f"s{number}:\n{text}" for number in range(10)))
-    found = egi.find()
+    # A busy machine may be late with the backend, too.
+    found = [one for one in egi.find() if one.identifier != "C61"]
     assert [one.identifier for one in found] == ["C60"] * 10
     assert len({one.line for one in found}) == 10
     assert not release.is_set()  # nobody waited for an answer

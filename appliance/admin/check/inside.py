@@ -46,7 +46,10 @@ PROGRAMS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 """By service of the compose file, the programs that read its configuration."""
 LIVE = frozenset(
-    {"caso-extract", "cloud-info-provider-service", "cloudkeeper", "cloudkeeper-os", "ssmsend"}
+    {
+        *("bdii-update", "caso-extract", "cloud-info-provider-service", "cloudkeeper"),
+        *("cloudkeeper-os", "ssmsend"),
+    }
 )
 """The programs that have ``--check-live``."""
 WRITING = frozenset({"cloudkeeper-os"})

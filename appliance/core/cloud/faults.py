@@ -16,7 +16,7 @@ from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Scope
 from appliance.core.config.settings import note_endpoint, note_roles
 from appliance.core.run.errors import ApplianceError
-from appliance.core.run.finding import Finding
+from appliance.core.run.finding import Finding, place
 
 _PROMPT = timedelta(seconds=8)
 """The longest wait for an answer in a check: a service that works answers within a second."""
@@ -41,7 +41,6 @@ _RULES: Sequence[tuple[str, str, Sequence[str]]] = (
     ("C36.a", r"cannot be reached|still answers|did not end", ()),
 )
 """Row, words of the failure, and the options behind it: the first that is set counts."""
-_PLACE = re.compile(r"(?<![\w:])(/[^\s:()]+):(\d+)\b")
 
 
 def prompt(access: Access) -> Access:
@@ -79,9 +78,3 @@ def note_scope(scope: Scope) -> None:
     note_roles(scope.project_id or "", scope.roles)
     for service, url in scope.catalog().items():
         note_endpoint(service, url)
-
-
-def place(text: str) -> tuple[str, int]:
-    """Return the first ``FILE:LINE`` in a text; no path and line 0 without one."""
-    found = _PLACE.search(text)
-    return (found[1], int(found[2])) if found else ("", 0)

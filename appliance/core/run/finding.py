@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,6 +41,15 @@ class Finding:
     def as_json(self) -> dict[str, Any]:
         """Return the form that programs print in a check."""
         return asdict(self)
+
+
+_PLACE = re.compile(r"(?<![\w:])(/[^\s:()]+):(\d+)\b")
+
+
+def place(text: str) -> tuple[str, int]:
+    """Return the first ``FILE:LINE`` in a text; no path and line 0 without one."""
+    found = _PLACE.search(text)
+    return (found[1], int(found[2])) if found else ("", 0)
 
 
 def of_json(tree: Mapping[str, Any]) -> Finding:
