@@ -11,6 +11,7 @@ from appliance.core.run.finding import Finding
 
 # By words of the message, because the programs of other packages report nothing but text.
 _RULES = (
+    ("C50.c", r"names no BDII, so no cloud is published"),
     ("C61.b", r"anyone who can connect to grpc_port|is used without TLS, so any host"),
     ("C20.c", r"APPDB_TOKEN"),
     ("C20.a", r"placeholder '?SITE[-_]NAME"),

@@ -45,6 +45,13 @@ def find(site: CheckedSite) -> Iterator[Finding]:
             yield from _of_cycle(site, state.service, path, tree)
 
 
+def runs(service: str, site: CheckedSite) -> bool:
+    """Check whether a service runs and is well; also if that is not known."""
+    found = services.look(site.layout, site.host)
+    states = found.states if found else ()
+    return all(state.is_well for state in states if state.service == service)
+
+
 def _of_cycle(
     site: CheckedSite, service: str, path: Path, tree: Mapping[str, object]
 ) -> Iterator[Finding]:

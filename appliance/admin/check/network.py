@@ -94,7 +94,7 @@ def name(site: CheckedSite) -> Iterator[Finding]:
             text = f"{host!r} is not the name of any address; correct it, or the DNS"
             yield Finding(path, line, value.option, text, "C07.a", tried=tried)
             continue
-        others = sorted(address for address in found if not _leads_here(address, site))
+        others = sorted(address for address in found if not leads_here(address, site))
         if others:
             text = (
                 f"{host!r} leads to {', '.join(others)}, which is another machine; correct the A or"
@@ -103,7 +103,7 @@ def name(site: CheckedSite) -> Iterator[Finding]:
             yield Finding(path, line, value.option, text, "C07.b", tried=tried)
 
 
-def _leads_here(address: str, site: CheckedSite) -> bool:
+def leads_here(address: str, site: CheckedSite) -> bool:
     """Check whether an address is one of this machine, also behind a translation of addresses."""
     if _is_own(address):
         return True

@@ -35,7 +35,7 @@ def find(site: CheckedSite) -> Iterator[Finding]:
     """Yield a finding if another program listens on the port, or ours on loopback only (C05)."""
     if not site.is_on(Flow.INFORMATION):
         return
-    own, port = site.host.listen or ("", PORT)
+    _, port = site.host.listen or ("", PORT)
     listeners = list(_listeners(site.machine.proc, port))
     is_running = _is_running(site)
     for listener in listeners:
@@ -45,8 +45,8 @@ def find(site: CheckedSite) -> Iterator[Finding]:
             text = f"{who} listens on port {port}; stop it, the site's BDII needs this port"
             yield Finding("", 0, "", text, "C05.a", tried="/proc/net/tcp")
             return
-    addresses = {one.address for one in listeners} or ({own} if own else set())
-    if is_running and addresses and all(map(_is_loopback, addresses)):
+    addresses = _addresses(site)
+    if is_running and is_on_loopback(site):
         text = (
             f"the site's BDII is bound to {', '.join(sorted(addresses))}: no other host can"
             " connect; remove FEDCLOUD_BDII_LISTEN, or write an address of this machine"
@@ -54,6 +54,19 @@ def find(site: CheckedSite) -> Iterator[Finding]:
         path = str(site.host.environment_file)
         option = "FEDCLOUD_BDII_LISTEN"
         yield Finding(path, _line(path, option), option, text, "C05.b", tried="/proc/net/tcp")
+
+
+def is_on_loopback(site: CheckedSite) -> bool:
+    """Check whether all addresses that the BDII listens on are of loopback."""
+    addresses = _addresses(site)
+    return bool(addresses) and all(map(_is_loopback, addresses))
+
+
+def _addresses(site: CheckedSite) -> set[str]:
+    """Return the addresses that the BDII listens on; the configured one if none can be seen."""
+    own, port = site.host.listen or ("", PORT)
+    found = {one.address for one in _listeners(site.machine.proc, port)}
+    return found or ({own} if own else set())
 
 
 def _is_running(site: CheckedSite) -> bool:

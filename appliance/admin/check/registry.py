@@ -13,6 +13,7 @@ from appliance.admin.check import (
     engine,
     information,
     network,
+    outside,
     ports,
     registered,
     schedule,
@@ -42,6 +43,7 @@ PROBES: Sequence[Probe] = (
     Probe(("C10",), "age of the authorities", Need.HOST, certificates.of_anchors),
     Probe(("C10",), "copies of the host key", Need.HOST, certificates.of_copies),
     Probe(("C50",), "services of the BDII", Need.HOST, information.find, LONG, Flow.INFORMATION),
+    Probe(("C50",), "BDII from outside", Need.DIRECTORY, outside.find, LONG, Flow.INFORMATION),
     Probe(
         ("C11",),
         "the name of the certificate in GOCDB",
@@ -68,14 +70,17 @@ PROBES: Sequence[Probe] = (
     Probe(("C24",), "destinations for tests", Need.CONFIGURATION, across.of_destinations, LONG),
     Probe(("C40",), "spools of cASO and of the sender", Need.CONFIGURATION, across.of_spools, LONG),
 )
+_OF_CLOUD = frozenset({"C30", "C31", "C36"})
+"""The rows of a cloud that cannot be read."""
 _CONFIGURATION = ("C20", "C21", "C22", "C23", "C24", "C30", "C40")
 """The rows that the check of a configuration may find, of any program."""
 _ROWS = {
     "caso": ("C01", "C02", "C30", "C31", "C32", "C33", "C34", "C36", "C42"),
     "ssmsend": ("C06", "C10", "C12", "C40", "C41", "C43"),
     "cloudkeeper": ("C06", "C10", "C60", "C61", "C62", "C63"),
-    "cloudbdii": ("C30", "C31", "C34", "C36", "C37"),
-    "cloud-info": ("C30", "C31", "C34", "C36", "C37"),
+    "cloudbdii": ("C30", "C31", "C34", "C36", "C37", "C50", "C51"),
+    "sitebdii": ("C50", "C51"),
+    "cloud-info": ("C30", "C31", "C34", "C36", "C37", "C51"),
     "cloudkeeper-os": ("C30", "C31", "C34", "C35", "C36", "C61", "C63"),
 }
 """By job or service, the rows that its own checks may find, live ones too."""
@@ -97,10 +102,23 @@ def of_programs(names: Sequence[str]) -> Iterator[Probe]:
 
 def _of_program(name: str, site: CheckedSite) -> Sequence[Finding]:
     found = [in_profile(one, site.host.profile) for one in site.programs.findings(name)]
+    hidden = _consequences(name, found, site)
+    return [one for one in found if one.identifier not in hidden]
+
+
+def _consequences(name: str, found: Sequence[Finding], site: CheckedSite) -> Sequence[str]:
+    """Return the rows that only follow from what another check reports with its file and line."""
     if name == "cloudkeeper" and _has_errors("cloudkeeper-os", site):
-        # A backend that cannot list images reports the cause itself, with its file and line.
-        found = [one for one in found if one.identifier != "C61"]
-    return found
+        return ("C61",)  # a backend that cannot list images
+    if name == "cloudbdii" and any(one.is_error and one.family in _OF_CLOUD for one in found):
+        return ("C50.b",)  # no cloud is published, because it cannot be read
+    if name == "sitebdii" and "cloudbdii" in site.programs.services:
+        if not information.runs("cloudbdii", site):
+            return ("C50.b", "C50.c")
+        others = site.programs.findings("cloudbdii")
+        if any(one.identifier == "C50.b" or one.family in _OF_CLOUD for one in others):
+            return ("C50.b",)
+    return ()
 
 
 def _has_errors(name: str, site: CheckedSite) -> bool:
