@@ -173,6 +173,8 @@ def _needs(item: pytest.Item) -> Iterator[str]:
         yield "peer"
     if item.path.stem == "test_information_peer":
         yield "peer-information"
+    if item.path.stem == "test_configure_ansible":
+        yield "ansible"
     if "container" in markers:
         yield "container"
     if item.path.is_relative_to(_TESTS / "isolation"):
