@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from appliance.admin import egi
+from appliance.admin import egi, pings
 from appliance.admin.egi import EgiServices
 from appliance.admin.inventory import JOBS, Flow, flow_of
 from appliance.admin.mounts import site_files
@@ -94,6 +94,8 @@ class Host:
     """The prefix of the names of the site's BDII's bridges."""
     listen: tuple[str, int] | None
     """Address and port of the site's BDII; None for port 2170 of all addresses."""
+    pings: Mapping[str, Path]
+    """The file with the URL that each job pings, by its name."""
     warnings: tuple[Problem, ...]
 
     @property
@@ -171,6 +173,7 @@ def load(layout: Layout) -> Host:
         restricts_egress=settings.boolean("firewall", "bdii_egress", default=True),
         bridge=_bridge(environment),
         listen=_listen(environment),
+        pings=pings.read(settings),
         warnings=settings.finish()
         + _misspelt(environment, version=in_use(layout), place=layout.path(VERSION_FILE)),
     )

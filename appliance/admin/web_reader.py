@@ -27,7 +27,7 @@ LARGEST = 64 * 2**20
 _MOST_REDIRECTS = 3
 _ANSWER = 4
 """Times the limit for one byte, in which a whole answer must end."""
-_OK = 200
+_OK, _MULTIPLE_CHOICES = 200, 300
 _REDIRECTS = (301, 302, 307, 308)
 
 
@@ -76,14 +76,27 @@ class WebReader:
             raise Unavailable(where, words, f"check {self.setting}, or try again later")
         return answer.body
 
-    def _ask(self, url: str, accept: str) -> _Answer:
+    def send(self, url: str, content: bytes | None) -> None:
+        """Get a URL, or post content to it, for the effect; no redirect is followed.
+
+        Raises:
+            Unavailable: the service does not answer, or not with a status of success.
+
+        """
+        with proxy.environment(self.proxies):
+            answer = self._ask(url, "*/*", content)
+        if not _OK <= answer.status < _MULTIPLE_CHOICES:
+            words = f"answers {answer.status} {answer.reason}".rstrip()
+            raise Unavailable(hosts.of_url(url), words, f"check the URL in {self.setting}")
+
+    def _ask(self, url: str, accept: str, content: bytes | None = None) -> _Answer:
         where, seconds = hosts.of_url(url), _ANSWER * self.timeout.total_seconds()
         has_expired = threading.Event()
         try:
             with contextlib.closing(self._connection(url)) as connection:
                 connection.connect()
                 with _cut_after(seconds, connection.sock, has_expired):
-                    answer = _exchange(connection, url, accept)
+                    answer = _exchange(connection, url, accept, content)
         except ssl.SSLCertVerificationError as error:
             words = f"its TLS certificate is not trusted: {error.verify_message}"
             remedy = "name a file that holds its authority as FEDCLOUD_CA_BUNDLE"
@@ -141,12 +154,15 @@ class _Answer:
     body: bytes
 
 
-def _exchange(connection: http.client.HTTPConnection, url: str, accept: str) -> _Answer:
+def _exchange(
+    connection: http.client.HTTPConnection, url: str, accept: str, content: bytes | None
+) -> _Answer:
     """Send the request, and return the answer."""
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     headers = {"Accept": accept, "User-Agent": f"appliance/{__version__}"}
-    connection.request("GET", target, headers=headers)
+    method = "GET" if content is None else "POST"
+    connection.request(method, target, body=content, headers=headers)
     answer = connection.getresponse()
     body = answer.read(LARGEST + 1)
     return _Answer(answer.status, answer.reason, answer.getheader("Location") or "", body)

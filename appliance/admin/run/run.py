@@ -20,14 +20,14 @@ import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any, BinaryIO
 
 from appliance.admin import changing, inventory, settings
 from appliance.admin.images import needed
 from appliance.admin.inventory import Job
 from appliance.admin.mounts import site_files
-from appliance.admin.run import hostkey, supervise
+from appliance.admin.run import hostkey, ping, supervise
 from appliance.admin.runtime import compose, compose_output, native
 from appliance.admin.runtime.engine import JOB_LABEL, Engine
 from appliance.admin.schedule import horizon, state
@@ -117,18 +117,35 @@ def _locked(job: Job, layout: Layout, host: settings.Host, arguments: argparse.N
         changing.await_end(layout, limit=host.timeouts[job.name])
     # Before the lock: a run that ends in between must be recognised as the one waited for.
     earlier = record.read(f"job-{job.name}", inventory.records(layout))
+    this = _JobRun(job, layout, host, arguments)
     try:
-        with lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock")):
+        # Outside the lock: a slow host must not keep the next run from its start.
+        with (
+            ping.of_run(job, layout, host, is_real=not this.changes_nothing) as pings,
+            lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock")),
+        ):
             # Under the job's lock, which a restore takes after its own.
             if words := changing.reason(layout):
                 print(f"{job.name}: not started: {words}", flush=True)
                 return ExitStatus.DONE
-            return _JobRun(job, layout, host, arguments).recorded()
+            pings.begin()
+            return _pinged(this, pings)
     except Busy as busy:
         print(f"{job.name}: {busy.cause}", flush=True)
         if not arguments.wait:
             return ExitStatus.DONE
         return _end_of_other(job, layout, limit=host.timeouts[job.name], earlier=earlier)
+
+
+def _pinged(this: _JobRun, pings: ping.RunPings) -> int:
+    """Run the job, and ping its end, however it ends."""
+    try:
+        status = this.recorded()
+    except BaseException as error:
+        pings.end(str(error) or "interrupted")
+        raise
+    pings.end(this.last_line() if status else "")
+    return status
 
 
 def _end_of_other(
@@ -160,13 +177,24 @@ class _JobRun:
         self._timeout: timedelta = arguments.timeout or host.timeouts[job.base or job.name]
         self._is_logged: bool = arguments.log
 
+    def last_line(self) -> str:
+        """Return the last line of what the run left undone, in the words of its program."""
+        from appliance.admin.status import one_each, records  # noqa: PLC0415  for bad runs only
+
+        found = {path.stem: tree for path, tree in records.last_records(self._layout)[0].items()}
+        trees = one_each.one_a_job(found)
+        program = PurePath(self._job.command[0]).name
+        tree = trees.get(program) or trees.get(f"job-{self._job.name}") or {}
+        lines = tree.get("failures")
+        return str(lines[-1]) if isinstance(lines, list) and lines else "see appliance status"
+
     def recorded(self) -> int:
         """Run, and write the record, however the run ends."""
         program = f"job-{self._job.name}"
         records = None if self._job.base else inventory.records(self._layout)
         with record.recorded(program, records) as self._record:
             try:
-                if not (self._job.base or self._changes_nothing()):
+                if not (self._job.base or self.changes_nothing):
                     state.refuse_second(self._job, self._layout)
                 status = self._run()
             except (Exception, KeyboardInterrupt) as error:
@@ -257,14 +285,16 @@ class _JobRun:
         program = [*self._job.command, *self._own_arguments(), *self._arguments]
         return settings.compose_command(self._host, *flags, self._job.service, *program)
 
-    def _changes_nothing(self) -> bool:
+    @property
+    def changes_nothing(self) -> bool:
+        """Check whether the arguments ask for a dry run or a check."""
         return not {"--dry-run", "--dry_run", "--check-config"}.isdisjoint(self._arguments)
 
     def _own_arguments(self) -> list[str]:
         """Return the arguments that the appliance adds to those of the caller."""
         if self._job.name != "caso":
             return []
-        return horizon.arguments(self._layout, changes_nothing=self._changes_nothing())
+        return horizon.arguments(self._layout, changes_nothing=self.changes_nothing)
 
     def _supervised(
         self,
