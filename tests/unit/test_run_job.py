@@ -957,7 +957,7 @@ def test_wrong_settings_are_reported_with_their_line(site: Site) -> None:
 
 def test_nobody_but_root_starts_jobs() -> None:
     script = (
-        "import os, shutil, sys\n"
+        "import encodings.idna, os, shutil, sys\n"
         "from appliance.admin.command import main, program\n"
         "program()  # nobody may not read the modules\n"
         "os.setgid(65534); os.setuid(65534)\n"
