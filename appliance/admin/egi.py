@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from appliance.core import gocdb, hosts
 from appliance.core.config.settings import Settings
+from appliance.core.egi_flags import WORD
 
 INFORMATION = "https://is.cloud.egi.eu"
 _SECTION = "egi"
@@ -25,6 +26,8 @@ class EgiServices:
     """The reference of the image that monitoring boots; empty: any."""
     vo: str
     """The VO of monitoring."""
+    auditor: str
+    """The cloud of the provider's clouds.yaml with the account of EGI's auditor; empty: none."""
 
 
 def read(settings: Settings) -> EgiServices:
@@ -33,8 +36,9 @@ def read(settings: Settings) -> EgiServices:
         gocdb=_url(settings, "gocdb", gocdb.URL),
         information=_url(settings, "information", INFORMATION),
         portal=_url(settings, "portal", ""),
-        image=settings.text(_SECTION, "image"),
-        vo=settings.text(_SECTION, "vo", default="ops"),
+        image=_word(settings, "image", ""),
+        vo=_word(settings, "vo", "ops"),
+        auditor=_word(settings, "auditor", ""),
     )
 
 
@@ -46,6 +50,13 @@ def _url(settings: Settings, option: str, default: str) -> str:
     if fault:
         settings.error(_SECTION, option, f"{fault}; write https://HOST/PATH, or leave it empty")
     return url
+
+
+def _word(settings: Settings, option: str, default: str) -> str:
+    text = settings.text(_SECTION, option, default=default)
+    if not WORD.fullmatch(text):
+        settings.error(_SECTION, option, f"{text!r} has characters that no name has; correct it")
+    return text
 
 
 def place(option: str, path: object) -> str:

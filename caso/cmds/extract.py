@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from appliance.core import clock
+from appliance.core import clock, egi_flags
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
 from appliance.core.run.finding import Finding
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "with --dry-run, print what would be sent as"
     form.add_argument("--json", action="store_true", help=f"{words} one JSON array")
     form.add_argument("--csv", action="store_true", help=f"{words} CSV (RFC 4180)")
+    egi_flags.add_arguments(parser, (egi_flags.CLOUD, egi_flags.PORTAL))
 
 
 def _date(text: str) -> datetime:
@@ -50,6 +51,10 @@ def attempts(arguments: argparse.Namespace) -> Iterator[Finding]:
     from caso import live_findings  # noqa: PLC0415  loads the OpenStack clients
 
     yield from live_findings.findings(configuration)
+    if arguments.as_egi:
+        from caso import egi_check  # noqa: PLC0415
+
+        yield from egi_check.findings(configuration, egi_flags.wanted(arguments))
 
 
 def extract(arguments: argparse.Namespace) -> ExitStatus:

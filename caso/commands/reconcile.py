@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,18 +18,16 @@ from caso.kinds import months as cuts
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import Month, first_second, month_text
 from caso.settings import CasoConfiguration
-from caso.usage import hours, portal
+from caso.usage import hours, portal, portal_months
 from caso.usage.destinations import destinations
-from caso.usage.hours import Spent
 from caso.usage.nova import ProjectHours, add_delivered, add_earlier, add_used
-from caso.usage.portal import METRICS, Metric
+from caso.usage.portal import METRICS
+from caso.usage.portal_months import HOUR, TOLERANCE, DeliveredServers
 
 _Place = tuple[str, str]
 """A region, empty if the configuration names none, and a project's id."""
 
 _NAME = "caso reconcile"
-_HOUR = 3600
-_TOLERANCE = 1.0
 _MOST_SERVERS = 20
 """Servers of a project and month that the text names; JSON has all."""
 
@@ -54,7 +50,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance",
         type=_percent,
-        default=_TOLERANCE,
+        default=TOLERANCE,
         metavar="PERCENT",
         help="largest difference that is not reported (default: 1)",
     )
@@ -83,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> ExitStatus:
             return ExitStatus.DONE
         first = arguments.first or month_text(known[-2:][0])
         chosen = [one for one in known if first <= month_text(one) <= (arguments.last or "9999")]
-        spent = _Delivered()
+        spent = DeliveredServers()
         for one in hours.spent(delivered(ledger, configuration, known)):
             if one.kind == "cloud" and one.month in chosen:
                 spent.add(one)
@@ -91,29 +87,6 @@ def _run(arguments: argparse.Namespace) -> ExitStatus:
             return _with_portal(arguments, spent, chosen)
         ends = _ends(ledger, configuration)
     return _with_nova(arguments, configuration, spent, chosen, ends)
-
-
-@dataclass(slots=True)
-class _Delivered:
-    """What was delivered for servers."""
-
-    by_project: dict[tuple[str, str, Month], list[Spent]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-
-    def add(self, spent: Spent) -> None:
-        self.by_project[spent.region, spent.project, spent.month].append(spent)
-
-    def by_vo(self) -> dict[tuple[str, str], dict[Metric, float]]:
-        """Return counts and hours by VO and month."""
-        sums: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0])
-        for parts in self.by_project.values():
-            for one in parts:
-                cell = sums[one.vo, month_text(one.month)]
-                cell[0] += 1
-                cell[1] += one.amount / _HOUR
-                cell[2] += one.cpu / _HOUR
-        return {key: dict(zip(METRICS, cell, strict=True)) for key, cell in sums.items()}
 
 
 # ------------------------------------------------------------------------------------- Nova's usage
@@ -136,7 +109,7 @@ def _ends(ledger: Ledger, configuration: CasoConfiguration) -> dict[_Place, date
 def _with_nova(
     arguments: argparse.Namespace,
     configuration: CasoConfiguration,
-    spent: _Delivered,
+    spent: DeliveredServers,
     chosen: list[Month],
     ends: Mapping[_Place, datetime],
 ) -> ExitStatus:
@@ -167,7 +140,7 @@ def _with_nova(
     return ExitStatus.DONE if is_good and not failures else ExitStatus.PARTLY
 
 
-def _compared(place: _Place, month: Month, end: datetime, spent: _Delivered) -> ProjectHours:
+def _compared(place: _Place, month: Month, end: datetime, spent: DeliveredServers) -> ProjectHours:
     following = cuts.first_moment(first_second(month) + timedelta(days=32))
     until = min(end, following - timedelta(seconds=1), clock.now())
     parts = spent.by_project.get((*place, month), [])
@@ -186,14 +159,14 @@ def _print_projects(arguments: argparse.Namespace, found: list[ProjectHours]) ->
         output.line(
             f"{one.month} project {one.project}{f', region {one.region}' if one.region else ''}"
             f"{f', VO {one.vo}' if one.vo else ''}:"
-            f" {one.delivered / _HOUR:.2f} h delivered, {one.used / _HOUR:.2f} h in Nova's usage"
+            f" {one.delivered / HOUR:.2f} h delivered, {one.used / HOUR:.2f} h in Nova's usage"
             f" up to {one.until:%Y-%m-%d %H:%M:%S}, {one.difference:+.2f} %"
             f"{f': more than {arguments.tolerance:g} %' if is_far else ''}"
         )
         named = list(one.differing(arguments.tolerance)) if is_far else []
         for key, server in named[:_MOST_SERVERS]:
             word = "too much" if server.surplus > 0 else "too little"
-            output.line(f"  server {key}: {abs(server.surplus) / _HOUR:.2f} h {word}")
+            output.line(f"  server {key}: {abs(server.surplus) / HOUR:.2f} h {word}")
         if len(named) > _MOST_SERVERS:
             output.line(f"  {len(named) - _MOST_SERVERS} more; --json has them all")
     if not found:
@@ -207,11 +180,11 @@ def _project_as_json(one: ProjectHours, tolerance: float) -> dict[str, Any]:
         "project": one.project,
         "vo": one.vo,
         "until": one.until,
-        "delivered_hours": round(one.delivered / _HOUR, 4),
-        "used_hours": round(one.used / _HOUR, 4),
+        "delivered_hours": round(one.delivered / HOUR, 4),
+        "used_hours": round(one.used / HOUR, 4),
         "difference_percent": round(one.difference, 4),
         "servers": [
-            {"server": key, "surplus_hours": round(server.surplus / _HOUR, 4)}
+            {"server": key, "surplus_hours": round(server.surplus / HOUR, 4)}
             for key, server in one.differing(tolerance)
         ],
     }
@@ -221,63 +194,20 @@ def _project_as_json(one: ProjectHours, tolerance: float) -> dict[str, Any]:
 
 
 def _with_portal(
-    arguments: argparse.Namespace, spent: _Delivered, chosen: list[Month]
+    arguments: argparse.Namespace, spent: DeliveredServers, chosen: list[Month]
 ) -> ExitStatus:
     """Compare each number of the table, and each VO and month that it lacks."""
-    table, ours = portal.read(host_file.named(arguments.portal), arguments.metric), spent.by_vo()
+    table = portal.read(host_file.named(arguments.portal), arguments.metric)
     wanted = {month_text(month) for month in chosen}
-    metrics = {metric for cell in table.values() for metric in cell}
-    rows = []
-    for vo, month in sorted({*table, *ours}, key=lambda key: (key[1], key[0])):
-        if month in wanted:
-            theirs, mine = table.get((vo, month), {}), ours.get((vo, month), {})
-            rows += list(_rows(vo, month, mine, theirs, metrics, arguments.tolerance))
+    rows = list(portal_months.rows(spent.by_vo(), table, wanted, arguments.tolerance))
     if arguments.json:
         output.document(rows)
     else:
         for row in rows:
-            output.line(_row_text(row))
+            output.line(portal_months.text(row))
         if not rows:
             output.line("neither the ledger nor the table has these months")
     return ExitStatus.DONE if all(row["is_within"] for row in rows) else ExitStatus.PARTLY
-
-
-def _rows(
-    vo: str,
-    month: str,
-    mine: Mapping[Metric, float],
-    theirs: Mapping[Metric, float],
-    metrics: set[Metric],
-    tolerance: float,
-) -> Iterator[dict[str, Any]]:
-    for metric in METRICS:
-        if metric not in metrics:
-            continue
-        here, there = mine.get(metric, 0.0), theirs.get(metric, 0.0)
-        largest = max(here, there)
-        rounding = 0.0 if metric == "vms" else 0.5  # tables have whole hours
-        percent = 100 * (there - here) / here if here else 100.0 * bool(there)
-        yield {
-            "month": month,
-            "vo": vo,
-            "metric": metric,
-            "delivered": round(here, 2),
-            "portal": round(there, 2),
-            "difference_percent": round(percent, 2),
-            "is_within": abs(there - here) <= rounding + largest * tolerance / 100,
-        }
-
-
-def _row_text(row: Mapping[str, Any]) -> str:
-    excess = row["portal"] - row["delivered"]
-    verdict = ""
-    if not row["is_within"]:
-        words = "too much at the portal: delivered by another program, or twice"
-        verdict = f": {words}" if excess > 0 else ": not all has arrived"
-    return (
-        f"{row['month']} {row['vo']}: {row['metric']} {row['delivered']} delivered,"
-        f" {row['portal']} at the portal ({row['difference_percent']:+.2f} %){verdict}"
-    )
 
 
 VERB = cli.Program(

@@ -47,7 +47,16 @@ def read(path: Path, metric: Metric) -> Table:
         ConfigurationError: it is no such table; the line is named.
 
     """
-    text = document.read_text(path)
+    return parse(path, document.read_text(path), metric)
+
+
+def parse(path: Path, text: str, metric: Metric) -> Table:
+    """Return the table in a text; ``path`` is for messages.
+
+    Raises:
+        ConfigurationError: it is no such table; the line is named.
+
+    """
     if text.lstrip("\ufeff \t\r\n")[:1] in ("[", "{"):
         return _of_rows(path, enumerate(_json_rows(path, text), start=1), metric, word="entry")
     reader = csv.reader(io.StringIO(text.lstrip("\ufeff")), dialect=_dialect(text))

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from appliance.core import clock
+from appliance.core import clock, egi_flags
 from appliance.core.run import cli
 from appliance.core.run.errors import (
     ConfigurationError,
@@ -99,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " replace it, or remove it if its name differs from the uploaded one",
     )
     flags.add(made)
+    egi_flags.add_arguments(parser, (egi_flags.CLOUD, egi_flags.AUDITOR))
 
 
 def provide(arguments: argparse.Namespace) -> ExitStatus:
@@ -137,6 +138,10 @@ def attempts(arguments: argparse.Namespace) -> Iterator[Finding]:
     from cloud_info_provider import live_check  # noqa: PLC0415  loads the OpenStack clients
 
     yield from live_check.findings(configuration)
+    if arguments.as_egi:
+        from cloud_info_provider import egi_check  # noqa: PLC0415
+
+        yield from egi_check.findings(configuration, egi_flags.wanted(arguments))
 
 
 def _check_together(arguments: argparse.Namespace) -> None:

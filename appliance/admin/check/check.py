@@ -18,12 +18,13 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from appliance.admin import inventory, settings
-from appliance.admin.check import certificates, endpoints, parallel, registry
+from appliance.admin.check import as_egi, certificates, endpoints, parallel, registry
 from appliance.admin.check.inside import Depth
-from appliance.admin.check.probe import CheckedSite, Need, Probe
+from appliance.admin.check.probe import BOOT, CheckedSite, Need, Probe
 from appliance.admin.check.programs import Programs
 from appliance.admin.check.report import CheckReport
 from appliance.admin.settings import Host
@@ -40,6 +41,8 @@ _UPSTREAM = {
     "cloud-info": "/etc/cloud-info-provider/openstack.yaml",
 }
 """What a site may have of upstream's programs, where no installer has run: by job, its file."""
+_CONTACTING = {"--write": "contacts the cloud", "--as-egi": "contacts services of EGI"}
+"""Flags that contradict ``--offline``, and why."""
 _ROW = re.compile(r"C\d\d(\.[a-z])?")
 
 
@@ -66,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also create small things in the cloud, and delete them again",
     )
+    parser.add_argument(
+        "--as-egi",
+        action="store_true",
+        help="also find what EGI's monitoring, services, users and portal would find; with --write,"
+        " boot a server as the monitoring does",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the findings as JSON")
     form.add_argument(
@@ -91,8 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
         return ExitStatus.DONE
     if os.geteuid() != 0:
         raise UsageError("check", "only root can read all files", "sudo appliance check")
-    if arguments.write and arguments.offline:
-        raise UsageError("--write", "contacts the cloud", "leave out --offline")
+    for flag, what in _CONTACTING.items():
+        if arguments.offline and getattr(arguments, flag.strip("-").replace("-", "_")):
+            raise UsageError(flag, what, "leave out --offline")
     report, site = check(
         host,
         layout,
@@ -100,6 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         only=_rows(arguments.only),
         is_offline=arguments.offline,
         writes=arguments.write,
+        is_as_egi=arguments.as_egi,
     )
     if arguments.endpoints:
         endpoints.print_all(site, as_json=arguments.json)
@@ -122,6 +133,7 @@ def check(
     only: Sequence[str] = (),
     is_offline: bool = True,
     writes: bool = False,
+    is_as_egi: bool = False,
 ) -> tuple[CheckReport, CheckedSite]:
     """Check the ``chosen`` jobs and services; without a choice this host, and all that are on."""
     names = list(chosen) or [name for name in _names() if _is_usual(name)]
@@ -133,8 +145,9 @@ def check(
         name: service for name in names if host.is_wanted(name) and (service := _service(name))
     }
     depth = Depth.CONFIGURATION if is_offline else Depth.WRITE if writes else Depth.LIVE
-    programs = Programs(host, layout, services, depth=depth)
-    site = CheckedSite(host, layout, clock.now(), programs, writes=writes)
+    extra = as_egi.flags(services, host.egi, writes=writes) if is_as_egi else {}
+    programs = Programs(host, layout, services, depth=depth, extra=extra)
+    site = CheckedSite(host, layout, clock.now(), programs, writes=writes, is_as_egi=is_as_egi)
     known = [*registry.of_programs(list(services)), *registry.PROBES]
     if only and not any(probe.finds(only) for probe in known):
         raise UsageError("--only", f"no probe finds {', '.join(only)}", "see the ids in the guide")
@@ -144,6 +157,8 @@ def check(
         if probe.finds(only)
         and _is_chosen(probe, site, is_offline=is_offline, is_selected=bool(chosen))
     ]
+    if is_as_egi and writes:  # many wait for the program that boots a server
+        probes = [replace(probe, deadline=BOOT) for probe in probes]
     for number, outcome in enumerate(parallel.outcomes(probes, site), start=1):
         report.add(outcome, only=only)
         _show_progress(number, len(probes))

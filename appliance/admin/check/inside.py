@@ -56,10 +56,13 @@ WRITING = frozenset({"cloudkeeper-os"})
 """Those of them that have ``--write``."""
 _LIMIT = 120
 """Time limit of one container in seconds; a check takes one or two."""
+_BOOT_LIMIT = 420
+"""The same where the program boots a server."""
 _BEGUN, _ENDED = "fedcloud-check begun", "fedcloud-check ended"
 # One container for all programs of a service: to start one takes a second. Markers on standard
 # error, because docker-compose writes its own messages there, before and between.
 _SCRIPT = f"""
+set -f
 for program in "$@"; do
   echo '{_BEGUN}' >&2
   $program --log-json >/dev/null
@@ -81,14 +84,14 @@ class Depth(enum.Enum):
     SHOWN = "shown"
     """Its files, and all values that it has read in them."""
 
-    def flags(self, program: str) -> tuple[str, ...]:
-        """Return the flags of a program for this depth."""
+    def flags(self, program: str, extra: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the flags of a program for this depth; ``extra`` are for a live check."""
         if self is Depth.SHOWN:
             return ("--show-config",)
         if self is Depth.CONFIGURATION or program not in LIVE:
             return ("--check-config",)
         is_writing = self is Depth.WRITE and program in WRITING
-        return ("--check-live", "--write") if is_writing else ("--check-live",)
+        return ("--check-live", *(("--write",) if is_writing else ()), *extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +135,19 @@ def ask(
     *,
     mounts: Sequence[str] = (),
     depth: Depth = Depth.CONFIGURATION,
+    extra: Sequence[str] = (),
 ) -> CheckAnswer:
     """Check a job or service in its own container; ``mounts`` are ``SOURCE:TARGET:ro``.
+
+    ``extra`` are further flags of its program that has ``--check-live``, without blanks.
 
     Raises:
         Unavailable: The container cannot be run: no engine, or a mount without its source.
 
     """
     if host.is_native or host.is_beside:
-        return _ask_natively(name, service, host, layout, mounts=mounts, depth=depth)
-    programs = [" ".join((*words, *depth.flags(words[0]))) for words in PROGRAMS[service]]
+        return _ask_natively(name, service, host, layout, mounts=mounts, depth=depth, extra=extra)
+    programs = [" ".join((*words, *depth.flags(words[0], extra))) for words in PROGRAMS[service]]
     flags = [word for mount in mounts for word in ("-v", mount)]
     # No --use-aliases and no ports: a check takes neither names nor ports of the running service.
     words = ["run", "--rm", "-T", "--no-deps", "--label", f"{CHECK_LABEL}={name}", *flags]
@@ -186,7 +192,14 @@ def network_services(host: Host) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _ask_natively(
-    name: str, service: str, host: Host, layout: Layout, *, mounts: Sequence[str], depth: Depth
+    name: str,
+    service: str,
+    host: Host,
+    layout: Layout,
+    *,
+    mounts: Sequence[str],
+    depth: Depth,
+    extra: Sequence[str],
 ) -> CheckAnswer:
     """Check the programs of a host without containers, each as its job or service runs."""
     named = site_files.variables(layout).get("FEDCLOUD_CA_BUNDLE", "")
@@ -196,7 +209,7 @@ def _ask_natively(
     lines: list[str] = []
     for program in PROGRAMS[service]:
         job = Job(name, None, service, program, log="", cron="", timeout=timedelta(seconds=_LIMIT))
-        flags = (*depth.flags(program[0]), "--log-json")
+        flags = (*depth.flags(program[0], extra), "--log-json")
         command = (
             _beside(job, flags)
             if host.is_beside
@@ -226,18 +239,20 @@ def _run(
     name: str, command: Sequence[str], environment: Mapping[str, str]
 ) -> tuple[list[str], int]:
     """Return the lines of a command's standard error, and its exit status."""
+    words = " ".join(command)
+    limit = _BOOT_LIMIT if "--as-egi" in words and "--write" in words else _LIMIT
     try:
         done = subprocess.run(
             command,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=_LIMIT,
+            timeout=limit,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise Unavailable(
-            name, f"its check did not end within {_LIMIT} s", "look at the load of this host"
+            name, f"its check did not end within {limit} s", "look at the load of this host"
         ) from None
     return done.stderr.decode(errors="replace").splitlines(), done.returncode
 

@@ -31,6 +31,10 @@ LONG = timedelta(seconds=55)
 """The deadline of a probe that waits for programs or for other hosts; all end within a minute."""
 
 
+BOOT = timedelta(minutes=8)
+"""The deadline of a probe that waits for a program which boots a server."""
+
+
 class Need(enum.Enum):
     """What a probe needs to look at."""
 

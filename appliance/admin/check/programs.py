@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from appliance.admin import inventory
 from appliance.admin.check import inside, trust
@@ -41,10 +42,18 @@ class Programs:
     """The programs that are checked, and their answers."""
 
     def __init__(
-        self, host: Host, layout: Layout, services: Mapping[str, str], *, depth: Depth
+        self,
+        host: Host,
+        layout: Layout,
+        services: Mapping[str, str],
+        *,
+        depth: Depth,
+        extra: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         self.services = services
         """By job or service, the service of the compose file."""
+        self._extra = extra
+        """By job or service, further flags of its live check."""
         self._host, self._layout, self._depth = host, layout, depth
         self._lock = threading.Lock()
         self._answers: dict[str, Future[_ProgramAnswer]] = {}
@@ -118,7 +127,8 @@ class Programs:
         try:
             # A connection of its own: the SDK's is not made for several threads.
             with contextlib.nullcontext() if self._has_no_engine else Engine(host.socket) as engine:
-                answer = _noted(engine, name, service, host, layout, depth=self._depth)
+                extra = self._extra.get(name, ())
+                answer = _noted(engine, name, service, host, layout, depth=self._depth, extra=extra)
         except (ApplianceError, OSError) as error:
             return _ProgramAnswer(tuple(_of_failure(name, error)), (), is_answer=False)
         return _ProgramAnswer(
@@ -137,15 +147,22 @@ class _ProgramAnswer:
 
 
 def _noted(
-    engine: Engine | None, name: str, service: str, host: Host, layout: Layout, *, depth: Depth
+    engine: Engine | None,
+    name: str,
+    service: str,
+    host: Host,
+    layout: Layout,
+    *,
+    depth: Depth,
+    extra: Sequence[str] = (),
 ) -> CheckAnswer:
     """Check a program; note a service that passes, so that its start does not check it again."""
     if engine is None:
-        return patiently(name, service, host, layout, depth=depth)
+        return patiently(name, service, host, layout, depth=depth, extra=extra)
     image = next(iter(needed.require(engine, host, [service]).values()))
     is_service = name in inventory.SERVICES
     before = kept.take(service, host, layout, image=image) if is_service else None
-    answer = patiently(name, service, host, layout, depth=depth)
+    answer = patiently(name, service, host, layout, depth=depth, extra=extra)
     # An editor may have replaced a file in between; it is unknown which one was checked.
     if before and answer.is_usable and before == kept.take(service, host, layout, image=image):
         kept.note_check(before, service, layout)
@@ -153,11 +170,17 @@ def _noted(
 
 
 def patiently(
-    name: str, service: str, host: Host, layout: Layout, *, depth: Depth = Depth.CONFIGURATION
+    name: str,
+    service: str,
+    host: Host,
+    layout: Layout,
+    *,
+    depth: Depth = Depth.CONFIGURATION,
+    extra: Sequence[str] = (),
 ) -> CheckAnswer:
     """Check a program; check again if a file with an error is just being written."""
     try:
-        answer = _ask(name, service, host, layout, depth)
+        answer = _ask(name, service, host, layout, depth, extra)
     except ApplianceError as error:
         # A file that exists now has been replaced meanwhile; any other one is missing.
         if not Path(error.subject).is_absolute() or not Path(error.subject).exists():
@@ -165,19 +188,21 @@ def patiently(
         answer = None  # an editor has just replaced the file by renaming a new one
     if answer is None or any(one.is_error and _is_fresh(one.path) for one in answer.findings):
         time.sleep(_PAUSE)
-        answer = _ask(name, service, host, layout, depth)
+        answer = _ask(name, service, host, layout, depth, extra)
     return answer
 
 
-def _ask(name: str, service: str, host: Host, layout: Layout, depth: Depth) -> CheckAnswer:
+def _ask(
+    name: str, service: str, host: Host, layout: Layout, depth: Depth, extra: Sequence[str]
+) -> CheckAnswer:
     job = inventory.JOBS.get(name)
     if job is None:
-        return inside.ask(name, service, host, layout, depth=depth)
+        return inside.ask(name, service, host, layout, depth=depth, extra=extra)
     warnings: list[str] = []
     with hostkey.staged(
         job, layout, at=clock.now(), name=f"check-{name}", warn=warnings.append
     ) as mounts:
-        answer = inside.ask(name, service, host, layout, mounts=mounts, depth=depth)
+        answer = inside.ask(name, service, host, layout, mounts=mounts, depth=depth, extra=extra)
     return replace(
         answer, findings=(*answer.findings, *(trust.of_warning(name, one) for one in warnings))
     )

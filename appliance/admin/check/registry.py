@@ -9,6 +9,7 @@ from appliance.admin.check import (
     across,
     backend,
     certificates,
+    client_authorities,
     clock,
     engine,
     information,
@@ -17,6 +18,7 @@ from appliance.admin.check import (
     ports,
     registered,
     schedule,
+    served_site,
     space,
     waiting,
 )
@@ -63,6 +65,22 @@ PROBES: Sequence[Probe] = (
         LONG,
         is_as_egi=True,
     ),
+    Probe(
+        ("C70",),
+        "the site in EGI's information service",
+        Need.NETWORK,
+        served_site.find,
+        LONG,
+        is_as_egi=True,
+    ),
+    Probe(
+        ("C72",),
+        "authorities that Keystone offers",
+        Need.CLOUD,
+        client_authorities.find,
+        LONG,
+        is_as_egi=True,
+    ),
     # the configuration, also of files compared with each other
     Probe(("C21", "C20"), "files that the host itself reads", Need.CONFIGURATION, across.of_host),
     Probe(("C22",), "names of the site", Need.CONFIGURATION, across.of_names, LONG),
@@ -75,12 +93,12 @@ _OF_CLOUD = frozenset({"C30", "C31", "C36"})
 _CONFIGURATION = ("C20", "C21", "C22", "C23", "C24", "C30", "C40")
 """The rows that the check of a configuration may find, of any program."""
 _ROWS = {
-    "caso": ("C01", "C02", "C30", "C31", "C32", "C33", "C34", "C36", "C42"),
+    "caso": ("C01", "C02", "C30", "C31", "C32", "C33", "C34", "C36", "C42", "C71", "C73", "C75"),
     "ssmsend": ("C06", "C10", "C12", "C40", "C41", "C43"),
     "cloudkeeper": ("C06", "C10", "C60", "C61", "C62", "C63"),
-    "cloudbdii": ("C30", "C31", "C34", "C36", "C37", "C50", "C51"),
+    "cloudbdii": ("C22", "C30", "C31", "C34", "C36", "C37", "C50", "C51", "C71", "C73", "C74"),
     "sitebdii": ("C50", "C51"),
-    "cloud-info": ("C30", "C31", "C34", "C36", "C37", "C51"),
+    "cloud-info": ("C22", "C30", "C31", "C34", "C36", "C37", "C51", "C71", "C73", "C74"),
     "cloudkeeper-os": ("C30", "C31", "C34", "C35", "C36", "C61", "C63"),
 }
 """By job or service, the rows that its own checks may find, live ones too."""

@@ -18,23 +18,28 @@ from appliance.core import hosts, site_document
 from appliance.core.run.errors import Unavailable
 
 
-def read(reader: WebReader, url: str, *, name: str, gocdb_id: str) -> SiteView | None:
+def read(
+    reader: WebReader, service: str, *, name: str, gocdb_id: str, url: str = ""
+) -> SiteView | None:
     """Return what is served of a site; None if the service does not list it.
+
+    The site is the one with this name or id; with the URL of a Keystone, also the one that has it,
+    which is preferred.
 
     Raises:
         Unavailable: the service cannot be reached, or answers something else.
 
     """
-    if urlsplit(url).path.endswith(".json"):
-        return _object(reader, url)
-    base = url.rstrip("/")
+    if urlsplit(service).path.endswith(".json"):
+        return _object(reader, service)
+    base = service.rstrip("/")
     try:
         sites = [_known(one, "id", "name", "url") for one in reader.get(f"{base}/sites/")]
-        ours = [one for one in sites if _is_ours(one, name, gocdb_id)]
+        ours = [one for one in sites if _is_ours(one, name, gocdb_id, url)]
         if not ours:
             return None
         # The service lists a second object of one GOCDB id under NAME-ID.
-        ours.sort(key=lambda one: one["name"] != name)
+        ours.sort(key=lambda one: (not _has(one, url), one["name"] != name))
         place = f"{base}/site/{quote(ours[0]['name'], safe='')}"
         projects = [_known(one, "id", "name") for one in reader.get(f"{place}/projects")]
         images = reader.get(f"{place}/images")
@@ -47,7 +52,7 @@ def read(reader: WebReader, url: str, *, name: str, gocdb_id: str) -> SiteView |
         )
     except (TypeError, LookupError, AttributeError) as error:
         words = "its answers are not those of EGI's information service"
-        raise Unavailable(hosts.of_url(url), words, f"check {reader.setting}") from error
+        raise Unavailable(hosts.of_url(service), words, f"check {reader.setting}") from error
 
 
 def _object(reader: WebReader, url: str) -> SiteView:
@@ -57,8 +62,13 @@ def _object(reader: WebReader, url: str) -> SiteView:
         raise Unavailable(url, str(error), f"check {reader.setting}") from error
 
 
-def _is_ours(one: Mapping[str, str], name: str, gocdb_id: str) -> bool:
-    return one["name"] == name or bool(gocdb_id and one["id"] == gocdb_id)
+def _is_ours(one: Mapping[str, str], name: str, gocdb_id: str, url: str) -> bool:
+    is_named = one["name"] == name or bool(gocdb_id and one["id"] == gocdb_id)
+    return is_named or _has(one, url)
+
+
+def _has(one: Mapping[str, str], url: str) -> bool:
+    return bool(url) and view.plain(one["url"]) == view.plain(url)
 
 
 def _known(one: Mapping[str, object], *names: str) -> dict[str, str]:

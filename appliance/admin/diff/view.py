@@ -144,7 +144,7 @@ def differences(here: SiteView, there: SiteView | None, *, now: datetime) -> lis
     found += [ViewDifference("site", "", name, "", "listed too") for name in there.others]
     if there.name != here.name:
         found.append(ViewDifference("site", "", "name", here.name, there.name))
-    if _plain(here.url) != _plain(there.url):
+    if plain(here.url) != plain(there.url):
         found.append(ViewDifference("url", "", "Keystone", here.url, there.url))
     for vo in sorted({*here.projects, *there.projects}):
         ours, theirs = here.projects.get(vo, ""), there.projects.get(vo, "")
@@ -192,7 +192,7 @@ def ago(span: timedelta) -> str:
     return f"{hours} hours" if hours < 72 else f"{round(hours / 24)} days"  # noqa: PLR2004
 
 
-def _plain(url: str) -> str:
+def plain(url: str) -> str:
     """Return a URL for comparison: without a port that its scheme implies, or a slash at its end.
 
     EGI's probe accepts the URL with and without ``:443``, too.

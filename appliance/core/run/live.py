@@ -19,17 +19,21 @@ Attempts = Callable[[argparse.Namespace], Iterable[Finding]]
 """Yields a finding for each fault; a check without ``--write`` changes nothing anywhere."""
 LIMIT = timedelta(seconds=40)
 """Time limit of all attempts of a program; `appliance check` ends within a minute."""
+BOOT_LIMIT = timedelta(minutes=6)
+"""The same of a check that boots a server."""
 _END = object()
 
 
 def findings(attempts: Attempts, arguments: argparse.Namespace) -> Iterator[Finding]:
-    """Yield the findings of the attempts until they end or `LIMIT` has passed.
+    """Yield the findings of the attempts until they end or the limit has passed.
 
     Raises:
         Exception: An attempt has raised it.
 
     """
     made: queue.SimpleQueue[object] = queue.SimpleQueue()
+    boots = getattr(arguments, "as_egi", None) and getattr(arguments, "write", False)
+    limit = BOOT_LIMIT if boots else LIMIT
 
     def work() -> None:
         try:
@@ -40,13 +44,13 @@ def findings(attempts: Attempts, arguments: argparse.Namespace) -> Iterator[Find
         else:
             made.put(_END)
 
-    end = time.monotonic() + LIMIT.total_seconds()
+    end = time.monotonic() + limit.total_seconds()
     threading.Thread(target=work, daemon=True).start()
     while True:
         try:
             found = made.get(timeout=max(end - time.monotonic(), 0))
         except queue.Empty:
-            yield _late()
+            yield _late(limit)
             return
         if isinstance(found, Finding):
             yield found
@@ -56,6 +60,6 @@ def findings(attempts: Attempts, arguments: argparse.Namespace) -> Iterator[Find
             return
 
 
-def _late() -> Finding:
-    words = f"the attempts did not end within {LIMIT.seconds} s; the rest was not tried"
+def _late(limit: timedelta) -> Finding:
+    words = f"the attempts did not end within {limit.seconds} s; the rest was not tried"
     return Finding("", 0, "", f"{words}: look at what hangs, and check again", "C36")
