@@ -33,6 +33,7 @@ VERBS = {
     "firewall": "firewall.control",
     "backup": "backup.backup",
     "restore": "restore.restore",
+    "support-bundle": "support.support",
 }
 """By name, the module of this package that has the ``VERB``; ``--help`` has their order."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from urllib.parse import unquote
 
 _SECRET = re.compile(
     r"(?i)(?P<head>(?:^|[\s\"'{,#;])[\w-]*(?:passw(?:or)?d|passwd|secret|token)[\w-]*[\"']?"
@@ -21,11 +22,12 @@ def shown(
 ) -> list[str]:
     """Return the lines of a unified difference; each secret is masked."""
     now, then = (f"{name} ({label})" for label in labels)
-    ones, others = _masked(name, before), _masked(name, after)
+    ones, others = masked(name, before), masked(name, after)
     return [*difflib.unified_diff(ones, others, now, then, lineterm="")]
 
 
-def _masked(name: str, text: str) -> list[str]:
+def masked(name: str, text: str) -> list[str]:
+    """Return the lines of a file's text, with ``***`` in place of each secret."""
     lines: list[str] = []
     is_inside = False
     for line in text.splitlines():
@@ -48,3 +50,19 @@ def _masked(name: str, text: str) -> list[str]:
 def _names_option(line: str) -> bool:
     """Return whether an indented line sets an option of its own, as in YAML."""
     return re.match(r"\s+[\w-]+:(\s|$)", line) is not None
+
+
+def secrets(name: str, text: str) -> list[str]:
+    """Return what `masked` leaves out of a text, as a program reads it."""
+    found: list[str] = []
+    for line, shown_as in zip(text.splitlines(), masked(name, text), strict=True):
+        if line == shown_as:
+            continue
+        match = _SECRET.search(line)
+        value = match["value"] if match and match["value"] else line.strip()
+        if name.endswith("registry.auth"):
+            value = line.partition(" ")[2]
+            found += [*value.split(), value.partition(":")[2]]
+        accounts = [part for account in _ACCOUNT.findall(line) for part in account[:-1].split(":")]
+        found += [value, value.strip(" \t\"',}"), *accounts, *map(unquote, accounts)]
+    return [one for one in found if one]
