@@ -19,7 +19,10 @@ IGNORED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "messaging": ("path_type",),
         "journal": ("path", "months"),
     },
-    "STOMP": {"broker": ("authn_port", "system_cas"), "messaging": ("ams_project", "token")},
+    "STOMP": {
+        "broker": ("authn_port", "system_cas"),
+        "messaging": ("ams_project", "token", "token_file"),
+    },
 }
 """Options by section, for each role and protocol that ignores them."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.core import files, hosts
-from appliance.core.config import document, ini
+from appliance.core.config import document, ini, secret_file
 from appliance.core.config.settings import Settings, note_endpoint
 from appliance.core.run.errors import Problem
 from appliance.core.run.layout import Layout
@@ -320,9 +320,14 @@ def _read_ams(settings: Settings) -> AMSAccess:
         settings.error(
             "messaging", "ams_project", f"{project!r} is not a valid name of an AMS project"
         )
-    token = settings.text("messaging", "token")
+    token, option = settings.text("messaging", "token"), "token"
+    if (kept := secret_file.of_option(settings, "messaging", option)) is not None:
+        option += secret_file.SUFFIX
+        if token:
+            settings.error("messaging", option, "token is set as well; remove one of the two")
+        token = kept
     if token and not _TOKEN.fullmatch(token):
-        settings.error("messaging", "token", "holds blanks or characters that a token cannot have")
+        settings.error("messaging", option, "holds blanks or characters that a token cannot have")
     entry = settings.where("messaging", "token")
     if token and entry is not None and _is_open(entry.path):
         settings.warn(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from appliance.core import hosts
-from appliance.core.cloud import access
+from appliance.core.config import secret_file
 from appliance.core.config.settings import Settings
 from appliance.core.run import log
 from appliance.core.run.errors import CHECK_LOGS, AccessDenied, ApplianceError, Unavailable
@@ -55,7 +55,7 @@ def read(settings: Settings, _layout: Layout, _name: str) -> Messenger:
     if not settings.boolean(_SECTION, "verify_ssl", default=True):
         words = "has no effect: the service's certificate is always verified"
         settings.warn(_SECTION, "verify_ssl", words)
-    kept = access.kept_secret(settings, _SECTION, "password")
+    kept = secret_file.of_option(settings, _SECTION, "password")
     password = settings.text(_SECTION, "password") if kept is None else kept
     if kept is None and not password:
         settings.error(_SECTION, "password", "must be set, or password_file")

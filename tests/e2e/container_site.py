@@ -36,7 +36,7 @@ _STATE = (
     *("var/lib/fedcloud/runs/" + name for name in contents.IMAGES),
     *("image_data", "var/lock/cloudkeeper", "var/spool/apel", "var/spool/apel/outgoing"),
     *("run/cloudkeeper", "etc/fedcloud/tls/cloudkeeper-os", "etc/cloudkeeper/keys"),
-    "etc/caso/caso.conf.d",
+    *("etc/caso/caso.conf.d", "etc/cloudkeeper/secrets"),
 )
 
 

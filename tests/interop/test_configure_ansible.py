@@ -25,6 +25,7 @@ PLAIN = {"accounting": {"name": "accounting", "password": PASSWORD}}
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     shutil.copytree(TOP / "etc", tmp_path / "etc")
+    (tmp_path / "etc/caso/caso.conf.d").mkdir()
     for name in ("hostcert.pem", "hostkey.pem"):
         (tmp_path / name).write_text(name)
     return tmp_path
@@ -32,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 
 def play(root: Path, *flags: str, **more: object) -> subprocess.CompletedProcess[str]:
     """Run the role on this host, whose site is below a directory."""
-    secret = root / "etc/caso/secret"
+    secret = root / "etc/caso/caso.conf.d/password"
     answers: dict[str, Any] = {
         "profile": "egi",
         "flows": ["accounting"],
@@ -76,8 +77,8 @@ def changed(done: subprocess.CompletedProcess[str]) -> int:
 def test_a_second_run_changes_nothing(root: Path) -> None:
     assert changed(play(root)) == 2
     conf = (root / "etc/caso/caso.conf").read_text()
-    assert f"\npassword_file = {root}/etc/caso/secret\n" in conf
-    secret = root / "etc/caso/secret"
+    assert f"\npassword_file = {root}/etc/caso/caso.conf.d/password\n" in conf
+    secret = root / "etc/caso/caso.conf.d/password"
     assert (secret.read_text(), secret.stat().st_mode & 0o777) == (f"{PASSWORD}\n", 0o640)
     assert json.loads((root / "etc/voms.json").read_text()) == {
         "vo.one.test": {"projects": ["4c9e1f"]}

@@ -139,16 +139,36 @@ def test_what_the_file_leaves_out_stays(root: Path) -> None:
 def test_a_password_may_stay_in_a_file_of_its_own(root: Path) -> None:
     """The option names the file, in the dialect of each program; the password itself goes."""
     assert answered(root) == 1
-    secret = root / "secret"
-    secret.write_text(f"{PASSWORD}\n")
-    assert answered(root, FILE.replace(f"password: {PASSWORD}", f"password_file: {secret}")) == 1
+    kept = [root / "etc/caso/caso.conf.d/password", root / "etc/cloud-info-provider/password"]
+    text = FILE
+    for secret in kept:
+        secret.parent.mkdir(exist_ok=True)
+        secret.write_text(f"{PASSWORD}\n")
+        text = text.replace(f"password: {PASSWORD}", f"password_file: {secret}", 1)
+    assert answered(root, text) == 1
     options = ("password", "password_file")
-    assert oslo(root / "etc/caso/caso.conf", "keystone_auth", *options) == [None, str(secret)]
+    assert oslo(root / "etc/caso/caso.conf", "keystone_auth", *options) == [None, str(kept[0])]
     rc = root / "etc/cloud-info-provider/openstack.rc"
-    assert shell(rc, "OS_PASSWORD", "OS_PASSWORD_FILE") == ["", str(secret)]
-    assert not [path for path, data in content(root).items() if PASSWORD.encode() in data]
+    assert shell(rc, "OS_PASSWORD", "OS_PASSWORD_FILE") == ["", str(kept[1])]
+    assert {path for path, data in content(root).items() if PASSWORD.encode() in data} == {*kept}
     assert answered(root) == 1
     assert oslo(root / "etc/caso/caso.conf", "keystone_auth", *options) == [PASSWORD, None]
+
+
+def test_a_secret_that_no_container_sees_is_refused(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = root / "etc/caso/caso.conf.d/../secret"
+    (root / "etc/caso/caso.conf.d").mkdir()
+    (root / "etc/caso/secret").write_text(PASSWORD)
+    text = FILE.replace(f"password: {PASSWORD}", f"password_file: {secret}", 1)
+    assert answered(root, text) == 2
+    expected = f"no container sees it; move it into {root}/etc/caso/caso.conf.d\n"
+    assert capsys.readouterr().err.endswith(expected)
+    native = root / "var/lib/fedcloud/runtime"
+    native.parent.mkdir(parents=True)
+    native.write_text("native\n")
+    assert answered(root, text) == 1
 
 
 def test_a_region_leaves_the_lines_of_the_manual(root: Path) -> None:

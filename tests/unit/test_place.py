@@ -14,7 +14,7 @@ import yaml
 
 from appliance.core.cloud import transport
 from appliance.core.cloud.login import Access
-from appliance.core.config import document, oslo
+from appliance.core.config import document, oslo, secret_file
 from appliance.core.config.settings import Settings
 from appliance.core.run import cli, log, place
 from appliance.core.run.errors import ConfigurationError, ExitStatus, Problem
@@ -112,6 +112,20 @@ def test_a_file_that_only_the_host_has(tmp_path: Path) -> None:
     )
     assert "FEDCLOUD_CA_BUNDLE in /etc/fedcloud/appliance.env" in first
     assert second == f"{conf}:3: [a] key: file /etc/caso/caso.conf does not exist"
+
+
+def test_a_secret_outside_the_mounts_has_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDCLOUD_PLACES", f"/etc/cloudkeeper/secrets={tmp_path}/etc/secrets")
+    conf = tmp_path / "x.conf"
+    conf.write_text("[a]\npassword_file = /root/password\n")
+    settings = Settings(document.read([conf], oslo.parse))
+    assert secret_file.of_option(settings, "a", "password") == ""
+    with pytest.raises(ConfigurationError) as caught:
+        settings.finish()
+    expected = "is not mounted in the container; move it into /etc/cloudkeeper/secrets"
+    assert str(caught.value) == f"{conf}:2: [a] password_file: /root/password {expected}"
 
 
 @pytest.mark.parametrize("level", [logging.ERROR, logging.CRITICAL])

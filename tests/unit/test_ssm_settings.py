@@ -306,6 +306,23 @@ def test_ams_options_of_our_own(directory: Path) -> None:
     assert link.ams == AMSAccess("accounting", "", 8444, system_cas=False)
 
 
+def test_a_token_may_be_in_a_file_of_its_own(directory: Path) -> None:
+    (directory / "token").write_text("geheim\n")
+    (directory / "token").chmod(0o600)
+    line = f"token_file: {directory}/token"
+    text = AMS.format(directory).replace("[messaging]", f"[messaging]\n{line}")
+    settings = load(directory, text)
+    assert settings.link.ams is not None
+    assert settings.link.ams.token == "geheim"
+    assert "geheim" not in repr(settings)
+    found = problems(directory, text.replace(line, f"token: other\n{line}"))
+    expected = ":10: [messaging] token_file: token is set as well; remove one of the two"
+    assert expected in found
+    (directory / "token").write_text("gehe im\n")
+    [problem] = problems(directory, text)
+    assert "[messaging] token_file: holds blanks or characters" in problem
+
+
 def test_a_token_is_taken_and_shown_nowhere(directory: Path) -> None:
     text = AMS.format(directory).replace("[messaging]", "[messaging]\ntoken: geheim")
     (directory / "sender.cfg").touch(0o644)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -132,12 +133,22 @@ def file(text: str) -> str:
     )
 
 
-def password(text: str) -> str:
-    """Check a password, or the file of one; the answer is not quoted, because it is a secret."""
-    if not text.startswith(SECRET_FILE):
-        return printable(text)
-    name = text.removeprefix(SECRET_FILE)
-    return file(name)
+def password(directory: str) -> Check:
+    """Return the check of a password, which is never quoted, or of the file that holds it.
+
+    ``directory`` is the one that the program's container sees; empty without containers.
+    """
+
+    def check(text: str) -> str:
+        if not text.startswith(SECRET_FILE):
+            return printable(text)
+        name = text.removeprefix(SECRET_FILE)
+        if wrong := file(name):
+            return wrong
+        is_seen = not directory or Path(directory) in Path(os.path.normpath(name)).parents
+        return "" if is_seen else f"{name!r}: no container sees it; move it into {directory}"
+
+    return check
 
 
 def printable(text: str) -> str:

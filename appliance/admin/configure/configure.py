@@ -196,16 +196,22 @@ def _asked(found: _Site, arguments: argparse.Namespace) -> tuple[Answers, Answer
     """
     defaults = site.defaults(found.texts, found.places, found.host, found.layout)
     ask = functools.partial(offers.ask, host=found.host, layout=found.layout)
+    secrets = site.secrets(found.host, found.layout)
     if arguments.answers:
         file = AnswersFile(arguments.answers)
         needs_cloud = not (file.names_vos or defaults["projects"])
-        answers = Interview(defaults, file, ask if needs_cloud else None).answers()
+        chosen = ask if needs_cloud else None
+        answers = Interview(defaults, file, chosen, secrets=secrets).answers()
         file.finish()
         return answers, file
     source: AnswerSource = AnsweringPerson() if sys.stdin.isatty() else Lines()
-    secret = site.password_of_accounting(found.texts)
+    known = site.password_of_accounting(found.texts)
     interview = Interview(
-        defaults, source, ask if source.is_terminal else None, known_password=secret
+        defaults,
+        source,
+        ask if source.is_terminal else None,
+        known_password=known,
+        secrets=secrets,
     )
     try:
         return interview.answers(), source

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from appliance.admin.configure import answers as checks
@@ -110,12 +111,15 @@ class Interview:
         ask_cloud: AskCloud | None = None,
         *,
         known_password: str = "",
+        secrets: Mapping[Flow, str] = MappingProxyType({}),
     ) -> None:
         self._defaults = defaults
         self._source = source
         self._ask_cloud = ask_cloud
         self._known_password = known_password
         """The password in the file of accounting, for the answer that keeps it."""
+        self._secrets = secrets
+        """By flow, the directory of files of secrets that its container sees."""
         self._offers = Offers()
         self._silence = ""
         """Why the cloud gave no answer."""
@@ -228,7 +232,8 @@ class Interview:
         form = checks.is_like(checks.WORD, flow.value)
         name = self._ask(f"{flow}-account", f"Account for {flow}, in the domain Default", form)
         question = f"Password of {name}, or file:PATH of it"
-        password = self._ask(f"{flow}-password", question, checks.password, is_secret=True)
+        check = checks.password(self._secrets.get(flow, ""))
+        password = self._ask(f"{flow}-password", question, check, is_secret=True)
         if password.startswith(checks.SECRET_FILE):
             return CloudAccount(name, "", password.removeprefix(checks.SECRET_FILE))
         if password == KEEP:

@@ -31,6 +31,12 @@ LISTS = "/etc/cloudkeeper/image-lists.conf"
 SETTINGS = "/etc/fedcloud/appliance.yaml"
 NAMES = (CASO, SENDER, RC, CLOUD, SITE, SITE_DEFAULTS, LISTS, SETTINGS, site_files.ENVIRONMENT)
 """The files that answers go to, besides those of `paths`."""
+_SECRETS = {
+    Flow.ACCOUNTING: "/etc/caso/caso.conf.d",
+    Flow.INFORMATION: "/etc/cloud-info-provider",
+    Flow.IMAGES: "/etc/cloudkeeper/secrets",
+}
+"""The directory of each flow whose files its container sees."""
 _EXAMPLES = ("SITE-NAME", "PROJECT-NAMES", "example.com", "yourkeystone", "vo.example.org")
 _SENDER = {
     True: {
@@ -51,6 +57,13 @@ def paths(layout: Layout) -> dict[str, str]:
     mounts = site_files.choose(site_files.variables(layout), layout)
     backend, mapping = mounts[site_files.BACKEND_CONFIG], mounts["FEDCLOUD_BACKEND_MAPPING"]
     return {"backend": backend, "mapping": mapping, "caso-mapping": mounts["FEDCLOUD_CASO_MAPPING"]}
+
+
+def secrets(host: Host, layout: Layout) -> dict[Flow, str]:
+    """Return the directory in which a file of a secret must be, by flow; none natively."""
+    if host.is_native:
+        return {}
+    return {flow: str(layout.path(name)) for flow, name in _SECRETS.items()}
 
 
 def parse_all(texts: Texts, places: Mapping[str, str], layout: Layout) -> None:

@@ -8,9 +8,7 @@ without a slash is one of systemd's credentials (``LoadCredential=``).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 
 from appliance.core import hosts
@@ -63,7 +61,7 @@ def read_options(
         if option.name in login.SCOPE or option.name == "auth_url":
             continue
         aliases = [(section, alias) for alias in option.aliases]
-        kept = kept_secret(settings, section, option.name) if option.is_secret else None
+        kept = secret_file.of_option(settings, section, option.name) if option.is_secret else None
         # Checked here, because keystoneauth's own error has neither file nor line.
         must = f"{auth_type} needs it" if option.is_required and kept is None else ""
         value = settings.text(
@@ -121,28 +119,6 @@ def warn_of_open_file(settings: Settings, section: str, option: str, entry: Sett
     if entry and entry.text and entry.path.is_file() and entry.path.stat().st_mode & 0o004:
         words = f"every user of this host can read it; chmod o-r {entry.path}"
         settings.warn(section, option, words, entry=entry)
-
-
-def kept_secret(settings: Settings, section: str, option: str) -> str | None:
-    """Return the secret of the file that ``OPTION_file`` names; None if it is not set.
-
-    A file that cannot be used is an error; then the secret is empty.
-    """
-    name = option + secret_file.SUFFIX
-    text = settings.text(section, name)
-    if not text:
-        return None
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    is_named = bool(credentials) and "/" not in text
-    path = Path(credentials, text) if is_named else Path(text)
-    try:
-        found = secret_file.read(path)
-    except secret_file.BadSecret as error:
-        settings.error(section, name, str(error))
-        return ""
-    if found.mode & 0o004 and not is_named:
-        settings.warn(section, name, f"every user of this host can read it; chmod o-r {path}")
-    return found.text
 
 
 def _check_plugin(

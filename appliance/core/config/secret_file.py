@@ -6,11 +6,16 @@ may be the secret itself.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from appliance.core import files
 from appliance.core.run import log, place
+
+if TYPE_CHECKING:
+    from appliance.core.config.settings import Settings
 
 SUFFIX = "_file"
 _LONGEST = 1 << 16
@@ -29,6 +34,29 @@ class Secret:
     mode: int
 
 
+def of_option(settings: Settings, section: str, option: str) -> str | None:
+    """Return the secret of the file that ``OPTION_file`` names; None if it is not set.
+
+    A name without a slash is one of systemd's credentials. A file that cannot be used is an error;
+    then the secret is empty.
+    """
+    name = option + SUFFIX
+    text = settings.text(section, name)
+    if not text:
+        return None
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    is_named = bool(credentials) and "/" not in text
+    path = Path(credentials, text) if is_named else Path(place.inside(text))
+    try:
+        found = read(path)
+    except BadSecret as error:
+        settings.error(section, name, str(error))
+        return ""
+    if found.mode & 0o004 and not is_named:
+        settings.warn(section, name, f"every user of this host can read it; chmod o-r {path}")
+    return found.text
+
+
 def read(path: Path) -> Secret:
     """Return the secret of a file; a link is followed.
 
@@ -43,7 +71,7 @@ def read(path: Path) -> Secret:
             mode = path.stat().st_mode & 0o777
             content = file.read(_LONGEST + 1)
     except OSError as error:
-        unseen = place.unseen(path) if isinstance(error, FileNotFoundError) else ""
+        unseen = place.unseen_secret(path) if isinstance(error, FileNotFoundError) else ""
         words = unseen or str(files.describe_unusable(path, error))
         raise BadSecret(words) from error
     first = content.decode(errors="replace").strip().partition("\n")[0].strip()

@@ -16,6 +16,11 @@ from collections.abc import Mapping
 VARIABLE = "FEDCLOUD_PLACES"
 NATIVE = "FEDCLOUD_NATIVE"
 """Variable of programs that `appliance run` starts without containers."""
+SECRETS = (
+    *("/etc/caso/caso.conf.d", "/etc/apel", "/etc/cloud-info-provider"),
+    "/etc/cloudkeeper/secrets",
+)
+"""The directories of files of secrets; each container has one of them."""
 SETTINGS = "/etc/fedcloud/appliance.env"
 _BEFORE, _AFTER = r"(?<![\w./-])", r"(?![\w-]|\.\w)"
 """Delimiters of a path in a text; a full stop may end the sentence."""
@@ -88,6 +93,14 @@ def unseen(path: object) -> str:
             " /etc/fedcloud/networks/bridge.yml"
         )
     return f"{path} is not mounted in the container; {words}"
+
+
+def unseen_secret(path: object) -> str:
+    """Return why a program in a container cannot see a file of a secret; empty if it can."""
+    directory = next((name for name in SECRETS if is_mounted(name)), "")
+    if not directory or is_mounted(str(path)):
+        return unseen(path)
+    return f"{path} is not mounted in the container; move it into {directory}"
 
 
 @functools.lru_cache(maxsize=2)
