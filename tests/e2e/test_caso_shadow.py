@@ -161,6 +161,7 @@ def test_every_hour_of_a_shadow_is_explained(site: ShadowedSite) -> None:
     assert "servers and months are equal or explained" in text
 
 
+@pytest.mark.matrix
 def test_equal_cuts_are_equal(site: ShadowedSite) -> None:
     now = moment()
     site.account(now - timedelta(days=2))
@@ -175,6 +176,7 @@ def test_equal_cuts_are_equal(site: ShadowedSite) -> None:
     assert hours(compared, "ours") == hours(compared, "caso")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("zone", ["America/New_York", "Europe/Madrid"])
 def test_a_host_in_another_time_zone_is_explained(zone: str, site: ShadowedSite) -> None:
     now = moment()
@@ -192,6 +194,7 @@ def test_a_host_in_another_time_zone_is_explained(zone: str, site: ShadowedSite)
     assert "time-zone" in causes(compared)
 
 
+@pytest.mark.matrix
 def test_a_lost_end_and_a_lost_project_are_shown(site: ShadowedSite) -> None:
     """CASO's message with ended servers is taken before the shadow sees it."""
     now = moment()
@@ -242,6 +245,7 @@ def test_a_dry_run_and_only_keep(site: ShadowedSite) -> None:
     assert site.verb("shadow", "--only-keep").stdout.startswith("0 messages")
 
 
+@pytest.mark.matrix
 def test_messages_of_another_file_system_are_copied(site: ShadowedSite) -> None:
     site.verb("shadow", "--only-keep")
     site.run_peer("caso-extract")

@@ -29,7 +29,7 @@ def sent(site: CasoSite) -> dict[tuple[str, str], int]:
 
 
 @pytest.mark.parametrize(
-    "sample", [pytest.param(6, id="six"), pytest.param(None, id="all", marks=pytest.mark.matrix)]
+    "sample", [pytest.param(3, id="three"), pytest.param(None, id="all", marks=pytest.mark.matrix)]
 )
 def test_the_same_messages_once_each(sample: int | None, testbed: Testbed, tmp_path: Path) -> None:
     until = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=2)

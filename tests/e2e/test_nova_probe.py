@@ -228,6 +228,7 @@ def test_the_probe_finds_and_boots_what_sync_has_uploaded(site: Site, tmp_path: 
         Probe(site.user("biomed"), REFERENCE).image()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("site", ["image_sharing = share"], indirect=True)
 def test_the_probe_boots_one_image_in_the_project_of_each_vo(site: Site, tmp_path: Path) -> None:
     """F-M13: the image that all VOs share is found and boots, before and after an update."""

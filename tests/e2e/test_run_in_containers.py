@@ -196,7 +196,7 @@ def test_a_signal_ends_the_program_in_its_container(
     assert left(site) == []
 
 
-@pytest.mark.parametrize("flag", ["--log", "--wait"])
+@pytest.mark.parametrize("flag", [pytest.param("--log", marks=pytest.mark.matrix), "--wait"])
 def test_a_full_disk_of_logs_keeps_no_job_from_its_work(
     site: ContainerSite, silence: socket.socket, flag: str
 ) -> None:
