@@ -21,6 +21,7 @@ from appliance.core.run.layout import Layout
 FIRST, FURTHER = "/etc/apel/sender.cfg", "/etc/apel/sender.d"
 LAST_DELIVERED = "last_delivered_timestamp_seconds"
 """The figure of a record: when a message was last acknowledged, also by an earlier run."""
+_FOR_TESTS = re.compile(r"(^|[-._/])(test|devel|dev|msg-devel)([-._/:]|$)")
 _UNSAFE = re.compile(r"[^\w.-]", re.ASCII)
 
 
@@ -31,6 +32,11 @@ class SenderFiles:
     paths: tuple[Path, ...]
     skipped: Mapping[Path, LocalFailure] = field(default_factory=dict)
     """Files of sender.d that cannot be used."""
+
+
+def is_for_tests(name: str) -> bool:
+    """Check whether a destination or a broker's host is one for tests, by its name."""
+    return bool(_FOR_TESTS.search(name))
 
 
 def configurations(layout: Layout) -> SenderFiles:

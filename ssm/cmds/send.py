@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sign every message, print what would be sent, send nothing",
     )
     parser.add_argument(
+        "--send-test",
+        action="store_true",
+        help="with --check-live, send one test record to each destination for tests, and say what"
+        " would be sent to the others",
+    )
+    parser.add_argument(
         "--limit",
         type=startup.positive,
         metavar="N",
@@ -74,7 +80,12 @@ def attempts(arguments: argparse.Namespace) -> Iterator[Finding]:
     from ssm import live_check  # noqa: PLC0415  start-up is a cost
 
     found = destinations.load(cli.layout(arguments), only=arguments.config)
-    yield from live_check.findings([(one.path, one.usable()) for one in found])
+    usable = [(one.path, one.usable()) for one in found]
+    yield from live_check.findings(usable)
+    if arguments.send_test:
+        from ssm import trial  # noqa: PLC0415
+
+        yield from trial.findings(usable)
 
 
 class _Round:

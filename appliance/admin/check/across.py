@@ -29,7 +29,6 @@ SITE_NAMES = {
     ("site", "name"),
     ("DEFAULT", "gocdb"),
 }
-_TEST = re.compile(r"(^|[-._/])(test|devel|dev|msg-devel)([-._/:]|$)")
 _PROJECT_ID = re.compile(r"[0-9a-f]{32}")
 _SHARES = "compute.shares."
 
@@ -125,7 +124,7 @@ def test_destinations(values: Sequence[Value], profile: str) -> Iterator[Finding
     }
     for value in values:
         place = (value.section, value.option)
-        if place in right and _TEST.search(value.text):
+        if place in right and senders.is_for_tests(value.text):
             text = (
                 f"{value.text} is for tests, the profile is {profile};"
                 f" write {right[place]}, or set profile: private"

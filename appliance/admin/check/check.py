@@ -41,8 +41,13 @@ _UPSTREAM = {
     "cloud-info": "/etc/cloud-info-provider/openstack.yaml",
 }
 """What a site may have of upstream's programs, where no installer has run: by job, its file."""
-_CONTACTING = {"--write": "contacts the cloud", "--as-egi": "contacts services of EGI"}
+_CONTACTING = {
+    "--write": "contacts the cloud",
+    "--as-egi": "contacts services of EGI",
+    "--send-test": "contacts the broker",
+}
 """Flags that contradict ``--offline``, and why."""
+_SENDER = "ssmsend"
 _ROW = re.compile(r"C\d\d(\.[a-z])?")
 
 
@@ -74,6 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also find what EGI's monitoring, services, users and portal would find; with --write,"
         " boot a server as the monitoring does",
+    )
+    parser.add_argument(
+        "--send-test",
+        action="store_true",
+        help="also send one test record to each destination for tests, and say what would be sent"
+        " to the others",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -111,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         is_offline=arguments.offline,
         writes=arguments.write,
         is_as_egi=arguments.as_egi,
+        sends_test=arguments.send_test,
     )
     if arguments.endpoints:
         endpoints.print_all(site, as_json=arguments.json)
@@ -134,6 +146,7 @@ def check(
     is_offline: bool = True,
     writes: bool = False,
     is_as_egi: bool = False,
+    sends_test: bool = False,
 ) -> tuple[CheckReport, CheckedSite]:
     """Check the ``chosen`` jobs and services; without a choice this host, and all that are on."""
     names = list(chosen) or [name for name in _names() if _is_usual(name)]
@@ -146,6 +159,11 @@ def check(
     }
     depth = Depth.CONFIGURATION if is_offline else Depth.WRITE if writes else Depth.LIVE
     extra = as_egi.flags(services, host.egi, writes=writes) if is_as_egi else {}
+    if sends_test:
+        if _SENDER not in services:
+            words = f"needs the job {_SENDER}, which is not checked here"
+            raise UsageError("--send-test", words, f"name it: appliance check {_SENDER}")
+        extra[_SENDER] = ("--send-test",)
     programs = Programs(host, layout, services, depth=depth, extra=extra)
     site = CheckedSite(host, layout, clock.now(), programs, writes=writes, is_as_egi=is_as_egi)
     known = [*registry.of_programs(list(services)), *registry.PROBES]
@@ -165,7 +183,7 @@ def check(
     report.asked = [name for name in services if name in programs.asked]
     report.sort()
     report.notes = notes(site, only=only)
-    if "ssmsend" in services and not only:
+    if _SENDER in services and not only:
         report.name = certificates.name(layout)
     return report, site
 

@@ -186,7 +186,9 @@ def patiently(
         if not Path(error.subject).is_absolute() or not Path(error.subject).exists():
             raise
         answer = None  # an editor has just replaced the file by renaming a new one
-    if answer is None or any(one.is_error and _is_fresh(one.path) for one in answer.findings):
+    # What has an effect elsewhere is not done twice.
+    is_fresh = not extra and answer is not None and any(map(_is_being_written, answer.findings))
+    if answer is None or is_fresh:
         time.sleep(_PAUSE)
         answer = _ask(name, service, host, layout, depth, extra)
     return answer
@@ -208,9 +210,10 @@ def _ask(
     )
 
 
-def _is_fresh(path: str) -> bool:
+def _is_being_written(found: Finding) -> bool:
+    """Check whether a finding is an error in a file that has just changed."""
     try:
-        return abs(time.time() - Path(path).stat().st_mtime) < _FRESH
+        return found.is_error and abs(time.time() - Path(found.path).stat().st_mtime) < _FRESH
     except OSError:
         return False
 
