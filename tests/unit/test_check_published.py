@@ -21,8 +21,9 @@ from appliance.admin.check.finding import identify
 from appliance.core.config import settings
 from appliance.core.run.finding import Finding, of_json
 from appliance.core.run.record import RunRecord
+from bdii import live_check
 from bdii.cmds import update
-from tests.e2e.bdii_service import SERVICE, cloud
+from tests.e2e.bdii_service import SERVICE, cloud, image
 from tests.testbed.patience import until
 from tests.unit.test_check_backend_port import _Answers
 from tests.unit.test_check_host import site as host_site
@@ -165,6 +166,23 @@ def test_what_is_published_by_the_profile_of_egi(checked: Checked) -> None:
     assert checked.find() == []
 
 
+def test_of_very_many_images_the_first_are_checked(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check of a large tree takes no more time and memory than that of a small one."""
+    monkeypatch.setattr(live_check, "_MOST_IMAGES", 2)
+    checked.configure()
+    images = "".join(
+        image(number, "ops").replace(SERVICE, f"GLUE2ServiceID=s,{CLOUD}") for number in range(4)
+    )
+    lacking = images.replace("GLUE2ApplicationEnvironmentAppName: image 3\n", "")
+    checked.publish(ROOT + GROUP + complete() + lacking)
+    assert checked.find() == []
+    lacking = images.replace("GLUE2ApplicationEnvironmentAppName: image 1\n", "")
+    checked.publish(ROOT + GROUP + complete() + lacking)
+    assert checked.find() == [("C51.a", "state/published.ldif", 0)]
+
+
 # --------------------------------------------------------------------------------------------------
 # the site's BDII
 
@@ -251,7 +269,6 @@ def test_a_tree_that_contradicts_itself(checked: Checked) -> None:
     assert "'OTHER' is not the site" in found[0].text
     checked.publish(ROOT + text)
     assert [one for one in checked.findings() if one.family == "C51"] == []
-    assert SERVICE
 
 
 # --------------------------------------------------------------------------------------------------
