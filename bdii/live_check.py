@@ -25,7 +25,7 @@ from bdii.site import entries as site_entries
 from bdii.site.settings import Pull, Site
 
 _ANSWER = timedelta(seconds=8)
-_AT_ONCE = 32
+_AT_ONCE = 100
 _SERVICE, _IMAGE = "GLUE2Service", "GLUE2ApplicationEnvironment"
 _MOST_IMAGES = 5000
 """Images that are checked: they are alike, and 100 000 would take half a minute and 500 MB."""

@@ -18,6 +18,7 @@ import pytest
 
 from appliance.admin.check import registry
 from appliance.admin.check.finding import identify
+from appliance.admin.runtime import native
 from appliance.core.config import settings
 from appliance.core.run.finding import Finding, of_json
 from appliance.core.run.record import RunRecord
@@ -27,6 +28,7 @@ from tests.e2e.bdii_service import SERVICE, cloud, image
 from tests.testbed.patience import until
 from tests.unit.test_check_backend_port import _Answers
 from tests.unit.test_check_host import site as host_site
+from tests.unit.test_check_information import show
 
 DOMAIN = "GLUE2DomainID=TEST-SITE,o=glue"
 SITE_CFG = """\
@@ -281,29 +283,37 @@ def test_a_site_that_names_no_bdii() -> None:
     assert identify("", words) == "C50.c"
 
 
-EMPTY = Finding("/etc/sitebdii/site-urls.conf", 2, "CLOUD", "empty", "C50.b")
+URLS = "/etc/sitebdii/site-urls.conf"
+EMPTY = Finding(URLS, 2, "CLOUD", "ldap://cloudbdii:2170: empty", "C50.b")
+SILENT = Finding(URLS, 2, "CLOUD", "ldap://localhost:2171: does not answer", "C50.c")
+FOREIGN = Finding(URLS, 3, "OTHER", "ldap://other.example.org:2170: does not answer", "C50.c")
 NOTHING = Finding("", 0, "", "publishes no cloud", "C50.b")
 PASSWORD = Finding("/etc/x.rc", 1, "", "wrong password", "C30.a")
 
 
 @pytest.mark.root
 @pytest.mark.parametrize(
-    ("resource", "left_of_resource", "left_of_site"),
+    ("state", "resource", "left_of_resource", "left_of_site"),
     [
-        ([], [], [EMPTY]),
-        ([NOTHING], [NOTHING], []),
-        ([NOTHING, PASSWORD], [PASSWORD], []),
+        ("activating", [], [], [EMPTY, SILENT, FOREIGN]),
+        ("activating", [NOTHING], [NOTHING], [SILENT, FOREIGN]),
+        ("activating", [NOTHING, PASSWORD], [PASSWORD], [SILENT, FOREIGN]),
+        ("failed", [], [], [FOREIGN]),  # C50.a is the one that counts
     ],
 )
 def test_a_fault_and_its_consequences_are_one_finding(
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
     resource: Sequence[Finding],
     left_of_resource: Sequence[Finding],
     left_of_site: Sequence[Finding],
 ) -> None:
-    """C50.b: the one that names the cause; alone, each stays."""
+    """C50.b, C50.c: the one that names the cause; alone, each stays."""
+    monkeypatch.setattr(native, "_SYSTEMCTL", str(tmp_path / "systemctl"))
+    show(tmp_path, state)
     checked = host_site(tmp_path)
-    answers = _Answers(cloudbdii=resource, sitebdii=[EMPTY])
+    answers = _Answers(cloudbdii=resource, sitebdii=[EMPTY, SILENT, FOREIGN])
     answers.services = ("cloudbdii", "sitebdii")
     checked.programs = answers  # type: ignore[assignment]
     assert list(registry._of_program("cloudbdii", checked)) == list(left_of_resource)

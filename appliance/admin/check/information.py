@@ -48,8 +48,9 @@ def find(site: CheckedSite) -> Iterator[Finding]:
 def runs(service: str, site: CheckedSite) -> bool:
     """Check whether a service runs and is well; also if that is not known."""
     found = services.look(site.layout, site.host)
-    states = found.states if found else ()
-    return all(state.is_well for state in states if state.service == service)
+    if found is None or found.failure:
+        return True
+    return any(state.is_well for state in found.states if state.service == service)
 
 
 def _of_cycle(

@@ -88,6 +88,7 @@ PROBES: Sequence[Probe] = (
     Probe(("C24",), "destinations for tests", Need.CONFIGURATION, across.of_destinations, LONG),
     Probe(("C40",), "spools of cASO and of the sender", Need.CONFIGURATION, across.of_spools, LONG),
 )
+_OWN_BDIIS = tuple(f"ldap://{name}:" for name in ("cloudbdii", "localhost", "127.0.0.1", "[::1]"))
 _OF_CLOUD = frozenset({"C30", "C31", "C36"})
 """The rows of a cloud that cannot be read."""
 _CONFIGURATION = ("C20", "C21", "C22", "C23", "C24", "C30", "C40")
@@ -121,7 +122,12 @@ def of_programs(names: Sequence[str]) -> Iterator[Probe]:
 def _of_program(name: str, site: CheckedSite) -> Sequence[Finding]:
     found = [in_profile(one, site.host.profile) for one in site.programs.findings(name)]
     hidden = _consequences(name, found, site)
-    return [one for one in found if one.identifier not in hidden]
+    return [one for one in found if one.identifier not in hidden or _is_of_another_host(one)]
+
+
+def _is_of_another_host(finding: Finding) -> bool:
+    """Check whether a finding is about a BDII below the site's that is not of this appliance."""
+    return finding.text.startswith("ldap://") and not finding.text.startswith(_OWN_BDIIS)
 
 
 def _consequences(name: str, found: Sequence[Finding], site: CheckedSite) -> Sequence[str]:
