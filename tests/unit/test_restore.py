@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 
@@ -411,6 +412,33 @@ def test_jobs_say_that_the_appliance_is_changed(
     with backup_site.held(new / "run/fedcloud/install.lock"):
         assert main(["run", "--root", str(new), "fetch-crl"]) == 0
     assert "fetch-crl: not started: the appliance is being changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("schedule", "cron"), 1),
+        (("flows", "--off", "images"), 1),
+        (("start",), 1),
+        (("migrate", "--apply"), 1),
+        (("restore", "PLAIN", "--apply"), 1),
+    ],
+)
+def test_one_lock_for_all_verbs_that_change_a_host(
+    words: tuple[str, ...],
+    status: int,
+    plain: Path,
+    new: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("appliance.admin.changing._PATIENCE", timedelta(0))
+    before = backup_site.snapshot(new)
+    command = [str(plain) if word == "PLAIN" else word for word in words]
+    with backup_site.held(new / "run/fedcloud/install.lock"):
+        assert main([*command, "--root", str(new)]) == status
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert backup_site.snapshot(new) == before
 
 
 def test_the_commands_of_the_restore_page(site: Path, new: Path, sealed: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from appliance.admin import settings
+from appliance.admin import changing, settings
 from appliance.admin.configure import offers, profiles, site
 from appliance.admin.configure.answers import Answers
 from appliance.admin.configure.answers_file import AnswersFile
@@ -106,13 +106,35 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         if not arguments.json:
             _print_notes(notes)
         _confirm(source, found, answers)
-        if not arguments.check:
-            for change in changes:
-                change.make()
-                if not arguments.json:
-                    print(change)
+        if changes and not arguments.check:
+            with _alone(layout):
+                _make(changes, is_silent=arguments.json)
     _report(changes, notes, arguments)
     return ExitStatus.PARTLY if arguments.answers and changes else ExitStatus.DONE
+
+
+def _make(changes: Sequence[FileChange], *, is_silent: bool) -> None:
+    for change in changes:
+        change.make()
+        if not is_silent:
+            print(change)
+
+
+@contextlib.contextmanager
+def _alone(layout: Layout) -> Iterator[None]:
+    """Exclude other verbs that change the host, not while a person answers: jobs wait for it.
+
+    Raises:
+        Unavailable: Another one runs; no file was changed.
+
+    """
+    try:
+        with changing.alone(layout):
+            yield
+    except Busy as busy:
+        # Not its own exit status, which is that of a change.
+        cause = f"the appliance is being changed: {busy.cause}; no file was changed"
+        raise Unavailable("configure", cause, "run it again when that has ended") from None
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from appliance.admin import settings
+from appliance.admin import changing, settings
 from appliance.admin.configure import edit
 from appliance.admin.configure.rewrite import rewrite
 from appliance.admin.inventory import JOBS, SERVICES, UNITS, Flow, flow_of
@@ -49,7 +49,10 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         raise UsageError(f"--on {min(both)}", "--off names it, too", "remove one of the two")
     wanted = {**dict.fromkeys(arguments.on, True), **dict.fromkeys(arguments.off, False)}
     if wanted and not arguments.check_config:
-        _switch(host.settings_file, wanted)
+        if os.geteuid() != 0:
+            raise UsageError("flows", "only root can switch a flow", "use sudo")
+        with changing.alone(cli.layout(arguments)):
+            _switch(host.settings_file, wanted)
         host = settings.load(cli.layout(arguments))
     for flow in Flow:
         members = ", ".join(name for name in _MEMBERS if flow_of(name) is flow)
@@ -61,8 +64,6 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 def _switch(path: Path, wanted: Mapping[str, bool]) -> None:
     """Write the flows to the settings; all other lines stay."""
-    if os.geteuid() != 0:
-        raise UsageError("flows", "only root can switch a flow", "use sudo")
     if not path.is_file():
         words = "run the bundle's install again, which writes the shipped file"
         raise Unavailable(path, "does not exist", words)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from appliance.admin import inventory, settings
+from appliance.admin import changing, inventory, settings
 from appliance.admin.inventory import JOBS, Job
 from appliance.admin.schedule import horizon, minutes, state
 from appliance.core import clock, files
@@ -79,8 +79,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     host = settings.load(layout)
     wanted = _wanted([inventory.find(name) for name in arguments.also], host, layout)
     if arguments.by and not (arguments.show or arguments.check_config):
-        _change(arguments.by, wanted, layout)
-        horizon.keep(arguments.since or horizon.since(layout), layout)
+        with changing.alone(layout):
+            _change(arguments.by, wanted, layout)
+            horizon.keep(arguments.since or horizon.since(layout), layout)
     elif arguments.since and not arguments.check_config:
         horizon.keep(arguments.since, layout)
     elif not arguments.by and arguments.also:

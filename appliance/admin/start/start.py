@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from appliance.admin import settings
+from appliance.admin import changing, settings
 from appliance.admin.inventory import JOBS, UNITS, Flow
 from appliance.admin.run import run as run_verb
 from appliance.admin.schedule import schedule, state
@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return ExitStatus.DONE
     if os.geteuid() != 0:
         raise UsageError("appliance", "only root can start it", "sudo appliance start")
+    changing.refuse(layout)
     by = arguments.by or (
         "systemd" if any(one.has_timer for one in state.starts(layout)) else "cron"
     )
