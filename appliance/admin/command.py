@@ -31,6 +31,7 @@ VERBS = {
     "service": "service.steps",
     "certificates": "certificates.renew",
     "firewall": "firewall.control",
+    "upgrade": "upgrade.upgrade",
     "backup": "backup.backup",
     "restore": "restore.restore",
     "support-bundle": "support.support",

@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -161,20 +161,7 @@ class Installation:
         layout = Layout(self.root)
         mounts = site_files.choose(site_files.variables(layout), layout)
         has_images = image_flow.is_kept_on(self.root, is_upgrade=bool(self.record.version))
-        # Two configurations of the backend are an error (site_files.check), so install only one.
-        idle = set(site_files.PLACES[site_files.BACKEND_CONFIG]) - {
-            mounts[site_files.BACKEND_CONFIG]
-        }
-        wanted = [
-            one
-            for one in files(
-                self.bundle,
-                is_active=self._is_table_active,
-                is_native=self.is_native,
-                has_images=has_images,
-            )
-            if one.target not in idle
-        ]
+        wanted = self._wanted(mounts, has_images=has_images)
         earlier = {one.key: self._shipped(one) for one in wanted}
         offered = {one.key: digest(one.content) for one in wanted}
         # Before the first file is written: a run after a killed one recognises all of them.
@@ -191,6 +178,32 @@ class Installation:
             if place in site_files.PLACES[name] and path.is_file() and not path.is_symlink():
                 self._set_access(path, mode=0o640, group=account.ID)
         self.record.shipped = {target: [hashed] for target, hashed in offered.items()}
+
+    def _wanted(self, mounts: Mapping[str, str], *, has_images: bool) -> list[File]:
+        # Two configurations of the backend are an error (site_files.check), so install only one.
+        idle = set(site_files.PLACES[site_files.BACKEND_CONFIG]) - {
+            mounts[site_files.BACKEND_CONFIG]
+        }
+        return [
+            one
+            for one in files(
+                self.bundle,
+                is_active=self._is_table_active,
+                is_native=self.is_native,
+                has_images=has_images,
+            )
+            if one.target not in idle
+        ]
+
+    def preview(self) -> Iterator[tuple[File, Action]]:
+        """Yield each file that a run would write, and how; nothing is changed."""
+        layout = Layout(self.root)
+        mounts = site_files.choose(site_files.variables(layout), layout)
+        has_images = image_flow.is_kept_on(self.root, is_upgrade=bool(self.record.version))
+        for one in self._wanted(mounts, has_images=has_images):
+            action = self._decided(one, self._shipped(one))
+            if action is not Action.KEEP:
+                yield one, action
 
     def _shipped(self, one: File) -> tuple[str, ...]:
         """Return the recorded hashes of a file.
@@ -234,16 +247,7 @@ class Installation:
     def _install_file(self, one: File, shipped: tuple[str, ...]) -> None:
         target, new = self.root / one.target.lstrip("/"), one.content
         found = target.read_bytes() if target.is_file() else None
-        present = (
-            _as_shipped(found)
-            if one.target == site_files.ENVIRONMENT and found is not None
-            else found
-        )
-        action = decide(new, present=present, shipped=shipped, kind=one.kind)
-        if target.is_symlink():  # the administrator has moved the file, or masked the unit
-            action = (
-                Action.KEEP if action is Action.KEEP or digest(new) in shipped else Action.BESIDE
-            )
+        action = self._decided(one, shipped)
         if action is Action.BESIDE:
             beside = self.root / one.beside.lstrip("/")
             # Never executable and never readable by all: it may be a copy of a file with passwords.
@@ -265,6 +269,20 @@ class Installation:
             self.changes += 1
         if not target.is_symlink():
             self._set_access(target, mode=one.mode, group=one.group)
+
+    def _decided(self, one: File, shipped: tuple[str, ...]) -> Action:
+        """Return what to do with a file of the bundle."""
+        target, new = self.root / one.target.lstrip("/"), one.content
+        found = target.read_bytes() if target.is_file() else None
+        present = (
+            _as_shipped(found)
+            if one.target == site_files.ENVIRONMENT and found is not None
+            else found
+        )
+        action = decide(new, present=present, shipped=shipped, kind=one.kind)
+        if target.is_symlink():  # the administrator has moved the file, or masked the unit
+            return Action.KEEP if action is Action.KEEP or digest(new) in shipped else Action.BESIDE
+        return action
 
     def _keep_images_on(self) -> None:
         """Add the line to a file of the administrator that lacks it: the default is off."""

@@ -69,18 +69,27 @@ def check_engine(bundle: Path, ids: Mapping[str, str]) -> None:
         )
     if all(_present(tag) == identifier for tag, identifier in ids.items()):
         return
-    # data-root may be on a file system of its own.
-    place = Path(_docker("info", "--format", "{{.DockerRootDir}}").strip() or "/var/lib/docker")
+    where = place()
     needed = sum(path.stat().st_size for path in archives(bundle))
     try:
-        free = shutil.disk_usage(place).free
+        free = shutil.disk_usage(where).free
     except OSError:  # the engine is on another machine or in another mount namespace
         return
     if free < needed:
         cause = f"the engine's images need {needed / _GB:.1f} GB, {free / _GB:.1f} GB are free"
         raise Unavailable(
-            place, cause, "free space, or move it with data-root; nothing was changed"
+            where, cause, "free space, or move it with data-root; nothing was changed"
         )
+
+
+def place() -> Path:
+    """Return the directory of the engine's images, which may be a file system of its own.
+
+    Raises:
+        Unavailable: The engine does not answer.
+
+    """
+    return Path(_docker("info", "--format", "{{.DockerRootDir}}").strip() or "/var/lib/docker")
 
 
 def load(bundle: Path, ids: Mapping[str, str]) -> int:

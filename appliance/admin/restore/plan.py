@@ -19,6 +19,7 @@ from appliance.admin.install.ownership import PLACES
 from appliance.admin.install.plan import ACTIVE_TABLES, IDLE_TABLES
 from appliance.admin.install.record import InstallRecord
 from appliance.admin.restore import older
+from appliance.admin.versions import ordered
 from appliance.core import files
 from appliance.core.run import log
 from appliance.core.run.errors import LocalFailure, Unavailable, UsageError
@@ -169,13 +170,9 @@ def _check_version(path: Path, manifest: Manifest, layout: Layout) -> None:
             "does not exist: no appliance is installed here",
             "run the bundle's install first",
         )
-    if _ordered(manifest.version) > _ordered(__version__):
+    if ordered(manifest.version) > ordered(__version__):
         cause = f"is of version {manifest.version}, this appliance of {__version__}"
         raise Unavailable(path, cause, "install the newer bundle first")
-
-
-def _ordered(version: str) -> list[int]:
-    return [int(part) if part.isdigit() else 0 for part in version.split(".")]
 
 
 def _check_site(path: Path, manifest: Manifest, layout: Layout, choices: Choices) -> None:

@@ -1,0 +1,117 @@
+"""What an upgrade to a bundle would change, and what it needs: nothing is changed to find out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appliance.admin import settings
+from appliance.admin.images import locked
+from appliance.admin.install import engine_images
+from appliance.admin.install.__main__ import Installation
+from appliance.admin.install.plan import Action
+from appliance.admin.install.record import InstallRecord
+from appliance.admin.upgrade.bundle import VerifiedBundle
+from appliance.admin.versions import ordered
+from appliance.core.run.errors import Unavailable, UsageError
+from appliance.core.run.layout import Layout
+
+RECORD = "/var/lib/fedcloud/install.json"
+_PROGRAMS = "/opt/fedcloud"
+_UNPACKING = "/var/tmp"  # noqa: S108  the installer makes a directory of its own there
+_UNPACKED = 4
+"""How many bytes an environment takes for one of its wheels."""
+_GB = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """An upgrade, before it is carried out."""
+
+    before: str
+    after: str
+    is_installed: bool
+    """Whether this very bundle is in use."""
+    written: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    """Files of the administrator whose new version goes beside them."""
+    needs: tuple[tuple[Path, int], ...] = field(default_factory=tuple)
+    """Bytes that are needed in directories."""
+
+
+def make(path: Path, bundle: VerifiedBundle, layout: Layout) -> Preview:
+    """Return what an upgrade would change.
+
+    Raises:
+        UsageError: No appliance is installed, or the bundle is an older one.
+        Unavailable: An image is missing from the bundle.
+
+    """
+    before = settings.in_use(layout)
+    record = InstallRecord.read(layout.path(RECORD))
+    if not before or not record.version:
+        cause = "no appliance is installed"
+        raise UsageError(layout.path(RECORD), cause, "run the bundle's install")
+    if ordered(bundle.version) < ordered(before):
+        cause = f"is of version {bundle.version}, older than {before}, which is in use"
+        raise UsageError(path, cause, "to go back: docs/how-to/earlier-version.md")
+    is_native = settings.is_native(layout)
+    if path.is_dir() and not is_native:
+        engine_images.check_bundle(path, locked.read(path / "images.lock"))
+    run = Installation(bundle.top, layout.root, layout.path(RECORD), record, is_native)
+    found = [*run.preview()]
+    return Preview(
+        before,
+        bundle.version,
+        is_installed=record.bundle == bundle.digest,
+        written=tuple(one.target for one, action in found if action is not Action.BESIDE),
+        beside=tuple(one.target for one, action in found if action is Action.BESIDE),
+        needs=tuple(_needs(path, bundle, layout, is_native=is_native)),
+    )
+
+
+def _needs(
+    path: Path, bundle: VerifiedBundle, layout: Layout, *, is_native: bool
+) -> Iterator[tuple[Path, int]]:
+    yield layout.path(_PROGRAMS), _UNPACKED * bundle.size("wheels")
+    if not path.is_dir():  # the installer unpacks it there
+        yield Path(os.environ.get("TMPDIR") or _UNPACKING), sum(bundle.sizes.values())
+    if not is_native and layout.root == Path("/"):
+        yield engine_images.place(), bundle.size("images")
+
+
+def check_space(preview: Preview) -> None:
+    """Check that each file system has what all directories on it need together.
+
+    Raises:
+        Unavailable: One has too little space.
+
+    """
+    wanted: dict[int, tuple[Path, int]] = {}
+    for place, needed in preview.needs:
+        present = next((one for one in (place, *place.parents) if one.exists()), Path("/"))
+        device = present.stat().st_dev
+        first, sum_ = wanted.get(device, (present, 0))
+        wanted[device] = (first, sum_ + needed)
+    for place, needed in wanted.values():
+        free = shutil.disk_usage(place).free
+        if free < needed:
+            cause = f"the upgrade needs {needed / _GB:.1f} GB, {free / _GB:.1f} GB are free"
+            raise Unavailable(place, cause, "free space there; nothing was changed")
+
+
+def lines(preview: Preview) -> Iterator[str]:
+    """Yield what an upgrade would change, for a person."""
+    if preview.is_installed:
+        yield f"Nothing to upgrade: this bundle of {preview.after} is installed."
+        return
+    yield f"{preview.before} -> {preview.after}; the signature and all checksums hold"
+    for name in preview.written:
+        yield f"~ {name}"
+    for name in preview.beside:
+        yield f"! {name}: keeps your changes; the new version would be {name}.fedcloud-new"
+    for place, needed in preview.needs:
+        yield f"space in {place}: {needed / _GB:.2f} GB"
