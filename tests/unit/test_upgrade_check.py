@@ -202,11 +202,12 @@ def test_other_kinds_of_keys(kind: str, host: Path, newer: Path, tmp_path: Path)
     """`scripts/install` verifies them with openssl dgst -sha256."""
     option = {"rsa": "rsa_keygen_bits:2048", "ec": "ec_paramgen_curve:P-256"}[kind]
     private, public = tmp_path / "private.pem", tmp_path / "public.pem"
-    make = ["openssl", "genpkey", "-algorithm", kind, "-pkeyopt", option, "-out", private]
-    subprocess.run(make, check=True, capture_output=True)
+    make = ["openssl", "genpkey", "-algorithm", kind, "-pkeyopt", option]
+    subprocess.run([*make, "-out", private], check=True, capture_output=True)
     subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
-    sign = ["openssl", "dgst", "-sha256", "-sign", private, "-out", newer / "SHA256SUMS.sig"]
-    subprocess.run([*sign, newer / "SHA256SUMS"], check=True)
+    sign = ["openssl", "dgst", "-sha256", "-sign", str(private)]
+    sums = newer / "SHA256SUMS"
+    subprocess.run([*sign, "-out", newer / "SHA256SUMS.sig", sums], check=True)
     assert check(host, newer, "--key", public) == 1
     (newer / "SHA256SUMS.sig").write_bytes(b"x" * 64)
     assert check(host, newer, "--key", public) == 3

@@ -73,7 +73,7 @@ def _verified(
     if key is not None:
         _check_signature(path, key, small[SUMS], small.get(SIGNATURE))
     _check_sums(path, small[SUMS], digests)
-    versions = [found[1] for name in digests if (found := _WHEEL.fullmatch(name))]
+    versions = [match[1] for name in digests if (match := _WHEEL.fullmatch(name))]
     if len(versions) != 1:
         raise Unavailable(path, "does not contain a wheel of the appliance", _AGAIN)
     top = path
