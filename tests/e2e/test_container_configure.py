@@ -18,7 +18,12 @@ from deploy.dockerd import DockerDaemon
 from tests.e2e.container_site import ContainerSite, host_site, run_appliance
 from tests.testbed import Testbed
 
-pytestmark = [pytest.mark.container, pytest.mark.cloud, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.container,
+    pytest.mark.cloud,
+    pytest.mark.matrix,
+    pytest.mark.timeout(600),
+]
 
 PORT = int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000) + 980
 

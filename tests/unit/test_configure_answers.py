@@ -264,6 +264,23 @@ def test_two_administrators_at_once(
     assert answered(root) == 1
 
 
+def test_a_file_that_changes_meanwhile_is_not_overwritten(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An editor, or another verb, between the reading and the first change."""
+    conf = root / "etc/caso/caso.conf"
+
+    def edited(_: Path) -> None:
+        conf.write_text(conf.read_text() + "# mine\n")
+
+    before = content(root)
+    with audit.before("open", edited, path=root / "run/fedcloud/install.lock"):
+        assert answered(root) == 3
+    assert f"{conf}: was changed while the questions were answered" in capsys.readouterr().err
+    assert content(root) == before | {conf: before[conf] + b"# mine\n"}
+    assert answered(root) == 1
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it."""
 

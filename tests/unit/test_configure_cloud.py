@@ -11,19 +11,22 @@ import select
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from oslo_config import cfg
 
+from appliance.admin import command
 from appliance.admin.configure import offers
 from appliance.admin.configure.interview import Interview, SiteQuestion
 from appliance.admin.configure.offers import CloudLogin, Offers
 from appliance.core.run import cli
 from appliance.core.run.errors import AccessDenied, Unavailable
 from caso.cmds.control import PROGRAM
-from tests.simulators import openstack
+from tests.simulators import docker_engine, openstack
 from tests.simulators.openstack import Answer, Request
 
 TOP = Path(__file__).parents[2]
@@ -266,6 +269,76 @@ def test_at_a_terminal_nothing_secret_is_shown(tmp_path: Path) -> None:
     conf = (tmp_path / "etc/caso/caso.conf").read_text()
     assert f"password = {PASSWORD}" in conf
     assert not list((tmp_path / "run/fedcloud/keys").iterdir())
+
+
+STAND_IN = """#!/bin/sh
+# Stands in for docker-compose: records what it gets, and prints the answer of `caso offers`.
+cd "$(dirname "$0")"
+printf '%s\\n' "$@" >arguments
+env >environment
+cat ../run/fedcloud/keys/configure >account
+stat -c '%a %u' ../run/fedcloud/keys/configure >mode
+cat answer
+"""
+
+
+@pytest.mark.root
+def test_the_container_of_caso_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of answers without VOs; the account is in a file on tmpfs and nowhere else."""
+    shutil.copytree(TOP / "etc", tmp_path / "etc")
+    place = tmp_path / "place"
+    place.mkdir()
+    program = place / "docker-compose"
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+    (tmp_path / "etc/fedcloud/docker-compose.yml").write_text("services: {}\n")
+    with (tmp_path / "etc/fedcloud/appliance.env").open("a") as file:
+        file.write("FEDCLOUD_VERSION=1.2.3\n")
+    for name in ("hostcert.pem", "hostkey.pem"):
+        (tmp_path / name).write_text("x")
+    projects = [{"id": "aa", "name": "ops", "vo": "vo.ops.test", "fault": ""}]
+    (place / "answer").write_text(json.dumps({"regions": ["R"], "projects": projects}))
+    text = (
+        "flows: [accounting]\nsite: S\nkeystone: https://k.cloud.test:5000/v3\n"
+        "authorities: /etc/ssl/own.pem\n"
+        f"accounts: {{accounting: {{name: me, password: '{PASSWORD}$x'}}}}\n"
+        f"certificate: {tmp_path}/hostcert.pem\nkey: {tmp_path}/hostkey.pem\n"
+    )
+    (tmp_path / "answers.yaml").write_text(text)
+    words = ["configure", "--root", str(tmp_path), "--answers", str(tmp_path / "answers.yaml")]
+    with (
+        tempfile.TemporaryDirectory(prefix="e") as short,
+        docker_engine.serve(Path(short)) as engine,
+    ):
+        settings = tmp_path / "etc/fedcloud/appliance.yaml"
+        shipped = settings.read_text().replace("/run/docker.sock", str(engine.socket))
+        settings.write_text(shipped.replace("  compose:\n", f"  compose: {program}\n"))
+        assert command.main(words) == 2, "the image of caso is missing"
+        assert "egifedcloud/caso:1.2.3: this image is not on the host" in capsys.readouterr().err
+        engine.images = {"egifedcloud/caso:1.2.3": "sha256:1"}
+        (place / "answer").rename(place / "later")
+        (place / "answer").write_text("")
+        assert command.main(words) == 2
+        said = capsys.readouterr().err
+        assert "vos: must be answered: the cloud: its container cannot be started" in said
+        (place / "later").rename(place / "answer")
+        assert command.main(words) == 1
+    mapping = json.loads((tmp_path / "etc/voms.json").read_text())
+    assert mapping == {"vo.ops.test": {"projects": ["aa"]}}
+    arguments = (place / "arguments").read_text().splitlines()
+    end = ["caso", "caso", "offers", "--config-file", "/etc/caso/offers.conf"]
+    assert arguments[-5:] == end
+    assert f"{tmp_path}/run/fedcloud/keys/configure:/etc/caso/offers.conf:ro" in arguments
+    environment = (place / "environment").read_text()
+    assert "FEDCLOUD_CA_BUNDLE=/etc/ssl/own.pem\n" in environment
+    assert PASSWORD not in "".join(arguments) + environment
+    assert (place / "mode").read_text() == "400 1999\n"
+    found = cfg.ConfigOpts()
+    options = [cfg.StrOpt(name) for name in ("username", "password", "auth_url")]
+    found.register_opts(options, group="keystone_auth")
+    found([], project="x", default_config_files=[str(place / "account")], default_config_dirs=[])
+    assert found.keystone_auth.password == f"{PASSWORD}$x"
+    assert not (tmp_path / "run/fedcloud/keys/configure").exists()
 
 
 def until(descriptor: int, words: str) -> str:

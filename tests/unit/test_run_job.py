@@ -458,6 +458,36 @@ def test_the_host_key_is_staged_for_ssmsend_alone(site: Site) -> None:
     assert site.reported("keys") == []
 
 
+def test_credentials_of_the_unit_are_staged(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LoadCredential: copies for the containers' account, gone afterwards; none without a unit."""
+    given = tmp_path / "credentials"
+    given.mkdir()
+    (given / "accounting").write_text("s3cret\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
+    keys = site.root / "run/fedcloud/keys"
+    (keys / "credentials-caso").mkdir(parents=True)
+    (keys / "credentials-caso/old").write_text("of a killed run")
+    site.behave(f"stat -c '%n %a %u' {keys}/credentials-caso {keys}/credentials-caso/* >keys")
+    assert site.run("caso").returncode == 0
+    copy = keys / "credentials-caso"
+    assert site.reported("keys") == [f"{copy} 700 1999", f"{copy}/accounting 400 1999"]
+    assert site.volumes() == [f"{copy}:/run/fedcloud/credentials:ro"]
+    assert "CREDENTIALS_DIRECTORY=/run/fedcloud/credentials" in site.reported("arguments")
+    assert "s3cret" not in "".join(site.reported("arguments") + site.reported("environment"))
+    assert not list(keys.iterdir())
+    (given / "accounting").write_text("x" * (1 << 20 | 1))
+    done = site.run("caso")
+    assert done.returncode == 3
+    assert f"{given}/accounting" in done.stderr
+    assert not list(keys.iterdir())
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    site.behave("exit 0")
+    assert site.run("caso").returncode == 0
+    assert site.volumes() == []
+
+
 def test_foreign_names_where_the_key_is_staged(site: Site) -> None:
     """F-H1: an engine makes a directory where a mount has no source; ssmsend never ran again."""
     keys = site.root / "run/fedcloud/keys"

@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return ExitStatus.DONE
     if os.geteuid() != 0:
         raise UsageError("appliance", "only root can configure it", "sudo appliance configure")
-    with contextlib.nullcontext() if arguments.check else _locked(layout):
+    with contextlib.nullcontext() if arguments.check else _only_administrator(layout):
         found = _Site.read(layout)
         answers, source = _asked(found, arguments)
         changes = list(found.changes(answers))
@@ -107,17 +107,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             _print_notes(notes)
         _confirm(source, found, answers)
         if changes and not arguments.check:
-            with _alone(layout):
-                _make(changes, is_silent=arguments.json)
+            found.write(changes, is_quiet=arguments.json)
     _report(changes, notes, arguments)
     return ExitStatus.PARTLY if arguments.answers and changes else ExitStatus.DONE
-
-
-def _make(changes: Sequence[FileChange], *, is_silent: bool) -> None:
-    for change in changes:
-        change.make()
-        if not is_silent:
-            print(change)
 
 
 @contextlib.contextmanager
@@ -138,8 +130,8 @@ def _alone(layout: Layout) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(layout: Layout) -> Iterator[None]:
-    """Exclude another administrator, also while a person answers.
+def _only_administrator(layout: Layout) -> Iterator[None]:
+    """Exclude another administrator, also while a person answers; jobs run meanwhile.
 
     Raises:
         Unavailable: Another one configures the site.
@@ -192,6 +184,23 @@ class _Site:
         for name, text in site.changed(answers, self.texts, self.places, self.host, self.layout):
             if text != self.texts[name]:
                 yield FileChange(self.layout.path(name), self.texts[name], text)
+
+    def write(self, changes: Sequence[FileChange], *, is_quiet: bool) -> None:
+        """Write the files that change.
+
+        Raises:
+            Unavailable: Another verb changes the host, or has since the files were read.
+
+        """
+        with _alone(self.layout):
+            for name, text in _read(self.layout, self.places).items():
+                if text != self.texts[name]:
+                    cause = "was changed while the questions were answered; no file was changed"
+                    raise Unavailable(self.layout.path(name), cause, "run it again")
+            for change in changes:
+                change.make()
+                if not is_quiet:
+                    print(change)
 
     def notes(self, answers: Answers) -> Iterator[str]:
         """Yield what the answers take away, or leave open."""

@@ -27,7 +27,7 @@ from appliance.admin import changing, inventory, settings
 from appliance.admin.images import needed
 from appliance.admin.inventory import Job
 from appliance.admin.mounts import site_files
-from appliance.admin.run import hostkey, ping, supervise
+from appliance.admin.run import credentials, hostkey, ping, supervise
 from appliance.admin.runtime import compose, compose_output, native
 from appliance.admin.runtime.engine import JOB_LABEL, Engine
 from appliance.admin.schedule import horizon, state
@@ -216,9 +216,17 @@ class _JobRun:
         environment = native.environment(
             self._host.proxies, named_authorities=named, root=self._layout.root
         )
-        with hostkey.staged(self._job, self._layout, at=clock.now()) as mounts:
+        with (
+            hostkey.staged(self._job, self._layout, at=clock.now()) as mounts,
+            credentials.staged(self._job, self._layout) as secrets,
+        ):
+            binds = [*mounts]
+            if secrets:
+                target = str(self._layout.path(credentials.PLACE))
+                binds.append(f"{secrets}:{target}")
+                environment[credentials.VARIABLE] = target
             arguments = [*self._own_arguments(), *self._arguments]
-            command = native.command(self._job, self._layout, mounts=mounts, arguments=arguments)
+            command = native.command(self._job, self._layout, mounts=binds, arguments=arguments)
             return self._supervised(command, environment, forward=lambda _: False)
 
     def _run_on_host(self) -> int:
@@ -241,10 +249,13 @@ class _JobRun:
             if left := engine.remove_job(name, grace=_STOP):
                 logger.warning("%s: removed %d container(s) that a killed run had left", name, left)
             needed.require(engine, self._host, [self._job.service])
-            with hostkey.staged(self._job, self._layout, at=clock.now()) as mounts:
+            with (
+                hostkey.staged(self._job, self._layout, at=clock.now()) as mounts,
+                credentials.staged(self._job, self._layout) as secrets,
+            ):
                 try:
                     return self._supervised(
-                        self._compose_run(mounts),
+                        self._compose_run(mounts, secrets),
                         settings.compose_environment(self._host),
                         forward=lambda name: self._signal(engine, name),
                         engine=engine,
@@ -271,8 +282,11 @@ class _JobRun:
             logger.warning("%s: %s", self._job.name, error)
             return False
 
-    def _compose_run(self, mounts: Sequence[str]) -> list[str]:
+    def _compose_run(self, mounts: Sequence[str], secrets: Path | None) -> list[str]:
         volumes = [flag for mount in mounts for flag in ("-v", mount)]
+        if secrets:
+            volumes += ["-v", f"{secrets}:{credentials.PLACE}:ro"]
+            volumes += ["-e", f"{credentials.VARIABLE}={credentials.PLACE}"]
         flags = [
             "run",
             "--rm",
