@@ -39,7 +39,11 @@ pytestmark = [
 ]
 
 PORT = int(os.environ.get("FEDCLOUD_TESTBED_PORT_BASE") or 26000) + 970
-ZONES = ("Europe/Madrid", "America/New_York", "UTC")
+ZONES = [
+    "Europe/Madrid",
+    pytest.param("America/New_York", marks=pytest.mark.matrix),
+    pytest.param("UTC", marks=pytest.mark.matrix),
+]
 QUEUES = {"cloud": "/queue/shipped.cloud", "storage": "/queue/shipped.storage"}
 SR = "{" + NAMESPACE + "}"
 LEDGER = "var/lib/fedcloud/caso/ledger.sqlite"

@@ -180,6 +180,7 @@ def test_hours_of_all_verbs_are_those_of_novas_database(
     assert f" {walls[key] / 3600:.2f} h" in row
 
 
+@pytest.mark.matrix
 def test_gaps_are_filled_and_refused_records_listed(site: ContainerSite, testbed: Testbed) -> None:
     assert verb(site, "quarantine", "list") == "the quarantine is empty\n"
     until = extracted(start_by_cron(site, "caso"))
