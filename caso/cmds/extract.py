@@ -70,6 +70,8 @@ def extract(arguments: argparse.Namespace) -> ExitStatus:
             raise UsageError(flag, "prints what a dry run would send", "add --dry-run")
         from caso import dry_run, run  # noqa: PLC0415  loads the OpenStack clients
 
+        cli.keep_loaded()
+
         def show(outcomes: Sequence[ProjectOutcome]) -> None:
             tables.show(arguments, dry_run.table(outcomes))
 

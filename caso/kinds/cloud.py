@@ -103,9 +103,14 @@ class CloudRecord:
     @property
     def cpu(self) -> timedelta:
         """Return the CPU time: of all allotted cores, whether they were busy or not."""
+        return timedelta(seconds=self.cpu_seconds)
+
+    @property
+    def cpu_seconds(self) -> int:
+        """Return the CPU time in whole seconds."""
         if self.charged is not None:
-            return self.charged
-        return timedelta(seconds=int(self.amount * self.cpu_count))
+            return self.charged // SECOND
+        return int((self.wall // SECOND) * self.cpu_count)
 
     @property
     def measured(self) -> datetime:
@@ -173,7 +178,7 @@ def _values(record: CloudRecord) -> dict[str, object]:
         "EndTime": _epoch(record.end) if record.end else 0,
         "SuspendDuration": None if record.suspended is None else record.suspended // SECOND,
         "WallDuration": record.amount,
-        "CpuDuration": record.cpu // SECOND,
+        "CpuDuration": record.cpu_seconds,
         "CpuCount": limits.count(record.cpu_count),
         "Memory": record.memory,
         "Disk": record.disk,
@@ -233,7 +238,7 @@ def _faults(record: CloudRecord, now: datetime) -> Sequence[str]:
         limits.text("CloudComputeService", record.service),
         limits.text("CloudType", record.cloud_type),
         limits.number("CpuCount", record.cpu_count, below=limits.DECIMAL),
-        limits.number("CpuDuration", record.cpu // SECOND, below=limits.BIGINT),
+        limits.number("CpuDuration", record.cpu_seconds, below=limits.BIGINT),
         *_of_times(record, now),
     )
 
@@ -265,7 +270,7 @@ def _raised(record: CloudRecord, wall: int) -> CloudRecord:
 
 
 def _charged(record: CloudRecord, wall: int, cpu: int) -> CloudRecord:
-    own = wall * record.cpu_count if record.charged is None else record.cpu // SECOND
+    own = wall * record.cpu_count if record.charged is None else record.cpu_seconds
     if cpu <= own:
         return record
     # The earlier cores are not known any more, so it goes on from what was delivered.
@@ -334,7 +339,7 @@ def kind(version: str = "0.4") -> RecordKind[CloudRecord]:
         render=partial(render, version=version),
         compose=partial(message, version=version),
         user=lambda record: record.user_id or None,
-        cpu=lambda record: record.cpu // SECOND,
+        cpu=lambda record: record.cpu_seconds,
         is_cumulative=True,
         life=_LIFE,
     )

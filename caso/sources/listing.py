@@ -98,8 +98,9 @@ class LivedServers:
     def __iter__(self) -> Iterator[Server]:
         if self._since <= BEGINNING:
             self._nova.check_cells()
+            # Nothing is compared with this listing, so its ids need not stay in memory.
             for server in self._nova.changed(self._since):
-                yield self._noted(server)
+                yield self._learned(server)
         else:
             if self._suspensions is not None:  # usage does not show what came and went
                 yield from self._changed()
@@ -226,6 +227,9 @@ class LivedServers:
 
     def _noted(self, server: Server) -> Server:
         self._seen.add(server["id"])
+        return self._learned(server)
+
+    def _learned(self, server: Server) -> Server:
         if self._suspensions is not None:
             self._suspensions.add(server)
         self._memory.learn(server, since=self._until - OVERLAP)

@@ -112,6 +112,11 @@ class Scope:
         )
 
     @cached_property
+    def compute(self) -> Adapter:
+        """Return an HTTP adapter for Nova, which needs no novaclient; see `nova`."""
+        return self._adapter("compute")
+
+    @cached_property
     def glance(self) -> Glance:
         """Return glanceclient's HTTP adapter."""
         from glanceclient.common.http import SessionClient  # noqa: PLC0415  start-up is a cost

@@ -269,10 +269,27 @@ def _system_handlers(system: log.SystemLogs, warnings: list[object]) -> list[log
         return []
 
 
+class _Process:
+    """What is known of this process."""
+
+    is_ours = False
+    """Whether it is one program, and not a test that runs many."""
+
+
+def keep_loaded() -> None:
+    """Leave the modules that are loaded by now out of each search for garbage, because they stay.
+
+    A run that loads most of its modules when it needs them calls this afterwards.
+    """
+    if _Process.is_ours:
+        gc.freeze()
+
+
 def main(program: Program, argv: Sequence[str] | None = None) -> int:
     """Run a program and return its exit status; no exception passes, no message shows a secret."""
-    if argv is None:  # the process is this program: its modules stay, so nobody looks at them again
-        gc.freeze()
+    if argv is None:
+        _Process.is_ours = True
+        keep_loaded()
     # Names may have characters that the terminal's encoding lacks.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
