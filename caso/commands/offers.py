@@ -7,6 +7,7 @@ the answer, so that the caller knows a refusal from a cloud that is silent.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from appliance.core.cloud.project import Project
     from appliance.core.cloud.session import Cloud
 
+_UNTRUSTED = "C36.b"
+"""The row of faults of a cloud whose certificate is not trusted."""
 _DEFAULT = "/etc/caso/caso.conf"
 
 
@@ -37,17 +40,28 @@ def _run(arguments: argparse.Namespace) -> ExitStatus:
     access = settings.load_account(arguments.config_file or layout.path(_DEFAULT))
     if arguments.check_config:
         return ExitStatus.DONE
-    from appliance.core.cloud.session import Cloud  # noqa: PLC0415  loads the OpenStack clients
+    if arguments.config_file:
+        # The file of the caller may be gone when a person reads the message.
+        access = replace(access, places={})
+    from appliance.core.cloud import faults  # noqa: PLC0415  loads the OpenStack clients
+    from appliance.core.cloud.session import Cloud  # noqa: PLC0415
 
     try:
-        output.document(_offers(Cloud(access)))
+        output.document(_offers(Cloud(faults.prompt(access))))
     except ApplianceError as error:
-        cause = f"{error.cause}; {error.remedy}" if error.remedy else error.cause
-        is_denied = isinstance(error, AccessDenied)
-        failure = {"is_denied": is_denied, "subject": error.subject, "cause": cause}
-        output.document({"failure": failure})
+        row = faults.finding(error, access, tried="").identifier
+        output.document({"failure": _failure(error, row)})
         return ExitStatus.NOTHING
     return ExitStatus.DONE
+
+
+def _failure(error: ApplianceError, row: str) -> dict[str, object]:
+    return {
+        "is_denied": isinstance(error, AccessDenied),
+        "is_untrusted": row == _UNTRUSTED,
+        "subject": error.subject,
+        "cause": f"{error.cause}; {error.remedy}" if error.remedy else error.cause,
+    }
 
 
 def _offers(cloud: Cloud) -> dict[str, object]:

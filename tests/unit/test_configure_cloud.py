@@ -9,6 +9,7 @@ import os
 import pty
 import select
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -19,18 +20,21 @@ from typing import Any
 import pytest
 from oslo_config import cfg
 
-from appliance.admin import command
+from appliance.admin import command, settings
 from appliance.admin.configure import offers
 from appliance.admin.configure.interview import Interview, SiteQuestion
-from appliance.admin.configure.offers import CloudLogin, Offers
+from appliance.admin.configure.offers import CloudLogin, Offers, UntrustedCloud
 from appliance.core.run import cli
 from appliance.core.run.errors import AccessDenied, Unavailable
+from appliance.core.run.layout import Layout
 from caso.cmds.control import PROGRAM
 from tests.simulators import docker_engine, openstack
 from tests.simulators.openstack import Answer, Request
+from tests.testbed import Authority
 
 TOP = Path(__file__).parents[2]
 PASSWORD = "hunter2-hunter2"
+FAILURE = '{"failure": {"is_denied": %s, "is_untrusted": %s, "subject": "k\\n", "cause": "no"}}'
 PROJECTS = (
     {"id": "aa", "name": "ops", "egi.VO": "vo.ops.test"},
     {"id": "bb", "name": "bio", "egi.eu:VO": "vo.bio.test"},
@@ -188,6 +192,32 @@ def test_a_wrong_password_is_asked_again(
     assert answers.projects == {"vo.ops.test": ("aa",), "vo.bio.test": ("bb",)}
 
 
+def test_other_authorities_are_asked_for(
+    ask: Callable[[CloudLogin], Offers],
+    tmp_path: Path,
+    pki: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A private CA: the question is asked only if the usual authorities do not verify the cloud."""
+    host = pki.issue("localhost", hosts=["localhost"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(host.certificate, host.key)
+
+    def trusting(login: CloudLogin) -> Offers:
+        """Set what the container gets as its authorities."""
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", login.authorities)
+        return ask(login)
+
+    with openstack.serving(openstack.Cloud(projects=("aa",)), tls=context) as served:
+        url = f"{served.url}/v3".replace("127.0.0.1", "localhost")
+        someone = person(url, tmp_path, authorities=[str(pki.certificate)])
+        answers = Interview(DEFAULTS, someone, trusting).answers()
+    assert answers.authorities == str(pki.certificate)
+    assert "its TLS certificate is not trusted" in capsys.readouterr().out
+    assert answers.projects == {"vo.aa": ("aa",)}
+
+
 def test_a_cloud_that_is_silent_leaves_the_questions(
     ask: Callable[[CloudLogin], Offers], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,7 +235,9 @@ def test_a_cloud_that_is_silent_leaves_the_questions(
         ("", Unavailable),
         ("[]", Unavailable),
         ('{"regions": 1, "projects": []}', Unavailable),
-        ('{"failure": {"is_denied": true, "subject": "k\\n", "cause": "no"}}', AccessDenied),
+        (FAILURE % ("true", "false"), AccessDenied),
+        (FAILURE % ("false", "true"), UntrustedCloud),
+        (FAILURE % ("false", "false"), Unavailable),
     ],
 )
 def test_a_broken_answer_is_no_traceback(output: str, kind: type[Exception]) -> None:
@@ -310,9 +342,9 @@ def test_the_container_of_caso_is_asked(tmp_path: Path, capsys: pytest.CaptureFi
         tempfile.TemporaryDirectory(prefix="e") as short,
         docker_engine.serve(Path(short)) as engine,
     ):
-        settings = tmp_path / "etc/fedcloud/appliance.yaml"
-        shipped = settings.read_text().replace("/run/docker.sock", str(engine.socket))
-        settings.write_text(shipped.replace("  compose:\n", f"  compose: {program}\n"))
+        path = tmp_path / "etc/fedcloud/appliance.yaml"
+        shipped = path.read_text().replace("/run/docker.sock", str(engine.socket))
+        path.write_text(shipped.replace("  compose:\n", f"  compose: {program}\n"))
         assert command.main(words) == 2, "the image of caso is missing"
         assert "egifedcloud/caso:1.2.3: this image is not on the host" in capsys.readouterr().err
         engine.images = {"egifedcloud/caso:1.2.3": "sha256:1"}
@@ -339,6 +371,40 @@ def test_the_container_of_caso_is_asked(tmp_path: Path, capsys: pytest.CaptureFi
     found([], project="x", default_config_files=[str(place / "account")], default_config_dirs=[])
     assert found.keystone_auth.password == f"{PASSWORD}$x"
     assert not (tmp_path / "run/fedcloud/keys/configure").exists()
+
+
+NATIVE = """#!/bin/sh
+# Stands in for the installed `caso`: answers with what it can read as its account.
+account=$(grep username "$3")
+printf '{"regions": [], "projects": [{"id": "%s", "name": "%s", "vo": "%s", "fault": "%s"}]}' \\
+  "$(id -u)" "$account" "$(grep -c ^password "$3")" "$SSL_CERT_FILE"
+"""
+
+
+@pytest.mark.root
+def test_without_containers_the_program_is_asked() -> None:
+    """It runs as the account of a job, which cannot enter the directory of the copy."""
+    with tempfile.TemporaryDirectory(prefix="native") as short:
+        root = Path(short)
+        root.chmod(0o755)
+        shutil.copytree(TOP / "etc", root / "etc")
+        program = root / "opt/fedcloud/current/bin/caso"
+        for directory in (program.parent, root / "var/lib/fedcloud/runs/caso"):
+            directory.mkdir(parents=True)
+        (root / "var/lib/fedcloud/runtime").write_text("native\n")
+        program.write_text(NATIVE)
+        program.chmod(0o755)
+        authorities = root / "own.pem"
+        authorities.touch()
+        conf = root / "etc/caso/caso.conf"
+        shipped = conf.read_bytes()
+        layout = Layout(root)
+        login = CloudLogin("https://k.test/v3", "me", PASSWORD, str(authorities))
+        found = offers.ask(login, settings.load(layout), layout)
+        expected = offers.CloudProject("1999", "username = me", "1", str(authorities))
+        assert found == Offers((), (expected,))
+        assert conf.read_bytes() == shipped
+        assert not list((root / "run/fedcloud/keys").iterdir())
 
 
 def until(descriptor: int, words: str) -> str:

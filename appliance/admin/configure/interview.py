@@ -18,13 +18,14 @@ from typing import Protocol
 from appliance.admin.configure import answers as checks
 from appliance.admin.configure import table
 from appliance.admin.configure.answers import KEEP, NO_LISTS, Answers, Check, CloudAccount
-from appliance.admin.configure.offers import CloudLogin, Offers
+from appliance.admin.configure.offers import CloudLogin, Offers, UntrustedCloud
 from appliance.admin.inventory import Flow
 from appliance.admin.settings import PROFILES
 from appliance.core.config import secret_file
 from appliance.core.run import log, output
 from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable, UsageError
 
+_AUTHORITIES = "File of the authorities that signed the cloud's certificates"
 _SEVERAL = 2
 _LOGINS = 3
 """Attempts of a person to write the password right."""
@@ -121,6 +122,7 @@ class Interview:
         self._secrets = secrets
         """By flow, the directory of files of secrets that its container sees."""
         self._offers = Offers()
+        self._authorities = ""
         self._silence = ""
         """Why the cloud gave no answer."""
 
@@ -142,12 +144,8 @@ class Interview:
         question = "Name of the site, exactly as in GOCDB"
         site = self._ask("site", question, checks.is_like(checks.NAME, "SITE-1"))
         keystone = self._ask("keystone", "URL of Keystone", checks.keystone)
-        authorities = self._known(
-            "authorities",
-            "File of the authorities that signed the cloud's certificates",
-            checks.path,
-        )
-        accounts = {flow: self._account(flow, keystone, authorities) for flow in flows}
+        self._authorities = self._known("authorities", _AUTHORITIES, checks.path)
+        accounts = {flow: self._account(flow, keystone) for flow in flows}
         region = self._region()
         projects = self._projects()
         # Answers of flows that are off stay empty; their files are not changed.
@@ -165,7 +163,7 @@ class Interview:
             flows=flows,
             site=site,
             keystone=keystone,
-            authorities=authorities,
+            authorities=self._authorities,
             region=region,
             projects=projects,
             accounts=accounts,
@@ -208,24 +206,27 @@ class Interview:
 
     # ------------------------------------------------------------------------------------ the cloud
 
-    def _account(self, flow: Flow, keystone: str, authorities: str) -> CloudAccount:
+    def _account(self, flow: Flow, keystone: str) -> CloudAccount:
         """Ask for an account; log in with the one for accounting, to offer what it sees."""
         account = self._named(flow)
         if flow is not Flow.ACCOUNTING or self._ask_cloud is None:
             return account
         for attempt in range(1, _LOGINS + 1):
             try:
-                self._look(account, keystone, authorities)
+                self._look(account, keystone)
                 break
             except ApplianceError as error:
                 self._silence = str(error)
                 self._note(self._silence)
-                # Only a person can correct the account; a cloud that is silent needs no other one.
-                is_final = not isinstance(error, AccessDenied) or attempt == _LOGINS
-                if is_final or not self._source.is_terminal:
+                # Only a person can correct an answer; a cloud that is silent needs no other one.
+                is_last = attempt == _LOGINS or not self._source.is_terminal
+                if is_last or not isinstance(error, AccessDenied | UntrustedCloud):
                     self._note("the cloud gives no answers, so all questions are for you")
                     break
-                account = self._named(flow)
+                if isinstance(error, UntrustedCloud):
+                    self._authorities = self._ask("authorities", _AUTHORITIES, checks.path)
+                else:
+                    account = self._named(flow)
         return account
 
     def _named(self, flow: Flow) -> CloudAccount:
@@ -242,7 +243,7 @@ class Interview:
         log.hide(password)
         return CloudAccount(name, password)
 
-    def _look(self, account: CloudAccount, keystone: str, authorities: str) -> None:
+    def _look(self, account: CloudAccount, keystone: str) -> None:
         """Ask the cloud what it offers."""
         password = account.password
         if account.password_file:
@@ -252,7 +253,7 @@ class Interview:
                 raise Unavailable(account.password_file, str(error)) from error
         password = password or self._known_password
         if self._ask_cloud is not None and password:
-            login = CloudLogin(keystone, account.name, password, authorities)
+            login = CloudLogin(keystone, account.name, password, self._authorities)
             self._offers = self._ask_cloud(login)
 
     def _region(self) -> str:

@@ -41,6 +41,10 @@ _LARGEST = 1 << 22
 _SUBJECT = "the cloud"
 
 
+class UntrustedCloud(Unavailable):
+    """The authorities of the answer do not verify the cloud's certificate."""
+
+
 @dataclass(frozen=True, slots=True)
 class CloudLogin:
     """The account that asks, as it was answered."""
@@ -76,6 +80,7 @@ def ask(login: CloudLogin, host: Host, layout: Layout) -> Offers:
 
     Raises:
         AccessDenied: Keystone refuses the account.
+        UntrustedCloud: The authorities do not verify the cloud's certificate.
         Unavailable: The cloud or the program does not answer.
 
     """
@@ -152,13 +157,15 @@ def read(output: str, errors: str) -> Offers:
 
     Raises:
         AccessDenied: Keystone refuses the account.
+        UntrustedCloud: The authorities do not verify the cloud's certificate.
         Unavailable: The cloud did not answer, or the program failed.
 
     """
     try:
         found: dict[str, Any] = json.loads(output)
         if failure := found.get("failure"):
-            kind = AccessDenied if failure["is_denied"] else Unavailable
+            kind: type[Unavailable] = AccessDenied if failure["is_denied"] else Unavailable
+            kind = UntrustedCloud if failure["is_untrusted"] else kind
             raise kind(log.one_line(str(failure["subject"])), log.one_line(str(failure["cause"])))
         return Offers(
             regions=tuple(str(name) for name in found["regions"]),
@@ -169,4 +176,6 @@ def read(output: str, errors: str) -> Offers:
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         said = [line for line in errors.splitlines() if not compose_output.is_noise(line)]
+        if own := [line for line in said if line.startswith(f"{_PROGRAM[0]}: ")]:
+            raise Unavailable(_SUBJECT, log.one_line(own[-1])) from None
         raise compose_output.failure(_SUBJECT, said) from None
