@@ -104,6 +104,17 @@ def shown(site: ContainerSite) -> list[tuple[str, int]]:
     return [(one["destination"], one["queued"]) for one in found["destinations"]]
 
 
+def _test_record(site: ContainerSite, broker: FaultBroker) -> None:
+    """Ask for a test record: neither destination is for tests, so none is sent."""
+    done = run_appliance(site, "check", "--json", "--send-test", "ssmsend")
+    notes = [one["text"] for one in json.loads(done.stdout)["notes"]]
+    (cloud,) = (text for text in notes if "/queue/cloud" in text)
+    assert f"{site.root}/etc/apel/sender.cfg: one record, signed, " in cloud
+    assert cloud.endswith("It is not sent, because this destination is not one for tests")
+    assert any(f"{STORAGE} takes no records of servers" in text for text in notes)
+    assert len(broker.sent) == 2
+
+
 def test_each_kind_arrives_at_its_destination(
     site: ContainerSite, trust: Trust, tmp_path: Path
 ) -> None:
@@ -123,6 +134,8 @@ def test_each_kind_arrives_at_its_destination(
             volumes = service.ids(STORAGE)
             assert len(volumes) == 1, log
             assert f"{site.root}/etc/apel/sender.d/storage.cfg" in log
+            _test_record(site, broker)
+            assert (broker.ids(), service.ids(STORAGE)) == (clouds, volumes)
         assert list((site.root / "run/fedcloud/keys").iterdir()) == []
         assert shown(site) == [("/queue/cloud", 0), (STORAGE, 0)]
         listed = run_appliance(site, "run", "ssmsend", "--", "sent", "--month", "2026-10")

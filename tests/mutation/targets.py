@@ -100,6 +100,10 @@ TARGETS = {
             "tests/unit/test_image_plan.py",
         ),
     ),
+    "registered": Target(
+        ("appliance/core/gocdb.py",),
+        ("tests/unit/test_check_registered.py", "tests/unit/test_check_gocdb.py"),
+    ),
     "information": Target(
         (
             "cloud_info_provider/conversion.py",

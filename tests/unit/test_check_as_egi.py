@@ -295,6 +295,15 @@ def test_one_program_looks_at_the_cloud(names: list[str], expected: dict[str, st
     ]
 
 
+@pytest.mark.parametrize("url", ["https://gocdb.example.org/api/", ""])
+def test_a_gocdb_of_the_site_is_the_provider_s_too(url: str) -> None:
+    services = EgiServices(url, "", "", "", "ops", "")
+    found = as_egi.of_gocdb(["caso", "cloudbdii", "cloud-info"], services)
+    assert found == dict.fromkeys(("cloudbdii", "cloud-info"), (f"--gocdb-url={url}",))
+    usual = EgiServices("https://goc.egi.eu/gocdbpi/public/", "", "", "", "ops", "")
+    assert as_egi.of_gocdb(["cloudbdii"], usual) == {}
+
+
 def test_the_settings_reach_the_programs() -> None:
     services = EgiServices("", "", "https://p.example.org/m", REF, "vo.x", "auditor")
     found = as_egi.flags(["caso", "cloudbdii"], services, writes=False)

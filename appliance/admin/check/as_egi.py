@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from appliance.admin.egi import EgiServices
+from appliance.core import gocdb
 
 ACCOUNTING, PROVIDERS = "caso", ("cloudbdii", "cloud-info")
 
@@ -24,6 +25,14 @@ def flags(
     if provider:
         parts[provider] = ["auditor"] if parts else ["cloud", "auditor"]
     return {name: tuple(_flags(name, one, services, writes)) for name, one in parts.items()}
+
+
+def of_gocdb(names: Iterable[str], services: EgiServices) -> dict[str, tuple[str, ...]]:
+    """Return the flag of each provider that is to ask another GOCDB than EGI's, or none."""
+    if services.gocdb == gocdb.URL:
+        return {}
+    flag = f"--gocdb-url={services.gocdb}"
+    return {name: (flag,) for name in names if name in PROVIDERS}
 
 
 def _flags(name: str, parts: list[str], services: EgiServices, writes: bool) -> Iterable[str]:

@@ -158,7 +158,10 @@ def check(
         name: service for name in names if host.is_wanted(name) and (service := _service(name))
     }
     depth = Depth.CONFIGURATION if is_offline else Depth.WRITE if writes else Depth.LIVE
-    extra = as_egi.flags(services, host.egi, writes=writes) if is_as_egi else {}
+    extra = as_egi.of_gocdb(services, host.egi)
+    if is_as_egi:
+        for name, flags in as_egi.flags(services, host.egi, writes=writes).items():
+            extra[name] = (*extra.get(name, ()), *flags)
     if sends_test:
         if _SENDER not in services:
             words = f"needs the job {_SENDER}, which is not checked here"

@@ -34,6 +34,8 @@ from appliance.core.run.layout import Layout
 _FRESH = 3.0
 """Seconds: an editor may still be writing a file that has changed so recently."""
 _PAUSE = 1.0
+_EFFECTS = frozenset({"--write", "--send-test"})
+"""Further flags that have an effect elsewhere."""
 _AT_ONCE = 4
 """Containers at the same time; each uses a processor for a second or two."""
 
@@ -187,8 +189,9 @@ def patiently(
             raise
         answer = None  # an editor has just replaced the file by renaming a new one
     # What has an effect elsewhere is not done twice.
-    is_fresh = not extra and answer is not None and any(map(_is_being_written, answer.findings))
-    if answer is None or is_fresh:
+    if answer is not None and not _EFFECTS.isdisjoint(extra):
+        return answer
+    if answer is None or any(map(_is_being_written, answer.findings)):
         time.sleep(_PAUSE)
         answer = _ask(name, service, host, layout, depth, extra)
     return answer
