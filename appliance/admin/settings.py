@@ -24,6 +24,7 @@ from appliance.core.config.settings import Settings
 from appliance.core.run.errors import ConfigurationError, Problem
 from appliance.core.run.layout import Layout
 
+LOGS = ("files", "journal")
 PROFILES = ("egi", "2017", "private")
 VERSION = "FEDCLOUD_VERSION"
 RUNTIME_FILE = "/var/lib/fedcloud/runtime"
@@ -94,6 +95,8 @@ class Host:
     """The prefix of the names of the site's BDII's bridges."""
     listen: tuple[str, int] | None
     """Address and port of the site's BDII; None for port 2170 of all addresses."""
+    journal: Path | None
+    """The compose file for containers that log to systemd's journal; None: logs are files."""
     pings: Mapping[str, Path]
     """The file with the URL that each job pings, by its name."""
     warnings: tuple[Problem, ...]
@@ -149,6 +152,7 @@ def load(layout: Layout) -> Host:
         for flow in Flow
     }
     socket = settings.path("engine", "socket", default=DEFAULT_SOCKET)
+    is_journal = settings.choice("DEFAULT", "logs", default="files", allowed=LOGS) == "journal"
     # Read here, so that a wrong value is reported with the others by finish().
     compose = _compose(settings)
     return Host(
@@ -173,6 +177,7 @@ def load(layout: Layout) -> Host:
         restricts_egress=settings.boolean("firewall", "bdii_egress", default=True),
         bridge=_bridge(environment),
         listen=_listen(environment),
+        journal=layout.path("/etc/fedcloud/logs/journal.yml") if is_journal else None,
         pings=pings.read(settings),
         warnings=settings.finish()
         + _misspelt(environment, version=in_use(layout), place=layout.path(VERSION_FILE)),
@@ -276,7 +281,8 @@ def require_files(host: Host) -> None:
         ConfigurationError: Files are missing; each is listed.
 
     """
-    missing = [path for path in (host.compose_file, host.environment_file) if not path.is_file()]
+    needed = (host.compose_file, host.environment_file, *([host.journal] if host.journal else []))
+    missing = [path for path in needed if not path.is_file()]
     if missing:
         raise ConfigurationError(
             [
@@ -301,6 +307,14 @@ def compose_command(host: Host, *arguments: str) -> list[str]:
     """Return the command line of docker-compose for the project of the appliance."""
     files = ["--env-file", str(host.environment_file), "-f", str(host.compose_file)]
     return [str(host.compose), *composes.quiet(host.compose), "-p", "fedcloud", *files, *arguments]
+
+
+def log_overrides(host: Host) -> list[str]:
+    """Return the flags that make containers log to the journal, if they are to.
+
+    They are for services and runs of jobs: a check reads what programs print.
+    """
+    return ["-f", str(host.journal)] if host.journal else []
 
 
 def compose_environment(host: Host) -> Mapping[str, str]:

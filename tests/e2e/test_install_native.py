@@ -216,7 +216,7 @@ def test_status_logs_and_schedule_work(host: Host) -> None:
             f"{text}StateChangeTimestamp=@1764400000\n"
         )
     host.stand_in("journalctl", '#!/bin/sh\necho "$@"\n')
-    shown = appliance(host, "status")
+    shown = appliance(host, "status", "--long")
     rows = {line.split()[0]: line.split()[1:3] for line in shown.stdout.splitlines()[1:4]}
     assert rows == {
         "cloudbdii": ["running", "starting"],

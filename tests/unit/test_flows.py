@@ -198,10 +198,10 @@ def test_status_is_green_whatever_was_before(
     RunRecord("caso-extract").write(runs / "caso", ExitStatus.DONE)
     schedule(tmp_path, "caso", "ssmsend", "fedcloud-crl")
     switch(tmp_path, engine)
-    assert appliance(tmp_path, "status") == 1
+    assert appliance(tmp_path, "status", "--long") == 1
     assert "nothing starts cloudkeeper" in capsys.readouterr().out
     switch(tmp_path, engine, images="off", information="off")
-    assert appliance(tmp_path, "status") == 0
+    assert appliance(tmp_path, "status", "--long") == 0
     shown = capsys.readouterr().out
     assert "!" not in shown
     rows = {line.split()[0]: line.split() for line in shown.splitlines() if line}
@@ -224,7 +224,7 @@ def test_a_service_that_runs_though_it_is_off_is_reported(
     engine.add("fedcloud_sitebdii_1", labels=labels)
     schedule(tmp_path, "caso", "ssmsend", "fedcloud-crl")
     switch(tmp_path, engine, images="off", information="off")
-    assert appliance(tmp_path, "status") == 1
+    assert appliance(tmp_path, "status", "--long") == 1
     assert (
         "  ! sitebdii: runs although its flow is off; systemctl stop bdii\n"
         in capsys.readouterr().out
@@ -234,7 +234,7 @@ def test_a_service_that_runs_though_it_is_off_is_reported(
         "Running": False,
         "ExitCode": 3,
     }
-    assert appliance(tmp_path, "status") == 0
+    assert appliance(tmp_path, "status", "--long") == 0
 
 
 def test_schedule_says_off_and_asks_nobody_to_start_it(

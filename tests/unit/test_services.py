@@ -52,7 +52,7 @@ def add(engine: Engine, service: str, health: str = "", said: str = "", **state:
 
 
 def status(root: Path, *flags: str) -> int:
-    return main(["status", "--root", str(root), *flags])
+    return main(["status", "--long", "--root", str(root), *flags])
 
 
 def test_healthy_services_are_listed(
@@ -184,7 +184,7 @@ def test_as_json(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[s
     add(engine, "sitebdii", "healthy", said="ok")
     assert status(tmp_path, "--json") == 0
     shown = json.loads(capsys.readouterr().out)
-    assert sorted(shown) == ["caso-extract", "compose", "services"]
+    assert sorted(shown) == ["caso-extract", "compose", "rows", "services"]
     assert shown["compose"] == f"{tmp_path}/docker-compose 5.0.1"
     assert shown["services"] == [
         {

@@ -88,7 +88,7 @@ def files(
     for one in _with_containers(bundle, is_active):
         # Units with the same name replace those for containers.
         if one.target in own or (
-            is_native and one.source.parent.name in ("networks", "files", bundle.name)
+            is_native and one.source.parent.name in ("networks", "logs", "files", bundle.name)
         ):
             continue
         replaced = _NATIVE_URLS if is_native and one.target == _URLS else ()
@@ -98,7 +98,7 @@ def files(
     yield from own.values()
 
 
-_OURS = ("etc/fedcloud/networks/", "etc/logrotate.d/", "etc/tmpfiles.d/")
+_OURS = ("etc/fedcloud/networks/", "etc/fedcloud/logs/", "etc/logrotate.d/", "etc/tmpfiles.d/")
 """Folders of ``etc`` whose files are programs: a site extends them by files of its own."""
 _OPTIONAL_TABLES = "etc/fedcloud/cron.d/"
 """Tables of cron for jobs that not every host starts."""

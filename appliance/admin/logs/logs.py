@@ -65,6 +65,11 @@ def _print(arguments: argparse.Namespace) -> ExitStatus:
         raise UsageError(name, "there is no such service or job", hint)
     # Without a name only jobs: services have no log files, and tail follows files only.
     jobs = [JOBS[name]] if name else list(JOBS.values())
+    if settings.load(layout).journal:
+        status = native.job_logs(
+            [job.name for job in jobs], lines=arguments.lines, follow=arguments.follow
+        )
+        return ExitStatus.DONE if status == 0 else ExitStatus.NOTHING
     paths = [path for job in jobs if (path := layout.path(f"/var/log/{job.log}")).exists()]
     mentioned = [job.name for job in jobs if _mention_run_by_hand(job, layout)]
     if not paths:

@@ -27,12 +27,12 @@ from appliance.admin import changing, inventory, settings
 from appliance.admin.images import needed
 from appliance.admin.inventory import Job
 from appliance.admin.mounts import site_files
-from appliance.admin.run import credentials, hostkey, ping, supervise
+from appliance.admin.run import credentials, hostkey, journal, ping, supervise
 from appliance.admin.runtime import compose, compose_output, native
 from appliance.admin.runtime.engine import JOB_LABEL, Engine
 from appliance.admin.schedule import horizon, state
 from appliance.core import clock, files
-from appliance.core.run import cli, lock, record
+from appliance.core.run import cli, lock, log, record, system_log
 from appliance.core.run.errors import (
     Busy,
     ExitStatus,
@@ -101,10 +101,24 @@ def run(arguments: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         words = "only root can start a job"
         raise UsageError(job.name, words, f"sudo appliance run {arguments.job}")
+    if host.journal and not job.base:
+        _log_to_journal(job, layout, arguments)
     for number in supervise.FORWARDED:
         # Every signal raises KeyboardInterrupt, so that the copy of the host key is removed.
         signal.signal(number, signal.default_int_handler)
     return _locked(job, layout, host, arguments)
+
+
+def _log_to_journal(job: Job, layout: Layout, arguments: argparse.Namespace) -> None:
+    """Send the messages about a job to the journal, and to the terminal if there is one."""
+    path, fields = layout.path(str(system_log.JOURNAL)), {journal.JOB: job.name}
+    try:
+        handler = system_log.JournalHandler("appliance", path, fields)
+    except OSError as error:
+        logger.warning("logs: journal: %s", LocalFailure.from_os(error, subject=path))
+        return
+    level = logging.DEBUG if arguments.debug else logging.INFO
+    log.configure(level=level, console=sys.stderr.isatty(), also=[handler])
 
 
 def _locked(job: Job, layout: Layout, host: settings.Host, arguments: argparse.Namespace) -> int:
@@ -216,6 +230,8 @@ class _JobRun:
         environment = native.environment(
             self._host.proxies, named_authorities=named, root=self._layout.root
         )
+        if self._is_for_journal:
+            environment[log.JSON_VARIABLE] = "1"
         with (
             hostkey.staged(self._job, self._layout, at=clock.now()) as mounts,
             credentials.staged(self._job, self._layout) as secrets,
@@ -297,7 +313,8 @@ class _JobRun:
             *volumes,
         ]
         program = [*self._job.command, *self._own_arguments(), *self._arguments]
-        return settings.compose_command(self._host, *flags, self._job.service, *program)
+        overrides = [] if self._job.base else settings.log_overrides(self._host)
+        return settings.compose_command(self._host, *overrides, *flags, self._job.service, *program)
 
     @property
     def changes_nothing(self) -> bool:
@@ -370,6 +387,8 @@ class _JobRun:
 
     def _where(self) -> str:
         """Return a clause that says where the output of this run is."""
+        if self._is_for_journal:
+            return f"see appliance logs {self._job.name}"
         path = self._layout.path(f"/var/log/{self._job.log}")
         try:
             is_log = self._is_logged or os.path.samestat(path.stat(), os.fstat(1))
@@ -383,7 +402,11 @@ class _JobRun:
 
     @contextlib.contextmanager
     def _output(self) -> Iterator[BinaryIO | None]:
-        """Yield the log file, opened for this run only, so that it can be rotated."""
+        """Yield the journal, or the log file, opened for this run so that it can be rotated."""
+        if self._is_for_journal:
+            with contextlib.ExitStack() as stack:
+                yield self._journal(stack)
+            return
         if not self._is_logged:
             yield None
             return
@@ -397,6 +420,21 @@ class _JobRun:
             return
         with open(descriptor, "ab", buffering=0) as file:
             yield file
+
+    @property
+    def _is_for_journal(self) -> bool:
+        """Whether the output goes to systemd's journal; that of a verb is for a person."""
+        return bool(self._host.journal) and not self._job.base
+
+    def _journal(self, stack: contextlib.ExitStack) -> BinaryIO | None:
+        """Return the journal as a file; None, for standard output, if it does not listen."""
+        path = self._layout.path(str(system_log.JOURNAL))
+        try:
+            return stack.enter_context(journal.output(self._job, path))
+        except OSError as error:
+            failure = LocalFailure.from_os(error, subject=path)
+            logger.warning("%s; the output of the job goes to standard output", failure)
+            return None
 
     @contextlib.contextmanager
     def _unless_full(self, output: BinaryIO | None) -> Iterator[BinaryIO | None]:

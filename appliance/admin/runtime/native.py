@@ -168,16 +168,20 @@ def _bdii_amiss(service: str, layout: Layout) -> str:
 def logs(services: Sequence[str], *, lines: int, follow: bool) -> int:
     """Print the journal of services in the order of time; return journalctl's exit status."""
     units = [word for service in services for word in ("-u", f"{UNITS[service]}.service")]
-    words = [
-        _JOURNALCTL,
-        "--no-pager",
-        "--output=cat",
-        *units,
-        "-n",
-        str(lines),
-        *(["-f"] if follow else []),
-    ]
-    return subprocess.run(words, check=False).returncode
+    return _journal("cat", units, lines=lines, follow=follow)
+
+
+def job_logs(jobs: Sequence[str], *, lines: int, follow: bool) -> int:
+    """Print the journal of jobs, with their times; return journalctl's exit status."""
+    # Several values of one field are alternatives, journalctl(1).
+    matches = [f"FEDCLOUD_JOB={job}" for job in jobs]
+    return _journal("short-iso", matches, lines=lines, follow=follow)
+
+
+def _journal(form: str, matches: Sequence[str], *, lines: int, follow: bool) -> int:
+    words = [_JOURNALCTL, "--no-pager", f"--output={form}", "-n", str(lines)]
+    words += ["-f"] if follow else []
+    return subprocess.run([*words, *matches], check=False).returncode
 
 
 def _show(unit: str) -> dict[str, str]:

@@ -137,7 +137,7 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
 
 
 def _up(host: Host, layout: Layout, unit: str, *words: str) -> list[str]:
-    overrides = _overrides(unit, layout)
+    overrides = [*settings.log_overrides(host), *_overrides(unit, layout)]
     return settings.compose_command(host, *overrides, "up", "--no-build", "--no-color", *words)
 
 

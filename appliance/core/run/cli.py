@@ -243,7 +243,7 @@ def configure_log(
         level=logging.DEBUG if arguments.debug else level,
         file=file,
         console=file is None if console is None else console,
-        as_json=as_json or arguments.log_json,
+        as_json=as_json or arguments.log_json or bool(os.environ.get(log.JSON_VARIABLE)),
         also=also,
     )
     for warning in found:

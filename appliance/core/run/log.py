@@ -32,6 +32,8 @@ FACILITIES = tuple(f"LOG_{name.upper()}" for name in _FACILITIES)
 """The facilities of syslog, by their names in C."""
 """The format of SSM's logs, which EGI's log collectors parse."""
 
+JSON_VARIABLE = "FEDCLOUD_LOG_JSON"
+"""The variable of the environment that, if it is not empty, makes programs log JSON."""
 _MASK = "***"
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _SHORTEST = 6
