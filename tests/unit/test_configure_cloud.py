@@ -137,6 +137,31 @@ def test_vos_and_regions_are_offered(
     assert "closed" not in said
 
 
+def test_twelve_answers_describe_a_new_site(
+    cloud: openstack.Cloud, ask: Callable[[CloudLogin], Offers], tmp_path: Path
+) -> None:
+    """With the flows that a new host offers, and a cloud of one region."""
+    cloud.regions = ("First",)
+    someone = person(cloud, tmp_path, flows=[""], host=["h.test"], email=["a@b.test"])
+    someone.answers["information-password"] = [PASSWORD]
+    shipped = {"flows": "accounting information", "information-account": "information"}
+    defaults = DEFAULTS | shipped | {"cores": "0", "memory": "0"}
+    answers = Interview(defaults, someone, ask).answers()
+    assert answers.projects == {"vo.ops.test": ("aa",), "vo.bio.test": ("bb",)}
+    assert someone.count == 12
+
+
+def test_without_accounting_the_first_account_asks(
+    cloud: openstack.Cloud, ask: Callable[[CloudLogin], Offers], tmp_path: Path
+) -> None:
+    someone = person(cloud, tmp_path, flows=["information"], email=["a@b.test"])
+    someone.answers["information-password"] = [PASSWORD]
+    defaults = {"information-account": "look", "host": "h.test", "cores": "1", "memory": "1"}
+    answers = Interview(DEFAULTS | defaults, someone, ask).answers()
+    assert answers.projects == {"vo.ops.test": ("aa",), "vo.bio.test": ("bb",)}
+    assert answers.certificate == ""
+
+
 def test_a_table_in_the_files_is_completed(
     cloud: openstack.Cloud, ask: Callable[[CloudLogin], Offers], tmp_path: Path
 ) -> None:
@@ -150,7 +175,7 @@ def test_a_table_in_the_files_is_completed(
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ("vo.ops.test=zz", "'zz': the account for accounting sees no such project"),
+        ("vo.ops.test=zz", "'zz': the account sees no such project"),
         ("vo.other.test=aa", "its property in Keystone names the VO vo.ops.test, not vo.other"),
         ("vo.a.test=cc vo.b.test=cc", "project cc is given to two VOs, vo.a.test and vo.b.test"),
     ],

@@ -145,7 +145,10 @@ class Interview:
         site = self._ask("site", question, checks.is_like(checks.NAME, "SITE-1"))
         keystone = self._ask("keystone", "URL of Keystone", checks.keystone)
         self._authorities = self._known("authorities", _AUTHORITIES, checks.path)
-        accounts = {flow: self._account(flow, keystone) for flow in flows}
+        accounts = {
+            flow: self._account(flow, keystone) if flow is flows[0] else self._named(flow)
+            for flow in flows
+        }
         region = self._region()
         projects = self._projects()
         # Answers of flows that are off stay empty; their files are not changed.
@@ -207,13 +210,13 @@ class Interview:
     # ------------------------------------------------------------------------------------ the cloud
 
     def _account(self, flow: Flow, keystone: str) -> CloudAccount:
-        """Ask for an account; log in with the one for accounting, to offer what it sees."""
+        """Ask for the first account, and log in with it, to offer what it sees."""
         account = self._named(flow)
-        if flow is not Flow.ACCOUNTING or self._ask_cloud is None:
+        if self._ask_cloud is None:
             return account
         for attempt in range(1, _LOGINS + 1):
             try:
-                self._look(account, keystone)
+                self._look(flow, account, keystone)
                 break
             except ApplianceError as error:
                 self._silence = str(error)
@@ -243,7 +246,7 @@ class Interview:
         log.hide(password)
         return CloudAccount(name, password)
 
-    def _look(self, account: CloudAccount, keystone: str) -> None:
+    def _look(self, flow: Flow, account: CloudAccount, keystone: str) -> None:
         """Ask the cloud what it offers."""
         password = account.password
         if account.password_file:
@@ -251,7 +254,8 @@ class Interview:
                 password = secret_file.read(Path(account.password_file)).text
             except secret_file.BadSecret as error:
                 raise Unavailable(account.password_file, str(error)) from error
-        password = password or self._known_password
+        if flow is Flow.ACCOUNTING:
+            password = password or self._known_password
         if self._ask_cloud is not None and password:
             login = CloudLogin(keystone, account.name, password, self._authorities)
             self._offers = self._ask_cloud(login)

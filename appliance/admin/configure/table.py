@@ -53,7 +53,7 @@ def _differences(vo: str, name: str, projects: Sequence[CloudProject]) -> Iterat
     """Yield why accounting would refuse a project of the answer."""
     found = [one for one in projects if name in (one.id, one.name)]
     if projects and not found:
-        yield f"{name!r}: the account for accounting sees no such project; give it a role there"
+        yield f"{name!r}: the account sees no such project; give it a role there"
     if len({one.id for one in found}) > 1:
         ids = " or ".join(one.id for one in found)
         yield f"{name!r}: {len(found)} projects have this name; write one of the ids: {ids}"
