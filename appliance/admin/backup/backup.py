@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> ExitStatus:
     """Write the backup. `ExitStatus.PARTLY` if a damaged file was left out."""
     layout = cli.layout(arguments)
-    host = settings.load(layout)
+    settings.load(layout)
     if arguments.check_config:
         return ExitStatus.DONE
     if os.geteuid() != 0:
@@ -63,18 +63,31 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if not target.parent.is_dir():
         raise UsageError(target.parent, "is not a directory", "name a FILE in one that exists")
     changing.refuse(layout)
-    made = _Backup(layout, host)
+    made, size, lines = write(target, recipients, layout)
+    for line in (*lines, *outside.notes(layout)):
+        print(line)
+    kind = "encrypted" if recipients else "NOT encrypted"
+    print(f"{target}: {len(made.digests)} files, {size / 1e6:.1f} MB, {kind}")
+    return ExitStatus.PARTLY if lines else ExitStatus.DONE
+
+
+def write(
+    target: Path, recipients: Sequence[Recipient], layout: Layout
+) -> tuple[Manifest, int, list[str]]:
+    """Write a backup; return its manifest, its bytes, and a line for each file that it lacks.
+
+    Raises:
+        LocalFailure: It cannot be written; nothing is left of it.
+
+    """
+    made = _Backup(layout)
     try:
         with archive.written(target, recipients) as writer:
-            made.write(writer)
+            manifest = made.write(writer)
     except OSError as error:
         remedy = "free space there or name another FILE; nothing is left of this one"
         raise LocalFailure.from_os(error, subject=target, remedy=remedy) from error
-    for line in (*made.lines, *outside.notes(layout)):
-        print(line)
-    kind = "encrypted" if recipients else "NOT encrypted"
-    print(f"{target}: {len(writer.digests)} files, {writer.size / 1e6:.1f} MB, {kind}")
-    return ExitStatus.PARTLY if made.lines else ExitStatus.DONE
+    return manifest, writer.size, made.lines
 
 
 def _recipients(arguments: argparse.Namespace, layout: Layout) -> list[Recipient]:
@@ -92,27 +105,27 @@ def _recipients(arguments: argparse.Namespace, layout: Layout) -> list[Recipient
 class _Backup:
     """A backup that is being made, and a line for each file that it lacks."""
 
-    def __init__(self, layout: Layout, host: settings.Host) -> None:
-        self._layout, self._host = layout, host
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
         self._schemas: dict[str, tuple[int, int]] = {}
         self.lines: list[str] = []
 
-    def write(self, writer: ArchiveWriter) -> None:
+    def write(self, writer: ArchiveWriter) -> Manifest:
         """Write all files, and the manifest."""
         begin = clock.now().astimezone(UTC).isoformat(timespec="seconds")
         with copies.folder(self._layout) as folder:
             for name, path in self._files():
                 self._add(writer, name, path, folder / "copy.sqlite")
-        writer.close(
-            Manifest(
-                version=settings.in_use(self._layout) or __version__,
-                site=outside.site_name(self._layout),
-                host=os.uname().nodename,
-                taken=begin,
-                digests=writer.digests,
-                schemas=self._schemas,
-            )
+        manifest = Manifest(
+            version=settings.in_use(self._layout) or __version__,
+            site=outside.site_name(self._layout),
+            host=os.uname().nodename,
+            taken=begin,
+            digests=writer.digests,
+            schemas=self._schemas,
         )
+        writer.close(manifest)
+        return manifest
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         yield from places.configuration(self._layout)

@@ -67,3 +67,19 @@ def copy(source: Path, target: Path) -> tuple[int, int]:
             source, f"cannot be copied ({error})", "wait for its job, check the disk, run it again"
         ) from error
     return mark, version
+
+
+def tables(path: Path) -> int:
+    """Return the version of a database's tables, its ``user_version``.
+
+    Raises:
+        LocalFailure: It cannot be read.
+
+    """
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=_PATIENCE)) as connection:
+            return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.Error as error:
+        cause = f"cannot be read ({error})"
+        raise LocalFailure(path, cause, "wait for its job, check the disk, run it again") from error

@@ -67,7 +67,7 @@ def check_engine(bundle: Path, ids: Mapping[str, str]) -> None:
         raise Unavailable(
             "docker", "podman answers on the engine's socket, which is not supported", remedy
         )
-    if all(_present(tag) == identifier for tag, identifier in ids.items()):
+    if all(present(tag) == identifier for tag, identifier in ids.items()):
         return
     where = place()
     needed = sum(path.stat().st_size for path in archives(bundle))
@@ -99,20 +99,21 @@ def load(bundle: Path, ids: Mapping[str, str]) -> int:
         Unavailable: The engine fails, or an image that it loaded has another id.
 
     """
-    missing = [tag for tag, identifier in ids.items() if _present(tag) != identifier]
+    missing = [tag for tag, identifier in ids.items() if present(tag) != identifier]
     if missing:
         with progress.step("container images", is_terse=True):
             for path in archives(bundle):
                 _docker("load", "--quiet", "--input", str(path))
     for tag in missing:
-        if (found := _present(tag)) != ids[tag]:
+        if (found := present(tag)) != ids[tag]:
             loaded = short(found) or "no such image"
             cause = f"the engine has {loaded}, images.lock has {short(ids[tag])}"
             raise Unavailable(tag, cause, "get the bundle again, and run its install")
     return len(missing)
 
 
-def _present(tag: str) -> str:
+def present(tag: str) -> str:
+    """Return the id of an image that the engine has; empty if it has none of this tag."""
     command = [_program(), "image", "inspect", "--format", "{{.Id}}", tag]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -57,7 +57,7 @@ def make(path: Path, bundle: VerifiedBundle, layout: Layout) -> Preview:
         raise UsageError(layout.path(RECORD), cause, "run the bundle's install")
     if ordered(bundle.version) < ordered(before):
         cause = f"is of version {bundle.version}, older than {before}, which is in use"
-        raise UsageError(path, cause, "to go back: docs/how-to/earlier-version.md")
+        raise UsageError(path, cause, "to go back: appliance upgrade --rollback")
     is_native = settings.is_native(layout)
     if path.is_dir() and not is_native:
         engine_images.check_bundle(path, locked.read(path / "images.lock"))

@@ -1,6 +1,8 @@
-"""``appliance upgrade --check --from BUNDLE``: whether an upgrade is possible, and what it changes.
+"""``appliance upgrade``: to a newer bundle in one command, or back to the version before.
 
-The bundle is verified as its installer does it. Nothing is changed, stopped or started.
+The bundle is verified, and the space it needs is there, before anything changes. ``--check`` stops
+there and prints what the upgrade would change. ``--rollback`` undoes the last upgrade, and takes
+nothing back that was delivered.
 """
 
 from __future__ import annotations
@@ -8,15 +10,19 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 from appliance.admin import changing, settings
-from appliance.admin.upgrade import bundle, preview
+from appliance.admin.upgrade import bundle, carry_out, preview, record, rollback
+from appliance.admin.upgrade.bundle import VerifiedBundle
+from appliance.admin.upgrade.record import UpgradeState
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus, UsageError
 from appliance.core.run.layout import Layout
 
 _KEY = "/etc/fedcloud/signing-key.pem"
+_SETTLE = 15
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,16 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         type=Path,
-        required=True,
         metavar="BUNDLE",
         help="newer bundle, a tar or a directory",
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        required=True,
         help="verify the bundle and print what its install would change; exit status 1 if it is"
         " newer than what is installed, 0 if it is installed",
+    )
+    parser.add_argument(
+        "--rollback",
+        action="store_true",
+        help="go back to the version before the last upgrade; with --check, only say whether",
     )
     parser.add_argument(
         "--key",
@@ -47,32 +56,89 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="accept a bundle without a signature; only for one that you built",
     )
+    parser.add_argument(
+        "--no-packages",
+        action="store_true",
+        help="install no packages of the system, as the flag of install of this name",
+    )
+    parser.add_argument(
+        "--settle",
+        type=_seconds,
+        default=timedelta(seconds=_SETTLE),
+        metavar="SECONDS",
+        help="seconds between two looks at the health of the new version; two good ones are needed,"
+        f" of six (default: {_SETTLE})",
+    )
+
+
+def _seconds(text: str) -> timedelta:
+    if not text.isdecimal() or int(text) > 3600:  # noqa: PLR2004  an hour
+        raise argparse.ArgumentTypeError(f"{text!r}: write seconds, at most 3600")
+    return timedelta(seconds=int(text))
 
 
 def run(arguments: argparse.Namespace) -> ExitStatus:
-    """Print what an upgrade would change; `ExitStatus.PARTLY` if there is something."""
+    """Upgrade, go back, or say what would happen."""
     layout = cli.layout(arguments)
     settings.load(layout)
     if arguments.check_config:
         return ExitStatus.DONE
     if os.geteuid() != 0:
-        cause = "only root can look at all that an upgrade changes"
-        raise UsageError("appliance", cause, "sudo appliance upgrade --check --from BUNDLE")
+        raise UsageError("appliance", "only root can upgrade it", "use sudo")
+    if arguments.rollback == bool(arguments.source):
+        raise UsageError("upgrade", "needs one of --from BUNDLE and --rollback", "add one")
+    changing.refuse(layout)
+    if arguments.rollback:
+        return _go_back(layout, is_check=arguments.check)
     source: Path = arguments.source.absolute()
     if not source.exists():
         raise UsageError(source, "does not exist", "name a bundle, a tar or a directory")
-    changing.refuse(layout)
     with tempfile.TemporaryDirectory(prefix="fedcloud-upgrade.") as into:
         verified = bundle.verified(source, _key(arguments, layout), Path(into))
-        found = preview.make(source, verified, layout)
+        return _with_bundle(source, verified, layout, arguments)
+
+
+def _with_bundle(
+    source: Path, verified: VerifiedBundle, layout: Layout, arguments: argparse.Namespace
+) -> ExitStatus:
+    found = preview.make(source, verified, layout)
+    begun = record.read(layout)
+    is_left = begun and begun.state is UpgradeState.BEGUN and begun.after == found.after
     if not found.is_installed:
         preview.check_space(found)
     for line in preview.lines(found):
-        print(line)
-    if found.is_installed:
+        print(line, flush=True)
+    if arguments.check:
+        print("Nothing has been changed. Next: the same command without --check")
+        return ExitStatus.DONE if found.is_installed else ExitStatus.PARTLY
+    if not found.is_installed:
+        flags = _flags(arguments, layout)
+        pause: timedelta = arguments.settle
+        carry_out.run(source, verified, found, layout, flags=flags, pause=pause)
+    elif begun and is_left:  # killed before the gate
+        carry_out.finish(begun, layout, pause=arguments.settle)
+    print(f"{found.after} is in use. To go back: appliance upgrade --rollback")
+    return ExitStatus.DONE
+
+
+def _go_back(layout: Layout, *, is_check: bool) -> ExitStatus:
+    found = rollback.last(layout)
+    version = settings.in_use(layout)
+    if version == found.before and found.state is UpgradeState.BACK:
+        print(f"{version} is in use: there is nothing to undo.")
         return ExitStatus.DONE
-    print("Nothing has been changed. Next: the install of the bundle")
-    return ExitStatus.PARTLY
+    if version not in (found.before, found.after):
+        cause = f"{version} is in use, which the last upgrade, to {found.after}, did not install"
+        raise UsageError("--rollback", cause, "to go back by hand: docs/how-to/earlier-version.md")
+    rollback.check(found, layout)
+    if is_check:
+        print(f"{found.after} -> {found.before} is possible. Nothing has been changed.")
+        return ExitStatus.PARTLY
+    with changing.alone(layout):
+        rollback.run(found, layout)
+    print(f"{found.before} is in use. Ledgers, spools and checkpoints stay as they are.")
+    print("Next: appliance status")
+    return ExitStatus.DONE
 
 
 def _key(arguments: argparse.Namespace, layout: Layout) -> Path | None:
@@ -86,9 +152,16 @@ def _key(arguments: argparse.Namespace, layout: Layout) -> Path | None:
     return key
 
 
+def _flags(arguments: argparse.Namespace, layout: Layout) -> list[str]:
+    """Return the flags of the installer."""
+    key = _key(arguments, layout)
+    found = ["--unsigned"] if key is None else ["--key", str(key.absolute())]
+    return [*found, "--no-packages"] if arguments.no_packages else found
+
+
 VERB = cli.Program(
     "upgrade",
-    "Verify a newer bundle, and print what its installation would change.",
+    "Upgrade to a newer bundle, or go back to the version before.",
     add_arguments,
     run,
 )

@@ -1,0 +1,95 @@
+"""The health gate: what is amiss now and was not before."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Collection
+from datetime import timedelta
+from pathlib import Path
+
+from appliance.admin import settings
+from appliance.admin.inventory import UNITS
+from appliance.admin.machine import Machine
+from appliance.admin.runtime import native
+from appliance.core.run.layout import Layout
+
+_COMMAND = "/usr/local/bin/appliance"
+_TIMEOUT = 300
+"""Seconds for the check."""
+_LOOKS = 6
+"""At most so many looks; the services have that long to become healthy."""
+
+
+def faults(layout: Layout) -> dict[str, str]:
+    """Return each fault of this host, with a line; no other host is contacted.
+
+    A fault is the same later if it has the same id and place: its words may have a time or a count.
+    """
+    command = [sys.executable, "-P", "-m", "appliance.admin.command", "check", "--offline"]
+    try:
+        done = subprocess.run(
+            [*command, "--json", "--root", str(layout.root)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+        found = json.loads(done.stdout)["findings"]
+    except subprocess.TimeoutExpired:
+        return {"check": f"appliance check gave no answer within {_TIMEOUT} seconds"}
+    except (ValueError, KeyError, TypeError):
+        words = " ".join(done.stderr.decode(errors="replace").split())
+        return {"check": f"appliance check failed: {words[-300:]}"}
+    of_check = {
+        " ".join(str(one[name]) for name in ("id", "path", "option", "program")): " ".join(
+            f"{one['id']}: {one['path']}: {one['text']}".split()
+        )
+        for one in found
+        if one["is_error"]
+    }
+    return of_check | _stopped(layout)
+
+
+def _stopped(layout: Layout) -> dict[str, str]:
+    """Return a line for each unit that is enabled and does not run."""
+    machine = Machine()
+    if layout.root != Path("/") or not machine.has_systemd:
+        return {}
+    units = native.UNITS.values() if settings.is_native(layout) else UNITS
+    return {
+        unit: f"{unit} does not run; see systemctl status {unit}"
+        for unit in units
+        if machine.ask(["systemctl", "is-enabled", "--quiet", unit])[0] == 0
+        and not machine.is_active(unit)
+    }
+
+
+def new_faults(
+    before: Collection[str], version: str, layout: Layout, *, pause: timedelta
+) -> list[str]:
+    """Return the faults that an upgrade brought; none after two good looks one after the other.
+
+    A fault of the first looks may go: services need some time. One that comes and goes counts.
+    """
+    good = 0
+    found: list[str] = []
+    for number in range(_LOOKS):
+        if number:
+            time.sleep(pause.total_seconds())
+        found = [line for fault, line in faults(layout).items() if fault not in before]
+        found += _wrong_command(version, layout)
+        good = 0 if found else good + 1
+        if good == 2:  # noqa: PLR2004  see above
+            return []
+    return found or ["the faults come and go; see appliance check"]
+
+
+def _wrong_command(version: str, layout: Layout) -> list[str]:
+    """Return a line if the command of this host is not that of a version, or does not start."""
+    if layout.root != Path("/"):
+        return []
+    done = subprocess.run([_COMMAND, "--version"], capture_output=True, text=True, check=False)
+    return [] if version in done.stdout.split() else [f"{_COMMAND} is not of version {version}"]

@@ -1,0 +1,145 @@
+"""`appliance upgrade` with the real installer: forward, back, and back by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from appliance.admin import account
+from appliance.admin.command import main
+from appliance.core.version import __version__
+from tests import documents
+from tests.e2e.killpoints import Command, KillMatrix
+from tests.testbed import bundle as bundles
+from tests.unit import backup_site
+
+pytestmark = [pytest.mark.root, pytest.mark.programs("openssl")]
+
+NEWER = "99.0"
+STATE = ("var/spool", "var/lib/fedcloud/caso", "var/lib/fedcloud/ssm", "etc/caso")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with two signed bundles, the keys, and a host with the older one."""
+    directory = tmp_path_factory.mktemp("upgrade")
+    private, _ = bundles.make_key(directory)
+    for version in (__version__, NEWER):
+        bundle = bundles.make(directory, version=version, key=private, packages=bundles.HOST)
+        shutil.copy(bundles.TOP / "scripts/install", bundle / "install")
+        bundles.seal(bundle, key=private)
+    root = directory / "host"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\nadm:x:4:\n")
+    shutil.copy("/etc/login.defs", root / "etc/login.defs")
+    bundle = directory / f"fedcloud-appliance-{__version__}"
+    words = ["--key", str(directory / "key.pub"), "--root", str(root)]
+    subprocess.run(["bash", bundle / "install", bundle, *words], check=True, capture_output=True)
+    backup_site.ledger(root / "var/lib/fedcloud/caso/ledger.sqlite", {"vm-1": 3600})
+    backup_site.journal(root / "var/lib/fedcloud/ssm/sent.sqlite", {"vm-1": 3600})
+    backup_site.put(root / backup_site.ELEMENT, "APEL-cloud-message: v0.4\n")
+    for top in ("var/spool/apel", "var/lib/fedcloud/caso", "var/lib/fedcloud/ssm"):
+        for path in (root / top).rglob("*"):
+            os.chown(path, account.ID, account.ID)
+    return directory
+
+
+@pytest.fixture
+def host(made: Path, tmp_path: Path) -> Path:
+    subprocess.run(["cp", "-a", made / "host", tmp_path / "host"], check=True)
+    return tmp_path / "host"
+
+
+def newer(made: Path) -> Path:
+    return made / f"fedcloud-appliance-{NEWER}"
+
+
+def upgrade(host: Path, *words: object) -> int:
+    return main(["upgrade", "--root", str(host), "--settle", "0", *map(str, words)])
+
+
+def in_use(host: Path) -> set[str]:
+    """Return the version of the state directory, and that of the command."""
+    link = (host / "usr/local/bin/appliance").readlink()
+    return {(host / "var/lib/fedcloud/version").read_text().strip(), link.parts[3]}
+
+
+def state(host: Path) -> dict[str, object]:
+    """Return all that accounting remembers."""
+    found = backup_site.snapshot(host)
+    return {name: one for name, one in found.items() if name.startswith(STATE)}
+
+
+def configuration(host: Path) -> dict[str, object]:
+    """Return all files that a version ships."""
+    found = backup_site.snapshot(host)
+    return {name: one for name, one in found.items() if name.startswith("etc/")}
+
+
+def packed(bundle: Path, target: Path) -> Path:
+    with tarfile.open(target, "w") as archive:
+        archive.add(bundle, bundle.name)
+    return target
+
+
+def test_back_by_itself_forward_and_back(
+    made: Path, host: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On one host, since each installation takes seconds; the state is the same after each.
+
+    The first bundle has settings that nothing can read, and another compose file.
+    """
+    bad = Path(shutil.copytree(newer(made), tmp_path / "bad"))
+    for name in ("etc/fedcloud/appliance.yaml", "docker-compose.yml"):
+        path = bad / "files" / name
+        path.write_text(f"{path.read_text()}\nprofile: of-tomorrow\n")
+    bundles.seal(bad, key=made / "key.pem")
+    before, shipped = state(host), configuration(host)
+    assert upgrade(host, "--from", bad) == 3
+    shown = capfd.readouterr()
+    assert f"the host went back to {__version__}" in shown.err
+    assert in_use(host) == {__version__}
+    assert state(host) == before
+    assert configuration(host) == shipped
+
+    values = {"BUNDLE": str(packed(newer(made), tmp_path / "bundle")).removesuffix(".tar")}
+    (tmp_path / "bundle").rename(tmp_path / "bundle.tar")
+    for page, version in (("upgrade.md", NEWER), ("earlier-version.md", __version__)):
+        (command,) = documents.block(page, "verb").filled(values)
+        assert upgrade(host, *command.split()[2:]) == 0
+        assert in_use(host) == {version}
+        assert state(host) == before
+    folder = host / "var/lib/fedcloud/upgrade"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / f"before-{NEWER}.backup").stat().st_mode & 0o777 == 0o600
+    assert configuration(host) == shipped
+
+
+@pytest.mark.matrix
+@pytest.mark.programs("strace")
+def test_a_killed_upgrade_is_finished_by_the_next(made: Path, tmp_path: Path) -> None:
+    """Of this program alone; the installer's own kill points are in test_install_killed.py."""
+    root = tmp_path / "host"
+
+    def prepare() -> Command:
+        shutil.rmtree(root, ignore_errors=True)
+        subprocess.run(["cp", "-a", made / "host", root], check=True)
+        program = "from appliance.admin.command import main; import sys; sys.exit(main())"
+        words = ["upgrade", "--root", str(root), "--settle", "0", "--from", str(newer(made))]
+        return Command([sys.executable, "-c", program, *words])
+
+    def verify() -> None:
+        assert in_use(root) == {NEWER}
+        found = json.loads((root / "var/lib/fedcloud/upgrade.json").read_text())
+        assert (found["before"], found["after"]) == (__version__, NEWER)
+        assert state(root) == state(made / "host")
+
+    KillMatrix(prepare, verify, syscalls=("fsync", "rename")).run(sample=6, seed=5)
