@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from caso.ledger.ledger import Ledger
-from caso.ledger.model import Origin, Sight, Sighting
+from caso.ledger.model import Origin, Sight, Sighting, month_of
 from caso.ledger.sightings import Look
 from caso.sources.history import (
     KnownState,
@@ -45,6 +45,13 @@ class LedgerHistory:
     def last_part(self, kind: str, key: str) -> str | None:
         """Return the part of a thing that was delivered last, if it was delivered in parts."""
         return self._deliveries.last_part(kind, key)
+
+    def counts(self, kind: str, key: str, *, at: datetime) -> bool:
+        """Check whether any messenger's last count in the month of a moment is more than 0."""
+        return any(
+            one.stream.kind == kind and one.row.month == month_of(at) and one.row.amount > 0
+            for one in self._deliveries.of(key)
+        )
 
     def last(self, kind: str, key: str) -> KnownState | None:
         """Return the last state of a thing of the project."""

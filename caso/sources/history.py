@@ -68,6 +68,9 @@ class History(Protocol):
     def last_part(self, kind: str, key: str) -> str | None:
         """Return the part of a thing that was delivered last, if it was delivered in parts."""
 
+    def counts(self, kind: str, key: str, *, at: datetime) -> bool:
+        """Check whether the last count of a thing in the month of a moment is more than 0."""
+
     def last(self, kind: str, key: str) -> KnownState | None:
         """Return the last state of a thing of the project."""
 
@@ -103,6 +106,10 @@ class NoHistory:
     def last_part(self, kind: str, key: str) -> str | None:  # noqa: ARG002
         """Return no part."""
         return None
+
+    def counts(self, kind: str, key: str, *, at: datetime) -> bool:  # noqa: ARG002
+        """Return False."""
+        return False
 
     def last(self, kind: str, key: str) -> KnownState | None:  # noqa: ARG002
         """Return no state."""
