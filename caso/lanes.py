@@ -119,6 +119,7 @@ class Lane:
 
     def open(self, messenger: OpenMessenger, *, reason: str | None) -> None:
         """Begin the outbox; a batch with a reason may lower amounts."""
+        self._ledger.deliveries.settle(self.stream, messenger.is_held)
         outbox = messenger.begin(self.stream.origin.label, self.kind, self._written)
         self._messenger, self._outbox = messenger, outbox
         self._intent = self._ledger.deliveries.intent(outbox.name, self.stream, reason=reason)

@@ -347,14 +347,29 @@ class Deliveries:
         """
         done = Reconciled([], [])
         for batch in self.outstanding():
-            held = is_held(batch)
-            if held is False:
-                self.withdraw(batch.name)
-                done.withdrawn.append(batch.name)
-            else:
-                self.confirm(batch.name, has_progress=held is True)
-                done.confirmed.append(batch.name)
+            counts = self._settle(batch.name, is_held(batch))
+            (done.confirmed if counts else done.withdrawn).append(batch.name)
         return done
+
+    def settle(self, stream: Stream, is_held: Callable[[str], bool | None]) -> None:
+        """Settle what this process has committed of a stream and could not confirm.
+
+        The next batch of the stream may have the same name, and would be taken for that one.
+        ``is_held`` answers as for `reconcile`.
+        """
+        with self._file.reading() as connection:
+            query = "SELECT name FROM batches WHERE NOT is_confirmed AND stream = ? ORDER BY +id"
+            found = connection.execute(query, (names.find_stream(connection, stream),)).fetchall()
+        for (name,) in found:
+            self._settle(name, is_held(name))
+
+    def _settle(self, name: str, held: bool | None) -> bool:
+        """Settle a batch, and return whether it counts."""
+        if held is False:
+            self.withdraw(name)
+            return False
+        self.confirm(name, has_progress=held is True)
+        return True
 
     def confirm(self, name: str, *, has_progress: bool = True) -> None:
         """Count a batch as delivered; without ``has_progress`` not its window and checkpoint."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -19,14 +21,17 @@ from caso.kinds.kind import RecordKind, UsageRecord
 from caso.lanes import Advance, Lanes, OneMonth, Withheld
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import Month, Origin, Span, Stream
+from caso.messengers.logstash import Logstash
 from caso.messengers.messenger import Recovered, Written
 from caso.messengers.ssm import SSM, OpenSpools
+from tests import audit
 from tests.wire.records import ADDRESSES
 from tests.wire.test_cloud import SPARE
 
 ORIGIN = Origin("https://keystone.example.org/v3", "", "p1")
 START = datetime(2026, 11, 2, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+SECOND = timedelta(seconds=1)
 END = datetime(2026, 11, 22, tzinfo=UTC)
 ADVANCE = {kind: Advance(Span(START, END), END + timedelta(seconds=1)) for kind in ("cloud", "ip")}
 STEPS = ("begin", "add", "seal", "commit", "finish")
@@ -149,6 +154,34 @@ def test_records_arrive_and_count(ledger: Ledger) -> None:
         reached = ledger.windows.reached(Stream(ORIGIN, kind, "memory"))
         assert reached.checkpoint == END + timedelta(seconds=1)
     assert ledger.deliveries.estimated() == []
+
+
+def test_a_batch_that_could_not_be_confirmed_counts_before_the_next_one(tmp_path: Path) -> None:
+    """The next one of a service has the same name: the first would be withdrawn, and be a gap."""
+    messenger = Logstash("127.0.0.1", 1, (cloud.kind(),)).open(Checkpoints(tmp_path))
+    later = {"cloud": Advance(Span(END + SECOND, END + HOUR), END + HOUR + SECOND)}
+    other = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+    with (
+        Ledger(tmp_path / "ledger.sqlite", wait=timedelta(0)) as ledger,
+        contextlib.closing(other),
+    ):
+
+        def commit(key: str, advance: Mapping[str, Advance]) -> list[str]:
+            lanes = Lanes.open(ledger, ORIGIN, [messenger], ["cloud"])
+            lanes.add("cloud", server(key))
+            lanes.commit(advance, dict)
+            return [error.cause for error in lanes.failures]
+
+        renamed = tmp_path / "waiting/logstash/p1.cloud.new"
+        with audit.before("os.rename", lambda _: other.execute("BEGIN IMMEDIATE"), path=renamed):
+            assert commit("a", ADVANCE) == ["another program is writing it"]
+        assert commit("b", later) == ["another program is writing it"]  # and changes nothing
+        other.execute("ROLLBACK")
+        assert amounts(ledger) == {}
+        assert commit("b", later) == []
+        assert [amounts(ledger, key) for key in ("a", "b")] == [{"logstash": 10}] * 2
+        reached = ledger.windows.reached(Stream(ORIGIN, "cloud", "logstash"))
+        assert (reached.gaps(), reached.spans) == ([], (Span(START, END + HOUR),))
 
 
 def test_records_of_one_month(ledger: Ledger) -> None:
