@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from appliance.core import clock, egi_flags
@@ -24,25 +23,12 @@ PROGRAM = "caso-extract"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of all accounting programs, and of this one."""
     startup.add_arguments(parser)
-    words = (
-        "in projects without a checkpoint, account only servers that existed on this date or later,"
-        " each from its creation (default: all servers, as cASO does)"
-    )
-    parser.add_argument("--since", type=_date, metavar="DATE", help=words)
+    startup.add_since(parser)
     form = parser.add_mutually_exclusive_group()
     words = "with --dry-run, print what would be sent as"
     form.add_argument("--json", action="store_true", help=f"{words} one JSON array")
     form.add_argument("--csv", action="store_true", help=f"{words} CSV (RFC 4180)")
     egi_flags.add_arguments(parser, (egi_flags.CLOUD, egi_flags.PORTAL))
-
-
-def _date(text: str) -> datetime:
-    try:
-        return clock.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a date; write it like 2026-11-01"
-        ) from error
 
 
 def attempts(arguments: argparse.Namespace) -> Iterator[Finding]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+from datetime import datetime
 
+from appliance.core import clock
 from appliance.core.run import cli
 from appliance.core.run.errors import ExitStatus
 from caso import settings
@@ -66,6 +68,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("log-file", "log file (default: standard error)", metavar="PATH")
     add("log-dir", "directory of --log-file", metavar="DIR")
     _add_ignored(parser)
+
+
+def add_since(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for projects without a checkpoint."""
+    words = (
+        "in projects without a checkpoint, account only servers that existed on this date or later,"
+        " each from its creation (default: all servers, as cASO does)"
+    )
+    parser.add_argument("--since", type=_date, metavar="DATE", help=words)
+
+
+def _date(text: str) -> datetime:
+    try:
+        return clock.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a date; write it like 2026-11-01"
+        ) from error
 
 
 def _add_ignored(parser: argparse.ArgumentParser) -> None:

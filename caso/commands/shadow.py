@@ -39,6 +39,7 @@ def chosen(arguments: argparse.Namespace, layout: Layout) -> Shadow:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     startup.add_arguments(parser)
+    startup.add_since(parser)
     add_directory(parser)
     parser.add_argument(
         "--only-keep",
