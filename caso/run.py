@@ -24,6 +24,7 @@ from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure
 from appliance.core.run.record import CREDENTIAL_END, RunRecord
 from caso import dry_run, gathered, quarantine
 from caso.checkpoint import Checkpoints
+from caso.former_spool import left_behind
 from caso.kinds.months import BEGINNING, SECOND
 from caso.kinds.registry import KINDS
 from caso.lanes import Withheld
@@ -252,6 +253,7 @@ class AccountingRun:
         recovered = Recovered()
         for messenger in self.messengers:
             recovered.add(messenger.recover())
+        recovered.foreign += left_behind(self.ledger, self.configuration.spool)
         self._rebuild()
         if recovered.messages:
             logger.info("%d messages of an interrupted run moved to the spool", recovered.messages)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +15,8 @@ from caso.ledger.retention import Retention
 from caso.ledger.sightings import Sightings
 from caso.ledger.store import WAIT, LedgerFile
 from caso.ledger.windows import Windows
+
+_SPOOLS = "spool directories"
 
 
 class Ledger:
@@ -53,6 +57,19 @@ class Ledger:
         """Note that earlier deliveries were read."""
         with self.file.transaction() as connection:
             connection.execute("DELETE FROM notes WHERE name = 'lost'")
+
+    def spool_directories(self) -> list[str]:
+        """Return the directories of checkpoints that runs have used, the present one last."""
+        with self.file.reading() as connection:
+            found = connection.execute("SELECT value FROM notes WHERE name = ?", (_SPOOLS,))
+            row = found.fetchone()
+        return [] if row is None else list(json.loads(row[0]))
+
+    def keep_spool_directories(self, paths: Sequence[str]) -> None:
+        """Keep the directories of checkpoints that may hold records."""
+        with self.file.transaction() as connection:
+            values = (_SPOOLS, json.dumps(list(paths)))
+            connection.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", values)
 
     def close(self) -> None:
         """Close the file."""
