@@ -404,6 +404,24 @@ def test_comments_of_shares_stay() -> None:
     assert changed == text.replace("'2' # two", '"3" # two')
 
 
+def test_a_file_of_the_catch_all_is_compared_and_not_edited(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = root / "etc/cloud-info-provider/openstack.yaml"
+    text = (
+        "gocdb: SITE-1\nendpoint: https://keystone.cloud.test:5000/v3\nvos:\n"
+        "- name: vo.one.test\n  auth:\n    project_id: 4c9e1f\n"
+        "- {name: vo.two.test, auth: {project_id: 77aa02}}\n"
+    )
+    path.write_text(text)
+    before = content(root)
+    assert answered(root, FILE.replace("77aa02", "88bb")) == 2
+    assert f"{path}:3: vos: in the form of EGI's catch-all" in capsys.readouterr().err
+    assert content(root) == before
+    assert answered(root, FILE) == 1
+    assert path.read_text() == text
+
+
 def test_shares_on_one_line_are_refused() -> None:
     text = "compute:\n  shares: {a: {auth: {project_id: x}}}\n"
     with pytest.raises(ConfigurationError, match=r"^x:2: compute.shares: has a form that cannot"):

@@ -1,5 +1,6 @@
 """The shares of openstack.yaml, ``compute.shares``, one for each VO; other lines stay.
 
+A file in the form of EGI's catch-all has a list ``vos`` instead, which is compared and not edited.
 The places of the shares come from PyYAML's marks, and the new text is read again: what cannot be
 changed line by line is refused, and nothing is guessed.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _EXAMPLE = "PROJECT-ID"
 _PATH = ("compute", "shares")
+_LIST = "vos"
 
 
 def projects(path: Path, text: str) -> dict[str, str]:
@@ -29,11 +31,29 @@ def projects(path: Path, text: str) -> dict[str, str]:
 
     """
     tree = yaml_file.parse(path, text)
+    if is_catch_all(path, text):
+        return _listed(tree)
     found = {}
     for vo in tree.children.get(".".join(_PATH), {}):
         entry = tree.get(f"{'.'.join(_PATH)}.{vo}.auth", "project_id")
         found[vo] = entry.text if entry else ""
     return {vo: project for vo, project in found.items() if project != _EXAMPLE}
+
+
+def is_catch_all(path: Path, text: str) -> bool:
+    """Return whether a file has the form of EGI's catch-all: ``gocdb``, ``endpoint``, ``vos``."""
+    tree = yaml_file.parse(path, text)
+    outermost = tree.sections.get(yaml_file.OUTERMOST, {})
+    return "gocdb" in outermost or f"{_LIST}[0]" in tree.sections
+
+
+def _listed(tree: yaml_file.Tree) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, options in tree.sections.items():
+        if name.startswith(f"{_LIST}[") and name.endswith("]") and "name" in options:
+            project = tree.get(f"{name}.auth", "project_id")
+            found[options["name"].text] = project.text if project else ""
+    return found
 
 
 def set_projects(path: Path, text: str, wanted: Mapping[str, str]) -> str:
@@ -45,6 +65,8 @@ def set_projects(path: Path, text: str, wanted: Mapping[str, str]) -> str:
     """
     if projects(path, text) == dict(wanted) and _EXAMPLE not in text:
         return text
+    if is_catch_all(path, text):
+        raise _by_hand(path, text, wanted)
     changed = _Shares(path, text).changed(wanted)
     if projects(path, changed) != dict(wanted):
         raise _unreadable(path, 0)
@@ -174,6 +196,13 @@ def _scalar(text: str) -> str:
     import yaml  # noqa: PLC0415  start-up is a cost
 
     return text if yaml.safe_load(text) == text else json.dumps(text)
+
+
+def _by_hand(path: Path, text: str, wanted: Mapping[str, str]) -> ConfigurationError:
+    line = next((n for n, one in enumerate(text.splitlines(), 1) if one.startswith(f"{_LIST}:")), 0)
+    listed = ", ".join(f"{vo}={project}" for vo, project in wanted.items())
+    cause = f"in the form of EGI's catch-all this list is not edited; write {listed} into it"
+    return ConfigurationError([Problem(path, line, _LIST, cause)])
 
 
 def _unreadable(path: Path, line: int) -> ConfigurationError:

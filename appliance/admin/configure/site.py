@@ -104,6 +104,8 @@ def _parse_site(path: Path, text: str) -> None:
 def defaults(texts: Texts, places: Mapping[str, str], host: Host, layout: Layout) -> dict[str, str]:
     """Return the values in the files, by question; shipped examples do not count."""
     caso, rc, backend = texts[CASO], texts[RC], texts[places["backend"]]
+    # The form of EGI's catch-all has no cores and memory, so there is nothing to answer.
+    unset = "0" if shares.is_catch_all(layout.path(CLOUD), texts[CLOUD]) else ""
     found = {
         "profile": host.profile,
         "flows": " ".join(flow for flow in Flow if host.flows[flow]),
@@ -114,8 +116,8 @@ def defaults(texts: Texts, places: Mapping[str, str], host: Host, layout: Layout
         "projects": table.text(present_table(texts, places, layout)),
         "host": _value(texts[SITE_DEFAULTS], "SITE_BDII_HOST"),
         "email": _value(texts[SITE], "SITE_EMAIL"),
-        "cores": _value(texts[CLOUD], "total_cores"),
-        "memory": _value(texts[CLOUD], "total_ram"),
+        "cores": _value(texts[CLOUD], "total_cores") or unset,
+        "memory": _value(texts[CLOUD], "total_ram") or unset,
         "lists": " ".join(
             line for line in texts[LISTS].splitlines() if line and not line.startswith("#")
         ),
@@ -201,11 +203,7 @@ def changed(
         yield SENDER, _sender(answers, texts[SENDER], host.profile)
     if account := answers.accounts.get(Flow.INFORMATION):
         yield RC, _rc(answers, account, texts[RC])
-        text = edit.set_yaml(texts[CLOUD], "site", "name", answers.site)
-        text = edit.set_yaml(text, "compute", "total_cores", answers.cores)
-        text = edit.set_yaml(text, "compute", "total_ram", answers.memory)
-        first = {vo: projects[0] for vo, projects in answers.projects.items()}
-        yield CLOUD, shares.set_projects(layout.path(CLOUD), text, first)
+        yield CLOUD, _cloud(answers, layout.path(CLOUD), texts[CLOUD])
         yield from _site(answers, texts)
     if account := answers.accounts.get(Flow.IMAGES):
         text = _with_sharing(texts[places["backend"]], answers.profile)
@@ -213,6 +211,15 @@ def changed(
             text = edit.set_ini(text, "DEFAULT", "region_name", answers.region)
         yield places["backend"], _keystone(answers, account, text, "keystone_authtoken")
         yield LISTS, edit.set_lines(texts[LISTS], answers.lists)
+
+
+def _cloud(answers: Answers, path: Path, text: str) -> str:
+    if not shares.is_catch_all(path, text):
+        text = edit.set_yaml(text, "site", "name", answers.site)
+        text = edit.set_yaml(text, "compute", "total_cores", answers.cores)
+        text = edit.set_yaml(text, "compute", "total_ram", answers.memory)
+    first = {vo: projects[0] for vo, projects in answers.projects.items()}
+    return shares.set_projects(path, text, first)
 
 
 def _with_sharing(text: str, profile: str) -> str:
