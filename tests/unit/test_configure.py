@@ -323,6 +323,10 @@ def test_a_list_of_shares_that_somebody_wrote_stays() -> None:
         ("[b]\nx = 1,\n  2,\n  3\ny = 1\n", "[b]\nx = new\ny = 1\n"),
         ("[b]\ny = 1\n\n[c]\n", "[b]\ny = 1\nx = new\n[c]\n"),
         ("[b]\nx=new\n", "[b]\nx=new\n"),
+        ("[b]\nx = new\n  2\n", "[b]\nx = new\n"),
+        ("[a]\nx = 1\n", "[a]\nx = 1\n[b]\nx = new\n"),
+        ("[a]\nx = 1", "[a]\nx = 1\n[b]\nx = new\n"),
+        ("", "[b]\nx = new\n"),
     ],
 )
 def test_an_option_is_set_where_it_counts(text: str, expected: str) -> None:

@@ -22,6 +22,9 @@ def set_ini(text: str, section: str, option: str, value: str, *, separator: str 
     active = [n for n in range(begin, end) if re.match(rf"\s*{key}\s*[=:]", lines[n])]
     examples = [n for n in range(begin, end) if re.match(rf"[#;]\s*{key}\s*[=:]", lines[n])]
     line = f"{option}{separator}{value}"
+    if section and not any(one.strip() == f"[{section}]" for one in lines):
+        end_of_file = "" if not text or text.endswith("\n") else "\n"
+        return f"{text}{end_of_file}[{section}]\n{line}\n"
     if not active and not examples:
         last = end
         while last > begin and not lines[last - 1].strip():
@@ -30,11 +33,12 @@ def set_ini(text: str, section: str, option: str, value: str, *, separator: str 
         rest = lines[last + 1 :] if last < end < len(lines) else lines[last:]
         return "\n".join([*lines[:last], line, *rest])
     where = active[-1] if active else examples[0]
-    if active and re.fullmatch(rf"\s*{key}\s*[=:]\s*{re.escape(value)}\s*", lines[where]):
-        return text  # as it was written, with its blanks
     follows = where + 1
     while active and follows < end and lines[follows][:1] in (" ", "\t") and lines[follows].strip():
         follows += 1  # continuation lines of the value
+    is_same = re.fullmatch(rf"\s*{key}\s*[=:]\s*{re.escape(value)}\s*", lines[where])
+    if active and is_same and follows == where + 1:
+        return text  # as it was written, with its blanks
     return "\n".join([*lines[:where], line, *lines[follows:]])
 
 
