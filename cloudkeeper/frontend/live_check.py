@@ -126,9 +126,9 @@ def _late(seconds: float) -> str:
 
 def _of_converter(configured: FrontendSettings) -> Iterator[Finding]:
     if fault := QemuImg(configured.qemu_img, configured.patience).fault():
-        path, line = configured.qemu_img_place
-        shown, option = ("", "") if path == Path() else (str(path), "external-tools.binaries")
-        yield Finding(shown, line, option, fault, "C62.a", tried="qemu-img --version")
+        path, line = _shown(configured.qemu_img_place)
+        option = "external-tools.binaries" if path else ""
+        yield Finding(path, line, option, fault, "C62.a", tried="qemu-img --version")
 
 
 def _read(one: ReadSource, *, at: datetime) -> ReadSource:
@@ -153,8 +153,14 @@ def _of_backend(error: ApplianceError, configured: FrontendSettings) -> Finding:
 
 def _placed(text: str, row: str, tried: str, configured: FrontendSettings) -> Finding:
     """Return a finding in the line that names the backend."""
-    path, line = configured.endpoint_place
-    return Finding("" if path == Path() else str(path), line, "", text, row, tried=tried)
+    path, line = _shown(configured.endpoint_place)
+    return Finding(path, line, "", text, row, tried=tried)
+
+
+def _shown(place: tuple[Path, int]) -> tuple[str, int]:
+    """Return file and line of an option; none if a flag or the environment has set it."""
+    path, line = place
+    return (str(path), line) if path.is_absolute() else ("", 0)
 
 
 def _of_images(

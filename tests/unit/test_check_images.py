@@ -95,10 +95,10 @@ class Frontend:
         done = self.run("sync")
         assert done.returncode == 0, done.stderr
 
-    def find(self) -> list[Finding]:
+    def find(self, *flags: str) -> list[Finding]:
         settings._observed.clear()
         written = self.written()
-        done = self.run("sync", "--check-live", "--log-json")
+        done = self.run("sync", "--check-live", "--log-json", *flags)
         lines = [json.loads(line) for line in done.stderr.splitlines() if line[0] == "{"]
         found = [of_json(line["finding"]) for line in lines if "finding" in line]
         assert done.returncode == int(any(one.is_error for one in found)), done.stderr
@@ -287,6 +287,9 @@ def test_a_backend_that_is_down(frontend: Frontend) -> None:
     frontend.endpoint = endpoint
     frontend.configure()
     assert frontend.find() == []
+    # In a container the environment names it, and no file does.
+    (found,) = frontend.find("--backend-endpoint", f"unix://{frontend.site.root}/none")
+    assert (found.identifier, found.path, found.line) == ("C61.a", "", 0)
 
 
 def test_a_backend_that_cannot_list(frontend: Frontend) -> None:
