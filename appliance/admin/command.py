@@ -21,7 +21,7 @@ VERBS = {
     "restart": "restart.restart",
     "status": "status.status",
     "logs": "logs.logs",
-    "diff": "diff.information",
+    "diff": "diff.diff",
     "schedule": "schedule.schedule",
     "flows": "flows.flows",
     "mounts": "mounts.mounts",

@@ -275,7 +275,7 @@ def test_a_job_that_somebody_else_starts_too_does_not_run(site: Site) -> None:
 
 def test_the_job_runs_in_its_service_s_container_and_leaves_a_record(site: Site) -> None:
     """R23: what the wrappers of /usr/local/bin start."""
-    shown = site.run("caso", "--", "--dry-run", "-v")
+    shown = site.run("caso", "--", "-v")
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout == "from the job\n"
     etc = site.root / "etc/fedcloud"
@@ -289,7 +289,7 @@ def test_the_job_runs_in_its_service_s_container_and_leaves_a_record(site: Site)
             f"{etc}/docker-compose.yml",
         ),
         *("run", "--rm", "-T", "--no-deps", "--label", "eu.egi.fedcloud.job=caso"),
-        *("caso", "caso-extract", "--since", first_of_this_month(), "--dry-run", "-v"),
+        *("caso", "caso-extract", "--since", first_of_this_month(), "-v"),
     ]
     record = site.record("caso")
     assert (record["status"], record["failures"], record["counts"]) == (
@@ -298,6 +298,24 @@ def test_the_job_runs_in_its_service_s_container_and_leaves_a_record(site: Site)
         {"job_exit_status": 0},
     )
     assert record["started"] < record["ended"] == record["last_success"]
+
+
+def test_a_dry_run_is_beside_a_run_of_the_job(site: Site) -> None:
+    """Its lock and its container's name are its own; it leaves no record, and hides none."""
+    site.behave("exec sleep 3")
+    process = site.start("caso")
+    site.until_started()
+    site.behave("exit 0")
+    shown = site.run("caso", "--", "--dry-run", "-v")
+    assert (shown.returncode, shown.stdout) == (0, "from the job\n")
+    words = site.reported("arguments")
+    assert "eu.egi.fedcloud.job=caso-dry-run" in words
+    assert words[-5:] == ["caso-extract", "--since", first_of_this_month(), "--dry-run", "-v"]
+    assert process.poll() is None
+    assert not (site.root / "var/lib/fedcloud/runs/jobs/job-caso.json").exists()
+    process.communicate(timeout=60)
+    assert site.record("caso")["status"] == 0
+    assert not (site.root / "var/lib/fedcloud/runs/jobs/job-caso-dry-run.json").exists()
 
 
 def test_of_the_caller_s_environment_nothing_reaches_docker_compose(

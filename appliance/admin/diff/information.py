@@ -17,9 +17,11 @@ from appliance.admin import settings, web_reader
 from appliance.admin.diff import served, view
 from appliance.admin.diff.view import SiteView, ViewDifference
 from appliance.admin.run import run as run_verb
+from appliance.admin.web_reader import WebReader
 from appliance.core import clock, files, hosts, site_document
 from appliance.core.run import cli, log
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
+from appliance.core.run.layout import Layout
 from appliance.core.site_document import Document
 
 _JOB = "cloud-info-json"
@@ -64,16 +66,33 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         _refresh(arguments)
     path = arguments.file.absolute() if arguments.file else layout.path(_FILE)
     document = _read(path, is_own=arguments.file is None)
-    here = view.of_document(document)
-    timeout = timedelta(seconds=arguments.timeout)
-    reader = web_reader.of_site(layout, host.proxies, timeout=timeout)
-    there = served.read(reader, url, name=here.name, gocdb_id=site_document.gocdb_id(document))
-    found = view.differences(here, there, now=clock.now())
+    reader = web_reader.of_site(layout, host.proxies, timeout=timedelta(seconds=arguments.timeout))
+    here, there, found = _compared(document, reader, url)
     if arguments.json:
         _print_json(path, url, here, there, found)
     else:
         _print_table(path, url, here, there, found)
     return ExitStatus.PARTLY if found else ExitStatus.DONE
+
+
+def _compared(
+    document: Document, reader: WebReader, url: str
+) -> tuple[SiteView, SiteView | None, list[ViewDifference]]:
+    here = view.of_document(document)
+    there = served.read(reader, url, name=here.name, gocdb_id=site_document.gocdb_id(document))
+    return here, there, list(view.differences(here, there, now=clock.now()))
+
+
+def of_own_file(layout: Layout, host: settings.Host) -> list[ViewDifference]:
+    """Return the differences between the site's JSON and what EGI serves of this site.
+
+    Raises:
+        Unavailable: there is no such file, or the service does not answer.
+
+    """
+    document = _read(layout.path(_FILE), is_own=True)
+    reader = web_reader.of_site(layout, host.proxies, timeout=timedelta(seconds=_TIMEOUT))
+    return _compared(document, reader, host.egi.information)[2]
 
 
 def _url(arguments: argparse.Namespace, host: settings.Host) -> str:
@@ -180,16 +199,8 @@ def _print_json(
 
 
 VERB = cli.Program(
-    "diff",
-    "Compare what this site publishes with what others serve of it.",
-    lambda _parser: None,
-    cli.dispatch,
-    verbs=(
-        cli.Program(
-            "information",
-            "Compare the site's JSON with what EGI's information service serves of this site.",
-            _add_arguments,
-            run,
-        ),
-    ),
+    "information",
+    "Compare the site's JSON with what EGI's information service serves of this site.",
+    _add_arguments,
+    run,
 )

@@ -101,13 +101,10 @@ class RunPings:
 
 
 @contextlib.contextmanager
-def of_run(job: Job, layout: Layout, host: Host, *, is_real: bool) -> Iterator[RunPings]:
-    """Yield the pings of a run; a file that cannot be used is logged, and the job runs.
-
-    Only a ``is_real`` run pings: one for a person, or one that changes nothing, proves nothing.
-    """
+def of_run(job: Job, layout: Layout, host: Host) -> Iterator[RunPings]:
+    """Yield the pings of a run; a file that cannot be used is logged, and the job runs."""
     url, path = "", host.pings.get(job.name)
-    if path and is_real:
+    if path:
         try:
             url = pings.url_of(path)
         except LocalFailure as error:

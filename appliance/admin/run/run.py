@@ -6,7 +6,7 @@ in a directory that no container can write to. A job whose flow is off is not st
 a failure.
 
 ``appliance run JOB -- VERB`` runs a verb of the job's program for a person: beside a run of the
-job, whether or not the flow is on, and without a record.
+job, whether or not the flow is on, and without a record. So does ``-- --dry-run``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import signal
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path, PurePath
 from typing import IO, Any, BinaryIO
@@ -47,6 +48,8 @@ logger = logging.getLogger(__name__)
 _STOP = timedelta(seconds=10)
 _PATIENCE = timedelta(minutes=10)
 """Time for the same verb of another person to end."""
+_NO_CHANGE, _DRY = {"--dry-run", "--dry_run", "--check-config"}, "-dry-run"
+"""Arguments of a run that changes nothing, and the end of its name."""
 _ROOM = 2**14  # bytes; enough for the messages of docker-compose itself
 
 
@@ -83,6 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the job, unless it runs already."""
     layout = cli.layout(arguments)
     job, arguments.rest = inventory.find(arguments.job).called(arguments.rest)
+    if not job.base and not _NO_CHANGE.isdisjoint(arguments.rest):
+        # Beside a run of the job, as a verb: its lock, its container and its record stay its own.
+        job = replace(job, name=f"{job.name}{_DRY}", base=job.name)
     with contextlib.ExitStack() as stack:
         if os.geteuid() == 0 and not arguments.check_config and not job.base:
             stack.enter_context(
@@ -135,7 +141,7 @@ def _locked(job: Job, layout: Layout, host: settings.Host, arguments: argparse.N
     try:
         # Outside the lock: a slow host must not keep the next run from its start.
         with (
-            ping.of_run(job, layout, host, is_real=not this.changes_nothing) as pings,
+            ping.of_run(job, layout, host) as pings,
             lock.hold(layout.path(f"/run/fedcloud/{job.name}.lock")),
         ):
             # Under the job's lock, which a restore takes after its own.
@@ -208,7 +214,7 @@ class _JobRun:
         records = None if self._job.base else inventory.records(self._layout)
         with record.recorded(program, records) as self._record:
             try:
-                if not (self._job.base or self.changes_nothing):
+                if not self._job.base:
                     state.refuse_second(self._job, self._layout)
                 status = self._run()
             except (Exception, KeyboardInterrupt) as error:
@@ -313,19 +319,14 @@ class _JobRun:
             *volumes,
         ]
         program = [*self._job.command, *self._own_arguments(), *self._arguments]
-        overrides = [] if self._job.base else settings.log_overrides(self._host)
+        overrides = settings.log_overrides(self._host) if self._is_for_journal else []
         return settings.compose_command(self._host, *overrides, *flags, self._job.service, *program)
-
-    @property
-    def changes_nothing(self) -> bool:
-        """Check whether the arguments ask for a dry run or a check."""
-        return not {"--dry-run", "--dry_run", "--check-config"}.isdisjoint(self._arguments)
 
     def _own_arguments(self) -> list[str]:
         """Return the arguments that the appliance adds to those of the caller."""
-        if self._job.name != "caso":
+        if self._job.name not in ("caso", f"caso{_DRY}"):
             return []
-        return horizon.arguments(self._layout, changes_nothing=self.changes_nothing)
+        return horizon.arguments(self._layout, changes_nothing=bool(self._job.base))
 
     def _supervised(
         self,

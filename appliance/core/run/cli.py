@@ -128,7 +128,7 @@ class Verb:
         )
         verb.add_arguments(made)
         if verb.verbs:
-            _add_verbs(made, verb.verbs)
+            _add_verbs(made, verb.verbs, default=verb.default_verb)
         else:
             made.has_rest = verb.has_rest
             made.set_defaults(verb=verb)
