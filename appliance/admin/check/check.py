@@ -3,7 +3,8 @@
 Probes look at this host, the configuration, and what each job and service contacts, with the
 account of each. They run at the same time (`appliance.admin.check.parallel`); each is a line in
 `appliance.admin.check.registry`. Nothing is locked or stopped, and nothing changes elsewhere
-without ``--write``. The only files written are a copy of the host key on tmpfs, which the check of
+without ``--write`` and ``--send-test``. With ``--as-egi`` it takes the steps of EGI's services, too
+(docs/adr/0075). The only files written are a copy of the host key on tmpfs, which the check of
 ssmsend needs, and a note that a service passed (`appliance.admin.service.kept`).
 
 Exit status: 0 nothing found; 1 findings, listed; 2 usage, or the host's own settings cannot be

@@ -24,6 +24,7 @@ from appliance.core.cloud import answers, offer, pages
 from appliance.core.cloud.compute import Server, Servers
 from appliance.core.cloud.session import Scope
 from appliance.core.config.settings import note
+from appliance.core.run import place
 from appliance.core.run.errors import CHECK_LOGS, ApplianceError, Unavailable
 from appliance.core.run.finding import Finding
 
@@ -94,9 +95,10 @@ def _image(scope: Scope, wanted: str) -> tuple[str, Finding | None]:
         if reference and reference == (wanted or reference):
             return str(image["id"]), None
     named = f"{_REFERENCE} {wanted}" if wanted else _REFERENCE
+    plan = place.command("cloudkeeper", "cloudkeeper", "plan")
     words = (
         f"no active image in the project has {named}, so EGI's monitoring reports the site as"
-        " CRITICAL; look at appliance run cloudkeeper -- plan, or at the images of the catch-all"
+        f" CRITICAL; look at {plan}, or at the images of the catch-all"
     )
     return "", Finding("", 0, "", words, "C71.a")
 
