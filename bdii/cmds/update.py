@@ -273,4 +273,5 @@ PROGRAM = Program(
     add_arguments=add_arguments,
     run=run,
     attempts=attempts,
+    attempted_row="C50",
 )

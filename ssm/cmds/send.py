@@ -262,6 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             add_arguments,
             run,
             attempts=attempts,
+            attempted_row="C41",
             version_flags=("-v", "--version"),
         ),
         argv,

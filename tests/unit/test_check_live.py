@@ -26,7 +26,9 @@ def program(attempts: live.Attempts, *, run: ExitStatus = ExitStatus.DONE) -> cl
             raise ConfigurationError([Problem(FAULT_PATH, 1, "b", "is wrong")])
         return run
 
-    return cli.Program("tool", "Does a thing.", lambda _: None, check, attempts=attempts)
+    return cli.Program(
+        "tool", "Does a thing.", lambda _: None, check, attempts=attempts, attempted_row="C60"
+    )
 
 
 FAULT_PATH = Path("/etc/x.conf")
@@ -88,6 +90,7 @@ def test_attempts_that_fail_or_hang_leave_what_was_found(
     release.set()
     first, late = found(capsys)
     assert first == FAULT
+    assert late.identifier == "C60"
     assert "did not end within 0 s; the rest was not tried" in late.text
 
     def breaks(_: argparse.Namespace) -> Iterable[Finding]:

@@ -53,6 +53,8 @@ class Program:
     """Whether ``@FILE`` stands for the words in a file, one a line."""
     attempts: live.Attempts | None = None
     """Tries what a run contacts, for ``--check-live``; None for a program that contacts nothing."""
+    attempted_row: str = "C36"
+    """The row in the table of faults of attempts that do not end."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -318,9 +320,10 @@ _NO_THREAD = "can't start new thread"  # Python has no class of its own for this
 
 def _try_all(program: Program, arguments: argparse.Namespace) -> ExitStatus:
     """Print what the attempts of a program, or of its verb, find."""
-    attempts = getattr(arguments, "verb", program).attempts
+    tried: Program = getattr(arguments, "verb", program)
+    attempts, row = tried.attempts, tried.attempted_row
     status = ExitStatus.DONE
-    for finding in live.findings(attempts, arguments) if attempts else ():
+    for finding in live.findings(attempts, arguments, row=row) if attempts else ():
         if finding.is_error:
             status = ExitStatus.PARTLY
         if arguments.log_json:

@@ -24,8 +24,10 @@ BOOT_LIMIT = timedelta(minutes=6)
 _END = object()
 
 
-def findings(attempts: Attempts, arguments: argparse.Namespace) -> Iterator[Finding]:
+def findings(attempts: Attempts, arguments: argparse.Namespace, *, row: str) -> Iterator[Finding]:
     """Yield the findings of the attempts until they end or the limit has passed.
+
+    ``row`` is that of attempts that do not end.
 
     Raises:
         Exception: An attempt has raised it.
@@ -50,7 +52,7 @@ def findings(attempts: Attempts, arguments: argparse.Namespace) -> Iterator[Find
         try:
             found = made.get(timeout=max(end - time.monotonic(), 0))
         except queue.Empty:
-            yield _late(limit)
+            yield _late(limit, row)
             return
         if isinstance(found, Finding):
             yield found
@@ -60,6 +62,6 @@ def findings(attempts: Attempts, arguments: argparse.Namespace) -> Iterator[Find
             return
 
 
-def _late(limit: timedelta) -> Finding:
+def _late(limit: timedelta, row: str) -> Finding:
     words = f"the attempts did not end within {limit.seconds} s; the rest was not tried"
-    return Finding("", 0, "", f"{words}: look at what hangs, and check again", "C36")
+    return Finding("", 0, "", f"{words}: look at what hangs, and check again", row)

@@ -97,4 +97,5 @@ VERB = cli.Program(
     add_arguments,
     run,
     attempts=attempts,
+    attempted_row="C60",
 )
