@@ -12,6 +12,7 @@ VERBS = {
     "configure": "configure.configure",
     "config": "config.config",
     "accounts": "accounts.accounts",
+    "vo": "vo.vo",
     "migrate": "migrate.migrate",
     "export-site-yaml": "site_yaml.export",
     "import-site-yaml": "site_yaml.imports",

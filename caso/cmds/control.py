@@ -5,6 +5,7 @@ from __future__ import annotations
 from appliance.core.run import cli
 from caso.cmds import mapping_migrate, projects, startup
 from caso.commands import (
+    administer,
     check,
     checkpoints,
     compare,
@@ -29,6 +30,7 @@ PROGRAM = cli.Program(
         gaps.VERB,
         ledger.VERB,
         offers.VERB,
+        administer.VERB,
         quarantine.VERB,
         republish.VERB,
         report.VERB,

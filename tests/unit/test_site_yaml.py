@@ -209,16 +209,15 @@ def imported(**given: str) -> dict[str, str]:
 
 
 def test_shares_keep_their_form() -> None:
-    """A wrong project is corrected in its line; a new share comes first, indented as the others."""
+    """A wrong project is corrected in its line; a new share comes last, indented as the others."""
     before = (
         "site:\n  name: S\ncompute:\n  total_cores: 1 # all\n  shares:\n"
         f"   # ours\n   ops: {{auth: {{project_id: {THREE}}}, default_network_type: public}}\n"
         "  images: {}\n"
     )
     after = imported(cloud=before)["cloud"]
-    expected = before.replace(THREE, ONE).replace(
-        "  shares:\n", f"  shares:\n   vo.x:\n       auth:\n           project_id: {TWO}\n"
-    )
+    new = f"   vo.x:\n       auth:\n           project_id: {TWO}\n"
+    expected = before.replace(THREE, ONE).replace("  images", f"{new}  images")
     assert after == expected
     assert imported(cloud=after)["cloud"] == after
 
@@ -239,8 +238,8 @@ def test_shares_where_there_were_none(text: str) -> None:
     ("text", "said"),
     [
         ("gocdb: S\nendpoint: x\nvos: []\n", ":1: this file is one of the catch-all itself; copy"),
-        ("compute:\n  shares:\n    ops: {x: y}\n", ": ops: the share ops has no auth: project_id"),
-        ("compute:\n  shares: {a: {auth: {project_id: b}}}\n", ": shares: the shares are in brac"),
+        ("compute:\n  shares:\n    ops: {x: y}\n", ":3: compute.shares: has a form that cannot"),
+        ("compute:\n  shares: {a: {auth: {project_id: b}}}\n", ":2: compute.shares: has a form th"),
     ],
 )
 def test_descriptions_into_which_nothing_can_be_written(text: str, said: str) -> None:

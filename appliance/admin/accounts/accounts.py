@@ -17,6 +17,7 @@ from appliance.admin.accounts.rights import Right
 from appliance.admin.check.inside import Depth, ProgramSettings
 from appliance.admin.check.programs import Programs
 from appliance.admin.config import show
+from appliance.admin.config.show import Reading
 from appliance.admin.inventory import Flow
 from appliance.admin.settings import Host
 from appliance.core.run import cli, output
@@ -80,15 +81,17 @@ def _wanted(words: Sequence[str], host: Host) -> list[AccountNeed]:
     return [need for need in needs.NEEDS if need.flow in chosen]
 
 
-def _accounts(wanted: Sequence[AccountNeed], host: Host, layout: Layout) -> Iterator[FlowAccount]:
-    """Yield the account of each flow.
+def _accounts(
+    wanted: Sequence[AccountNeed], host: Host, layout: Layout, reading: Reading | None = None
+) -> Iterator[FlowAccount]:
+    """Yield the account of each flow; ``reading`` is what the programs have read already.
 
     Raises:
         Unavailable: A program has not answered.
 
     """
     names = [_name(need, host) for need in wanted]
-    read, failures = show.programs(host, layout, names)
+    read, failures = reading or show.programs(host, layout, names)
     by_program = {one.program: one for one in read}
     for need in wanted:
         # A program without any value has not run; one whose configuration has errors has.
@@ -98,6 +101,21 @@ def _accounts(wanted: Sequence[AccountNeed], host: Host, layout: Layout) -> Iter
             cause = f"has not shown its configuration: {causes[0] if causes else 'no answer'}"
             raise Unavailable(need.program, cause, "appliance check --offline")
         yield needs.read(need, found, host, layout)
+
+
+def names_of_flows(host: Host) -> list[str]:
+    """Return the jobs and services whose programs have the accounts of the flows that are on."""
+    return [_name(need, host) for need in _wanted((), host)]
+
+
+def of_flows(host: Host, layout: Layout, reading: Reading) -> list[FlowAccount]:
+    """Return the accounts of the flows that are on.
+
+    Raises:
+        Unavailable: A program has not answered.
+
+    """
+    return list(_accounts(_wanted((), host), host, layout, reading))
 
 
 def _name(need: AccountNeed, host: Host) -> str:

@@ -44,9 +44,11 @@ def run(
     return ExitStatus.PARTLY if failures else ExitStatus.DONE
 
 
-def programs(
-    host: Host, layout: Layout, names: Sequence[str]
-) -> tuple[list[ProgramSettings], list[Finding]]:
+Reading = tuple[list[ProgramSettings], list[Finding]]
+"""What programs have read, and the errors of those whose values are incomplete."""
+
+
+def programs(host: Host, layout: Layout, names: Sequence[str]) -> Reading:
     """Return what the programs have read, and the errors of those whose values are incomplete."""
     services = {name: service(name) for name in names}
     asked = Programs(host, layout, services, depth=Depth.SHOWN)

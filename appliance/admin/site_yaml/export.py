@@ -15,6 +15,7 @@ from appliance.admin import settings
 from appliance.admin.accounts import needs
 from appliance.admin.check.inside import ProgramSettings
 from appliance.admin.config import show
+from appliance.admin.config.show import Reading
 from appliance.admin.inventory import Flow
 from appliance.admin.settings import Host
 from appliance.admin.site_yaml import schema
@@ -64,16 +65,16 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.DONE
 
 
-def of_host(host: Host, layout: Layout) -> SiteYaml:
-    """Return this site.
+def of_host(host: Host, layout: Layout, reading: Reading | None = None) -> SiteYaml:
+    """Return this site; ``reading`` is what the programs have read already.
 
     Raises:
         Unavailable: Neither the information's program nor the accounting's has a valid
             configuration; the first fault of each is named.
 
     """
-    names = _names(host)
-    read, failures = show.programs(host, layout, names)
+    names = names_asked(host)
+    read, failures = reading or show.programs(host, layout, names)
     by_program = {one.program: one for one in read}
     broken = {one.program: one for one in reversed(failures)}
     information = by_program.get(_INFORMATION) if names[0] not in broken else None
@@ -100,7 +101,7 @@ def of_host(host: Host, layout: Layout) -> SiteYaml:
     )
 
 
-def _names(host: Host) -> list[str]:
+def names_asked(host: Host) -> list[str]:
     """Return the jobs and services that are asked: the information's first."""
     information = "cloud-info" if host.is_beside else "cloudbdii"
     return [information, "caso", *([] if host.is_beside else ["cloudkeeper"])]

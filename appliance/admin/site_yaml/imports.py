@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from appliance.admin import account, changing, settings
@@ -53,40 +53,50 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _writes(site: SiteYaml, host: Host, layout: Layout) -> Iterator[Write]:
-    """Yield the files that change."""
-    present = {
+    found = present(host, layout)
+    yield from writes(found, texts.changed(site, found, host.mounts))
+
+
+def present(host: Host, layout: Layout) -> dict[str, str]:
+    """Return the texts of the files that an import may change."""
+    return {
         name: document.read_text(layout.path(name))
         for name in texts.names(host.mounts)
         if layout.path(name).is_file()
     }
-    for name, after in list(texts.changed(site, present, host.mounts)):
-        before = present.get(name)
+
+
+def writes(found: Mapping[str, str], changed: Iterable[tuple[str, str]]) -> Iterator[Write]:
+    """Yield the files that get another text than the one that was found."""
+    # A list, so that a file that cannot be changed stops all of them.
+    for name, after in list(changed):
+        before = found.get(name)
         if after != (before or ""):
             old = None if before is None else before.encode()
             yield Write(name, old, after.encode(), 0o640, account.ID)
 
 
-def _show(writes: list[Write]) -> ExitStatus:
-    _print(writes)
-    if writes:
+def _show(planned: list[Write]) -> ExitStatus:
+    _print(planned)
+    if planned:
         output.line("Nothing has been changed. Next: the same command with --apply")
     return ExitStatus.DONE
 
 
-def _print(writes: list[Write]) -> None:
-    for write in writes:
+def _print(planned: list[Write]) -> None:
+    for write in planned:
         before = (write.before or b"").decode()
         for line in difference.shown(write.name, before, write.after.decode()):
             output.line(line)
-    if not writes:
+    if not planned:
         output.line("Nothing is left to change.")
 
 
-def _apply(writes: list[Write], layout: Layout) -> ExitStatus:
-    _print(writes)
-    if writes:
+def _apply(planned: list[Write], layout: Layout) -> ExitStatus:
+    _print(planned)
+    if planned:
         keeper = Keeper(layout, apply.new_directory(layout))
-        for write in writes:
+        for write in planned:
             keeper.keep(write.name)
             apply.write_file(write, layout)
             output.line(f"{layout.path(write.name)}: written")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from appliance.admin.configure import edit
+from appliance.admin.configure import edit, shares
 from appliance.admin.configure.site import CASO, CLOUD, RC, SETTINGS
 from appliance.admin.inventory import Flow
 from appliance.admin.migrate import lines
@@ -25,7 +25,6 @@ CLOUDKEEPER = "/etc/cloudkeeper/cloudkeeper.yml"
 _MAPPINGS = ("FEDCLOUD_CASO_MAPPING", "FEDCLOUD_BACKEND_MAPPING")
 _EXAMPLE = {"tenant": "mytenant"}
 _PLACEHOLDER = "PROJECT-NAMES"
-_SHARES = "compute.shares"
 
 Texts = Mapping[str, str]
 """The text of each file by its path as on the appliance; a missing file has none."""
@@ -150,7 +149,7 @@ def _cloud(site: SiteYaml, text: str) -> str:
         raise ConfigurationError([Problem(path, entry.line, "", words)])
     if _text(tree, "site", "name") != site.gocdb:
         text = edit.set_yaml(text, "site", "name", site.gocdb)
-    return _with_shares(site.projects, text, tree)
+    return _with_shares(site.projects, text)
 
 
 def _text(tree: Tree, section: str, option: str) -> str:
@@ -158,67 +157,44 @@ def _text(tree: Tree, section: str, option: str) -> str:
     return entry.text if entry else ""
 
 
-def _with_shares(projects: Mapping[str, str], text: str, tree: Tree) -> str:
-    """Return the description with the project of each VO; other options of a share stay."""
-    if not projects:
-        return text
-    if "PROJECT-ID" in text:  # the shipped example is replaced as a whole
-        return edit.set_shares(text, {vo: _scalar(project) for vo, project in projects.items()})
-    new = dict(projects)
-    for vo, project in projects.items():
-        entry = tree.get(f"{_SHARES}.{vo}.auth", "project_id")
-        if entry is not None:
-            del new[vo]
-            if entry.text != project:
-                text = _replaced(text, entry.line, project)
-        elif vo in tree.children.get(_SHARES, {}) or vo in tree.sections.get(_SHARES, {}):
-            words = f"the share {vo} has no auth: project_id; write {project}"
-            raise ConfigurationError([Problem(Path(CLOUD), 0, vo, words)])
-    return _appended(new, text) if new else text
+def _with_shares(projects: Mapping[str, str], text: str) -> str:
+    """Return the description with the project of each VO; other shares stay."""
+    path = Path(CLOUD)
+    wanted = {**shares.projects(path, text), **projects}
+    return shares.set_projects(path, text, wanted) if projects else text
 
 
-def _replaced(text: str, line: int, project: str) -> str:
-    """Return a text with another project in a line, in a block or in braces."""
-    found = text.split("\n")
-    pattern = r"(project_id[\"']?:[ \t]*)[^\s,}#]+"
-    found[line - 1] = re.sub(
-        pattern, lambda match: f"{match[1]}{_scalar(project)}", found[line - 1], count=1
-    )
-    return "\n".join(found)
+def with_vos(
+    projects: Mapping[str, str], texts: Texts, mounts: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield path and new text of each table of VOs, also of one that stays as it is.
+
+    Raises:
+        ConfigurationError: A file of this host has a form into which nothing can be written.
+
+    """
+    site = SiteYaml("", "", projects=projects)
+    yield CASO, _caso(site, texts.get(CASO, ""))
+    text = texts.get(CLOUD, "")
+    tree = yaml_file.parse(Path(CLOUD), text)
+    is_listed = "vos[0]" in tree.children.get("", {})
+    yield CLOUD, _listed(projects, text, tree) if is_listed else _with_shares(projects, text)
+    for place in dict.fromkeys(mounts[variable] for variable in _MAPPINGS):
+        yield place, _mapping(site, place, texts.get(place, ""))
 
 
-def _scalar(project: str) -> str:
-    """Return an id as YAML; one of digits only would be a number for other readers."""
-    import yaml  # noqa: PLC0415  start-up is a cost
-
-    return project if isinstance(yaml.safe_load(project), str) else f"'{project}'"
-
-
-def _appended(projects: Mapping[str, str], text: str) -> str:
-    """Return a text with further shares, above those that are there."""
-    head = re.search(r"(?m)^(?P<indent>[ \t]+)shares:[ \t]*(?:#.*)?\n", text)
+def _listed(projects: Mapping[str, str], text: str, tree: Tree) -> str:
+    """Return a description of the catch-all's form with further VOs, above those that it has."""
+    names = [_text(tree, section, "name") for section in tree.children[""]]
+    new = {vo: project for vo, project in projects.items() if vo not in names}
+    above = r"(?m)^vos:[ \t]*(?:#.*)?\n(?:[ \t]*(?:#.*)?\n)*"
+    head = re.search(rf"{above}(?=(?P<indent>[ \t]*)- )", text)
     if head is None:
-        if re.search(r"(?m)^[ \t]+shares:", text):
-            words = "the shares are in braces; write one share a line"
-            raise ConfigurationError([Problem(Path(CLOUD), 0, "shares", words)])
-        text, indent = _with_head(text), "    "
-        head = re.search(r"(?m)^[ \t]+shares:\n", text)
-    else:
-        indent = head["indent"]
-    assert head is not None  # noqa: S101  it has just been written
-    below = re.match(r"(?:[ \t]*(?:#.*)?\n)*(?P<inner>[ \t]+)\S", text[head.end() :])
-    inner = below["inner"] if below and len(below["inner"]) > len(indent) else f"{indent}    "
+        words = "the VOs are in brackets; write one VO a line"
+        raise ConfigurationError([Problem(Path(CLOUD), 0, "vos", words)])
+    indent = head["indent"]
     block = "".join(
-        f"{inner}{vo}:\n{inner}    auth:\n{inner}        project_id: {_scalar(project)}\n"
-        for vo, project in projects.items()
+        f"{indent}- name: {vo}\n{indent}  auth:\n{indent}    project_id: '{project}'\n"
+        for vo, project in new.items()
     )
     return f"{text[: head.end()]}{block}{text[head.end() :]}"
-
-
-def _with_head(text: str) -> str:
-    """Return a text with an empty list of shares."""
-    if found := re.search(r"(?m)^compute:[ \t]*(?:#.*)?\n", text):
-        below = re.match(r"(?:[ \t]*(?:#.*)?\n)*(?P<inner>[ \t]+)\S", text[found.end() :])
-        inner = below["inner"] if below else "    "
-        return f"{text[: found.end()]}{inner}shares:\n{text[found.end() :]}"
-    return f"{text.rstrip(chr(10))}\n\ncompute:\n    shares:\n".lstrip("\n")

@@ -148,6 +148,10 @@ class Scope:
         """Return an HTTP adapter for Neutron."""
         return self._adapter("network")
 
+    def service(self, service_type: str) -> Adapter:
+        """Return an HTTP adapter for a service by its type; paths continue its URL."""
+        return self._adapter(service_type)
+
     def offers(self, service_type: str) -> bool:
         """Check whether the token's catalog has a service, in the region of the account."""
         catalog = self._token.service_catalog
