@@ -108,6 +108,7 @@ def test_a_healthy_site_is_green(site: Path, capsys: pytest.CaptureFixture[str])
     assert "412 entries" in line_of(lines, "cloudbdii")
     assert "11 images ours, 3 of others" in line_of(lines, "registry.egi.eu")
     assert not [line for line in lines if "!" in line]
+    assert line_of(lines, "/var/lib/fedcloud").startswith("ok ")
     assert "\x1b" not in "".join(lines)
 
 
@@ -127,7 +128,7 @@ def test_each_fault_has_its_reason_beside_its_row(
     assert lines[caso].endswith(" 2 held")
     assert lines[caso + 1] == " " * 7 + "! project x: no VO"
     assert lines[ssm].startswith("BAD ")
-    assert lines[ssm].endswith("3 wait, oldest 0 min, 1 dead")
+    assert lines[ssm].endswith("3 wait for 0 min, 1 dead")
     assert lines[ssm + 1] == " " * 7 + "! msg.example.org:6162: cannot be reached"
     assert lines[0].endswith("2 to look at")
     assert lines[2] == "BAD   accounting"

@@ -50,7 +50,7 @@ def _destination(site: SiteEvidence, state: DestinationState) -> Row:
     dead = _dead_letters(state.spool)
     words = [f"{state.queued} wait" if state.queued else "nothing waits"]
     if state.oldest:
-        words.append(f"oldest {site.span(state.oldest)}")
+        words = [f"{state.queued} wait for {site.span(state.oldest)}"]
     if dead:
         words.append(f"{dead} dead")
     return evidence.of_job(

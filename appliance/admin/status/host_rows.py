@@ -101,7 +101,11 @@ def _end_of_list(path: Path) -> datetime | None:
 
 def _certificate(site: SiteEvidence) -> Iterator[Row]:
     path = site.layout.path(hostkey.CERTIFICATE)
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError:  # this account may not look
+        return
+    if not is_there:
         return  # a site that sends nothing needs none; the sender reports a missing one
     from appliance.core.trust import certificates  # noqa: PLC0415  start-up is a cost
 
@@ -173,7 +177,7 @@ def _disks(site: SiteEvidence) -> Iterator[Row]:
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
                 reason = str(LocalFailure.from_os(error))
-                yield Row(_HOST, f"disk {name}", Light.UNKNOWN, reason=reason)
+                yield Row(_HOST, name, Light.UNKNOWN, reason=reason)
             continue
         if device in seen or (name == "/image_data" and not site.host.flows[Flow.IMAGES]):
             continue
@@ -188,14 +192,14 @@ def _disk(name: str, found: os.statvfs_result) -> Row:
     details = f"{share:.0%} free of {size / 10**9:.0f} GB"
     if found.f_flag & os.ST_RDONLY:
         reason = "it is mounted read-only; look for errors of the disk"
-        return Row(_HOST, f"disk {name}", Light.BAD, details, reason, figures=figures)
+        return Row(_HOST, name, Light.BAD, details, reason, figures=figures)
     if free < _LEAST_SPACE:
         reason = "free space, or make it larger; until then, jobs wait"
-        return Row(_HOST, f"disk {name}", Light.BAD, details, reason, figures=figures)
+        return Row(_HOST, name, Light.BAD, details, reason, figures=figures)
     if free < _LITTLE_SPACE:
         reason = "free space, or make it larger"
-        return Row(_HOST, f"disk {name}", Light.WARNING, details, reason, figures=figures)
-    return Row(_HOST, f"disk {name}", Light.OK, details, figures=figures)
+        return Row(_HOST, name, Light.WARNING, details, reason, figures=figures)
+    return Row(_HOST, name, Light.OK, details, figures=figures)
 
 
 def _named(directory: Path, ending: str) -> list[Path]:

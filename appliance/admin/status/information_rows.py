@@ -21,7 +21,7 @@ _BREATHE = 120
 """Seconds between two cycles, unless BDII_BREATHE_TIME says otherwise."""
 _COLLECT = timedelta(minutes=5)
 """The longest that a cycle waits for its sources."""
-_NAMES = {"entries": "entries", "entries_stale": "stale", "deletions_waiting": "deletions held"}
+_NAMES = {"entries": "entries", "entries_stale": "stale", "deletions_waiting": "held"}
 
 
 def rows(site: SiteEvidence) -> Iterator[Row]:
