@@ -97,6 +97,7 @@ class Year:
                 self._republish_last_month(at)
             at += HOUR
         self.cloud.fault = lambda _: None
+        self.world.advance(self.end)
         self.run(self.end)
         self.send()
 
