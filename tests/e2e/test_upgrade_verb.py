@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,6 @@ from appliance.admin import account
 from appliance.admin.command import main
 from appliance.core.version import __version__
 from tests import documents
-from tests.e2e.killpoints import Command, KillMatrix
 from tests.testbed import bundle as bundles
 from tests.unit import backup_site
 
@@ -123,23 +125,38 @@ def test_back_by_itself_forward_and_back(
     assert configuration(host) == shipped
 
 
+MOMENTS: dict[str, Callable[[Path], bool]] = {
+    "backup": lambda host: _has(host, f"var/lib/fedcloud/upgrade/.before-{NEWER}.backup.tmp"),
+    "record": lambda host: _has(host, "var/lib/fedcloud/upgrade.json"),
+    "half an environment": lambda host: any((host / "opt/fedcloud").glob(f".{NEWER}*.new")),
+    "environment": lambda host: any((host / "opt/fedcloud").glob(f"{NEWER}-*")),
+    "link": lambda host: _has(host, f"opt/fedcloud/{NEWER}"),
+    "version": lambda host: NEWER in (host / "var/lib/fedcloud/version").read_text(),
+}
+"""By name, what is there at the moment of a kill."""
+
+
+def _has(host: Path, name: str) -> bool:
+    return os.path.lexists(host / name)
+
+
 @pytest.mark.matrix
-@pytest.mark.programs("strace")
-def test_a_killed_upgrade_is_finished_by_the_next(made: Path, tmp_path: Path) -> None:
-    """Of this program alone; the installer's own kill points are in test_install_killed.py."""
-    root = tmp_path / "host"
-
-    def prepare() -> Command:
-        shutil.rmtree(root, ignore_errors=True)
-        subprocess.run(["cp", "-a", made / "host", root], check=True)
-        program = "from appliance.admin.command import main; import sys; sys.exit(main())"
-        words = ["upgrade", "--root", str(root), "--settle", "0", "--from", str(newer(made))]
-        return Command([sys.executable, "-c", program, *words])
-
-    def verify() -> None:
-        assert in_use(root) == {NEWER}
-        found = json.loads((root / "var/lib/fedcloud/upgrade.json").read_text())
-        assert (found["before"], found["after"]) == (__version__, NEWER)
-        assert state(root) == state(made / "host")
-
-    KillMatrix(prepare, verify, syscalls=("fsync", "rename")).run(sample=6, seed=5)
+@pytest.mark.parametrize("moment", [*MOMENTS])
+def test_a_killed_upgrade_is_finished_by_the_next(moment: str, made: Path, host: Path) -> None:
+    """All its processes are killed together, as by a power cut."""
+    program = "from appliance.admin.command import main; import sys; sys.exit(main())"
+    words = ["upgrade", "--root", str(host), "--settle", "0", "--from", str(newer(made))]
+    command = [sys.executable, "-c", program, *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as killed:
+        while not MOMENTS[moment](host) and killed.poll() is None:
+            time.sleep(0.001)
+        assert killed.poll() is None, "it had ended before"
+        os.killpg(killed.pid, signal.SIGKILL)
+    assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    assert in_use(host) == {NEWER}
+    found = json.loads((host / "var/lib/fedcloud/upgrade.json").read_text())
+    assert (found["before"], found["after"], found["state"]) == (__version__, NEWER, "done")
+    assert state(host) == state(made / "host")
+    assert not [*(host / "opt/fedcloud").glob(".*.new")]
+    assert upgrade(host, "--rollback") == 0
+    assert in_use(host) == {__version__}

@@ -183,7 +183,7 @@ def test_encryption_is_left_out_only_in_words(
 def test_certificates_that_cannot_be_recipients(
     site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """R22: among them the one whose key is on the host that the backup is of."""
+    """Among them the one whose key is on the host that the backup is of."""
     own = backup_site.make_certificate(tmp_path, "host")
     (site / "etc/grid-security").mkdir()
     shutil.copy(own, site / "etc/grid-security/hostcert.pem")

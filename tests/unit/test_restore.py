@@ -20,12 +20,15 @@ import zstandard
 from appliance.admin import account
 from appliance.admin.command import main
 from appliance.admin.install.ownership import PLACES
+from appliance.admin.install.plan import digest
+from appliance.admin.install.record import InstallRecord
 from tests import documents
 from tests.unit import backup_site
 from tests.unit.backup_site import ELEMENT, PASSPHRASE, SECRET, put
 
 pytestmark = [pytest.mark.root, pytest.mark.programs("openssl", "zstd")]
 
+IDLE = "etc/fedcloud/cron.d/caso"
 LEDGER, JOURNAL = "var/lib/fedcloud/caso/ledger.sqlite", "var/lib/fedcloud/ssm/sent.sqlite"
 
 
@@ -105,6 +108,18 @@ def test_a_site_comes_to_another_host(
     # Nothing starts by itself: the other host may still run.
     assert not (new / "etc/cron.d/caso").exists()
     assert SECRET not in capsys.readouterr().out
+
+
+def test_shipped_files_of_a_new_installation_make_way(site: Path, plain: Path, new: Path) -> None:
+    """Its tables of cron are idle; the record has all of them under their active names."""
+    shipped = {}
+    for name, key in (("etc/caso/caso.conf", "etc/caso/caso.conf"), (IDLE, "etc/cron.d/caso")):
+        put(new / name, "as shipped\n")
+        shipped[f"/{key}"] = [digest(b"as shipped\n")]
+    InstallRecord("1.0.0", "0" * 64, shipped).write(new / "var/lib/fedcloud/install.json")
+    assert restore(new, plain, "--apply") == 0
+    assert (new / "etc/caso/caso.conf").read_text() == (site / "etc/caso/caso.conf").read_text()
+    assert (new / IDLE).read_text() == (site / "etc/cron.d/caso").read_text()
 
 
 def test_a_second_restore_changes_nothing(new: Path, plain: Path) -> None:

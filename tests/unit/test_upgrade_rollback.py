@@ -128,7 +128,7 @@ def test_no_way_back(
     host: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """R18: among them a ledger that the version before cannot read."""
+    """Among them a ledger that the version before cannot read."""
     spoil(host)
     before = backup_site.snapshot(host)
     for flags in ((), ("--check",)):

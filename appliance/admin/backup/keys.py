@@ -28,7 +28,7 @@ def certificate(path: Path, layout: Layout) -> x509.Certificate:
     """Return the certificate of a recipient.
 
     Raises:
-        UsageError: The file holds none, its key cannot be used, or is the host's own (R22).
+        UsageError: The file holds none, its key cannot be used, or is the host's own.
 
     """
     try:

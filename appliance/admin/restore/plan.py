@@ -132,7 +132,7 @@ def make(path: Path, unlock: Unlock | None, layout: Layout, choices: Choices) ->
                 plan.replaced.add(one.name)
                 if places.is_state(one.name):
                     occupied.append(one.target)
-                elif here not in shipped.get(one.target, ()):
+                elif here not in shipped.get(one.target.replace(IDLE_TABLES, ACTIVE_TABLES), ()):
                     changed.append(one.target)
     if is_begun(layout, plan):
         return plan

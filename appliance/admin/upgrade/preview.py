@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.admin import settings
+from appliance.admin.backup import places
 from appliance.admin.images import locked
 from appliance.admin.install import engine_images
 from appliance.admin.install.__main__ import Installation
@@ -77,6 +79,7 @@ def _needs(
     path: Path, bundle: VerifiedBundle, layout: Layout, *, is_native: bool
 ) -> Iterator[tuple[Path, int]]:
     yield layout.path(_PROGRAMS), _UNPACKED * bundle.size("wheels")
+    yield layout.path("/var/lib/fedcloud"), _copied(layout)
     if not path.is_dir():  # the installer unpacks it there
         yield Path(os.environ.get("TMPDIR") or _UNPACKING), sum(bundle.sizes.values())
     if not is_native and layout.root == Path("/"):
@@ -115,3 +118,12 @@ def lines(preview: Preview) -> Iterator[str]:
         yield f"! {name}: keeps your changes; the new version would be {name}.fedcloud-new"
     for place, needed in preview.needs:
         yield f"space in {place}: {needed / _GB:.2f} GB"
+
+
+def _copied(layout: Layout) -> int:
+    """Return the bytes of what is copied before an upgrade."""
+    total = 0
+    for _, path in (*places.configuration(layout), *places.state(layout)):
+        with suppress(FileNotFoundError):  # a message that has just been sent
+            total += path.stat().st_size if path.is_file() else 0
+    return total
