@@ -13,7 +13,6 @@ import tarfile
 from pathlib import Path
 
 from appliance.admin import settings
-from appliance.admin.backup import archive
 from appliance.admin.support import contents
 from appliance.admin.support.redaction import Redaction
 from appliance.core import clock
@@ -44,6 +43,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         raise UsageError(target, "exists", "name a new file, such as one with the date")
     if not target.parent.is_dir():
         raise UsageError(target.parent, "is not a directory", "name a FILE in one that exists")
+    from appliance.admin.backup import archive  # noqa: PLC0415  start-up is a cost
+
     count = 0
     try:
         with (

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from appliance.admin import changing, settings
-from appliance.admin.backup import backup
+from appliance.admin.backup import writing
 from appliance.admin.upgrade import health, kept, record, rollback
 from appliance.admin.upgrade.bundle import VerifiedBundle
 from appliance.admin.upgrade.preview import Preview
@@ -83,7 +83,7 @@ def _begin(preview: Preview, layout: Layout) -> UpgradeRecord:
     files.make_directory(folder, mode=0o700)
     target = folder / f"before-{preview.after}.backup"
     target.unlink(missing_ok=True)
-    manifest, _, lines = backup.write(target, [], layout)
+    manifest, _, lines = writing.write(target, [], layout)
     for line in lines:
         print(line, flush=True)
     print(f"backup of this host, for root alone: {target}", flush=True)
