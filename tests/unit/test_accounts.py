@@ -284,3 +284,20 @@ def test_the_commands_of_the_how_to(site: Site, capsys: pytest.CaptureFixture[st
         ran(site, capsys, *words)
     shown: Any = documents.block("accounts.md", "check").commands()
     assert [*shown] == ["appliance accounts --check"]
+
+
+def test_a_site_beside_the_upstream_tools(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its flows are those whose files it has; each program runs in this environment."""
+    beside = Site(tmp_path, {})
+    (tmp_path / "etc/caso").mkdir(parents=True)
+    (tmp_path / CASO).touch(mode=0o600)
+    (tmp_path / CASO).write_text(
+        "[DEFAULT]\nsite_name = S\nprojects = lab\n[keystone_auth]\nauth_type = v3password\n"
+        "auth_url = https://k.example.net:5000/v3\nusername = u\npassword = geheim\n"
+        "user_domain_name = D\n"
+    )
+    out, _ = ran(beside, capsys)
+    assert "openstack role add --user u --user-domain D --project lab reader\n" in out
+    assert "# information" not in out

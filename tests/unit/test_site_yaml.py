@@ -308,3 +308,13 @@ def test_the_commands_of_the_how_to(
         for line in documents.block("catch-all-file.md", name).commands():
             _, *words = line.replace("/srv/SITE.yaml", str(file)).split()
             ran(site, capsys, *words)
+
+
+def test_a_file_that_is_missing_is_not_made(
+    site: Site, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A site beside the upstream tools has the files of those that it runs."""
+    (site.root / SHARES).unlink()
+    ran(site, capsys, "import-site-yaml", file, "--apply")
+    assert not (site.root / SHARES).exists()
+    assert f"projects = project, {ONE}, {TWO}" in (site.root / CASO).read_text()

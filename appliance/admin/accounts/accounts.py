@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     """Print the commands, or the rights that are wrong."""
     layout = cli.layout(arguments)
     host = settings.load(layout)
-    wanted = _wanted(arguments.flows, host)
+    wanted = _wanted(arguments.flows, host, layout)
     if arguments.check and (arguments.form or arguments.group):
         raise UsageError("--form, --group", "are for the commands", "leave out --check")
     if not (host.is_native or host.is_beside):
@@ -72,11 +72,14 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.DONE
 
 
-def _wanted(words: Sequence[str], host: Host) -> list[AccountNeed]:
+def _wanted(words: Sequence[str], host: Host, layout: Layout) -> list[AccountNeed]:
+    """Return the needs of the flows that are named; else of those that this site runs."""
     unknown = [word for word in words if word not in set(Flow)]
     if unknown:
         hint = f"write one or more of {', '.join(Flow)}"
         raise UsageError(unknown[0], "there is no such flow", hint)
+    if host.is_beside and not words:  # no setting says which flows are on
+        return [need for need in needs.NEEDS if layout.path(need.file).exists()]
     chosen = set(words) or {flow for flow, is_on in host.flows.items() if is_on}
     return [need for need in needs.NEEDS if need.flow in chosen]
 
@@ -103,9 +106,9 @@ def _accounts(
         yield needs.read(need, found, host, layout)
 
 
-def names_of_flows(host: Host) -> list[str]:
+def names_of_flows(host: Host, layout: Layout) -> list[str]:
     """Return the jobs and services whose programs have the accounts of the flows that are on."""
-    return [_name(need, host) for need in _wanted((), host)]
+    return [_name(need, host) for need in _wanted((), host, layout)]
 
 
 def of_flows(host: Host, layout: Layout, reading: Reading) -> list[FlowAccount]:
@@ -115,7 +118,7 @@ def of_flows(host: Host, layout: Layout, reading: Reading) -> list[FlowAccount]:
         Unavailable: A program has not answered.
 
     """
-    return list(_accounts(_wanted((), host), host, layout, reading))
+    return list(_accounts(_wanted((), host, layout), host, layout, reading))
 
 
 def _name(need: AccountNeed, host: Host) -> str:

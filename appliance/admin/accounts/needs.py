@@ -33,6 +33,8 @@ class AccountNeed:
     """The job or service whose program is asked."""
     beside: str
     """The same on a host where no installer has run."""
+    file: str
+    """The file that the program has there, if the site runs the flow."""
     program: str
     section: str
     role: str
@@ -45,18 +47,36 @@ class AccountNeed:
 NEEDS: Sequence[AccountNeed] = (
     AccountNeed(
         Flow.ACCOUNTING,
-        *("caso", "caso", "caso-extract", "keystone_auth", READER, READER),
-        "reads servers, volumes and addresses of each project; names of users from the system",
+        job="caso",
+        beside="caso",
+        file="/etc/caso/caso.conf",
+        program="caso-extract",
+        section="keystone_auth",
+        role=READER,
+        system_role=READER,
+        why="reads servers, volumes and addresses of each project; names of users from the system",
     ),
     AccountNeed(
         Flow.INFORMATION,
-        *("cloudbdii", "cloud-info", "cloud-info-provider-service", "OS", READER, ""),
-        "reads flavors, images, networks and quotas of each project",
+        job="cloudbdii",
+        beside="cloud-info",
+        file="/etc/cloud-info-provider/openstack.yaml",
+        program="cloud-info-provider-service",
+        section="OS",
+        role=READER,
+        system_role="",
+        why="reads flavors, images, networks and quotas of each project",
     ),
     AccountNeed(
         Flow.IMAGES,
-        *("cloudkeeper-os", "cloudkeeper-os", "cloudkeeper-os", "keystone_authtoken", MEMBER, ""),
-        "makes and removes images in each project",
+        job="cloudkeeper-os",
+        beside="cloudkeeper-os",
+        file="/etc/cloudkeeper-os/cloudkeeper-os.conf",
+        program="cloudkeeper-os",
+        section="keystone_authtoken",
+        role=MEMBER,
+        system_role="",
+        why="makes and removes images in each project",
     ),
 )
 

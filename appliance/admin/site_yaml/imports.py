@@ -62,18 +62,20 @@ def present(host: Host, layout: Layout) -> dict[str, str]:
     return {
         name: document.read_text(layout.path(name))
         for name in texts.names(host.mounts)
-        if layout.path(name).is_file()
+        if layout.path(name).exists()
     }
 
 
 def writes(found: Mapping[str, str], changed: Iterable[tuple[str, str]]) -> Iterator[Write]:
-    """Yield the files that get another text than the one that was found."""
+    """Yield the files that get another text than the one that was found.
+
+    A file that is not there is not made: the site does not run what would read it.
+    """
     # A list, so that a file that cannot be changed stops all of them.
     for name, after in list(changed):
         before = found.get(name)
-        if after != (before or ""):
-            old = None if before is None else before.encode()
-            yield Write(name, old, after.encode(), 0o640, account.ID)
+        if before is not None and after != before:
+            yield Write(name, before.encode(), after.encode(), 0o640, account.ID)
 
 
 def _show(planned: list[Write]) -> ExitStatus:

@@ -144,7 +144,7 @@ def _plan(
     host: Host,
     layout: Layout,
 ) -> ExitStatus:
-    names = dict.fromkeys([*accounts.names_of_flows(host), *export.names_asked(host)])
+    names = dict.fromkeys([*accounts.names_of_flows(host, layout), *export.names_asked(host)])
     reading = show.programs(host, layout, list(names))
     made = _made(cloud, wish, login, accounts.of_flows(host, layout, reading))
     writes = tables.writes(wish.vo, made.project, host, layout)
@@ -168,7 +168,7 @@ def _apply(arguments: argparse.Namespace, host: Host, layout: Layout) -> ExitSta
     reviewed = plan.read(Path(arguments.subject))
     login = credentials.read(arguments)
     with changing.alone(layout), administrator(login, host, layout) as cloud:
-        reading = show.programs(host, layout, accounts.names_of_flows(host))
+        reading = show.programs(host, layout, accounts.names_of_flows(host, layout))
         made = _made(cloud, reviewed.wish, login, accounts.of_flows(host, layout, reading))
         apply.refuse_other(made, reviewed)
         applier = Applier(cloud, made, layout)
