@@ -492,6 +492,18 @@ def test_a_reload_replaces_the_containers_and_keeps_what_came_up(
     assert last_status(unit_status) == "runs with the configuration in /etc, which passed its check"
 
 
+def test_a_reload_keeps_the_containers_logs_in_the_journal(site: Site) -> None:
+    settings = site.root / "etc/fedcloud/appliance.yaml"
+    settings.write_text(f"{settings.read_text()}logs: journal\n")
+    path = site.root / "etc/fedcloud/logs/journal.yml"
+    path.parent.mkdir()
+    path.write_text("services: {}\n")
+    site.come_up("cloudkeeper-os")
+    assert site.step("reload", "cloudkeeper-os") == 0
+    again = f"-f {path} up -d --no-deps --no-build --force-recreate cloudkeeper-os"
+    assert site.calls() == [again]
+
+
 def test_a_reload_replaces_the_site_s_bdii_once_the_resource_s_answers(site: Site) -> None:
     """F-I4: on a busy host, two that start at once kept clients waiting for twice as long."""
     with (site.root / "etc/fedcloud/appliance.env").open("a") as settings:

@@ -106,7 +106,7 @@ def _prepare(arguments: argparse.Namespace) -> ExitStatus:
         logger.error("%s", line)
     if decision.started and UNITS[unit][-1] not in decision.started:
         # The next step ends the unit; the other services run without it, detached.
-        _compose(host, *_overrides(unit, layout), "up", "-d", "--no-build", *decision.started)
+        _compose(host, *_overrides(host, unit, layout), "up", "-d", "--no-build", *decision.started)
     return ExitStatus.DONE
 
 
@@ -137,14 +137,14 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
 
 
 def _up(host: Host, layout: Layout, unit: str, *words: str) -> list[str]:
-    overrides = [*settings.log_overrides(host), *_overrides(unit, layout)]
+    overrides = _overrides(host, unit, layout)
     return settings.compose_command(host, *overrides, "up", "--no-build", "--no-color", *words)
 
 
-def _overrides(unit: str, layout: Layout) -> list[str]:
-    """Return the flags that mount copies in place of the site's configuration, if any."""
+def _overrides(host: Host, unit: str, layout: Layout) -> list[str]:
+    """Return the flags for logs, and those that mount copies in place of the configuration."""
     path = choose.override_file(unit, layout)
-    return ["-f", str(path)] if path.exists() else []
+    return [*settings.log_overrides(host), *(["-f", str(path)] if path.exists() else [])]
 
 
 def _add_ready_arguments(parser: argparse.ArgumentParser) -> None:
@@ -263,7 +263,7 @@ def _recreate(host: Host, layout: Layout, decision: Decision, services: Sequence
     # site's BDII is the last, when the others answer: so it starts fast, and finds its source.
     for service in services:
         words = ("up", "-d", "--no-deps", "--no-build", "--force-recreate", service)
-        if _compose(host, *_overrides(decision.unit, layout), *words):
+        if _compose(host, *_overrides(host, decision.unit, layout), *words):
             raise Unavailable(
                 service, "its new container cannot be started", f"see appliance logs {service}"
             )
