@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+from appliance.admin.state import mark
 from appliance.core.run import lock
 from appliance.core.run.errors import Busy
 from appliance.core.run.layout import Layout
@@ -24,17 +25,22 @@ _LATER = "run this again afterwards"
 
 
 @contextlib.contextmanager
-def alone(layout: Layout, *, finishes_restore: bool = False) -> Iterator[None]:
+def alone(
+    layout: Layout, *, finishes_restore: bool = False, accepts_state: bool = False
+) -> Iterator[None]:
     """Hold the lock for the block.
 
     Raises:
         Busy: Another verb changes the host, or a restore is not complete, and this is not to finish
             it.
+        ConfigurationError: The state is not the one of this host, and this is not to accept it.
 
     """
     with lock.hold(layout.path(LOCK), wait=_PATIENCE):
         if not finishes_restore and restore_mark(layout).exists():
             raise Busy("", _INCOMPLETE, _LATER)
+        if not (finishes_restore or accepts_state):
+            mark.require(layout)
         yield
 
 
@@ -56,8 +62,10 @@ def refuse(layout: Layout) -> None:
 
     Raises:
         Busy: Another verb does, or a restore is not complete.
+        ConfigurationError: The state is not the one of this host.
 
     """
+    mark.require(layout)
     if words := reason(layout):
         raise Busy("", words, _LATER)
 

@@ -33,6 +33,7 @@ VERBS = {
     "certificates": "certificates.renew",
     "firewall": "firewall.control",
     "upgrade": "upgrade.upgrade",
+    "state": "state.state",
     "backup": "backup.backup",
     "restore": "restore.restore",
     "support-bundle": "support.support",

@@ -29,6 +29,7 @@ from appliance.admin.check.probe import BOOT, CheckedSite, Need, Probe
 from appliance.admin.check.programs import Programs
 from appliance.admin.check.report import CheckReport
 from appliance.admin.settings import Host
+from appliance.admin.state import mark
 from appliance.core import clock
 from appliance.core.config.settings import NOTE
 from appliance.core.run import cli
@@ -106,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     layout = cli.layout(arguments)
     host = settings.load(layout)
     chosen = list(dict.fromkeys(name for word in arguments.names for name in _members(word)))
+    mark.require(layout)
     if not (host.is_native or host.is_beside):
         settings.require_files(host)
     if arguments.check_config:

@@ -44,6 +44,7 @@ from appliance.admin.inventory import JOBS
 from appliance.admin.mounts import site_files
 from appliance.admin.schedule import horizon
 from appliance.admin.schedule.state import complaints, foreign, starts
+from appliance.admin.state import mark
 from appliance.core import files as durable
 from appliance.core.run import cli, lock
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
@@ -73,6 +74,8 @@ class Installation:
 
     def run(self) -> None:
         """Install images, programs, files and links, in this order."""
+        # An installation must not make a new site of one whose volume is not mounted.
+        mark.require(Layout(self.root))
         bundle_digest = self._digest()
         ids = locked.read(self.bundle / "images.lock")
         host.check_account(self.root)
@@ -112,6 +115,8 @@ class Installation:
         )
         if self.is_native:
             self.changes += programs.link_current(root=self.root, version=__version__)
+        # Before the version, without which no job starts.
+        self.changes += mark.establish(layout)
         self._set_version()
 
     def _variant(self, digest: str) -> str:
@@ -383,7 +388,7 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
         durable.make_directory(directory, mode=0o755)
     with lock.hold(root / "run/fedcloud/install.lock", wait=_PATIENCE):
         record_path = state / "install.json"
-        is_native = arguments.without_containers or settings.is_native(Layout(root))
+        is_native = arguments.without_containers or _is_native(Layout(root))
         made = Installation(bundle, root, record_path, InstallRecord.read(record_path), is_native)
         try:
             made.run()
@@ -402,6 +407,15 @@ def _install(arguments: argparse.Namespace) -> ExitStatus:
     else:
         print(f"Nothing to change: {__version__} is installed.")
     return ExitStatus.DONE if is_restarted else ExitStatus.PARTLY
+
+
+def _is_native(layout: Layout) -> bool:
+    """Return whether this host runs the programs without containers.
+
+    If the state directory was lost, its programs still show that.
+    """
+    is_lost = not settings.in_use(layout) and programs.has_current(root=layout.root)
+    return is_lost or settings.is_native(layout)
 
 
 def _restart(*, is_unit_changed: bool) -> bool:

@@ -95,6 +95,11 @@ def link_current(*, root: Path, version: str) -> int:
     return point(root / _TOP.lstrip("/") / "current", version)
 
 
+def has_current(*, root: Path) -> bool:
+    """Return whether there is the link that only a host without containers has."""
+    return (root / _TOP.lstrip("/") / "current").is_symlink()
+
+
 def point(link_path: Path, target: str) -> int:
     """Make or replace a link atomically; return 1 if it changed."""
     if link_path.is_symlink() and str(link_path.readlink()) == target:

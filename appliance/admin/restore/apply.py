@@ -22,6 +22,7 @@ from appliance.admin.backup.der import DamagedBackup
 from appliance.admin.backup.envelope import Unlock
 from appliance.admin.install.ownership import PLACES
 from appliance.admin.restore.plan import RestoredFile, RestorePlan
+from appliance.admin.state import mark
 from appliance.core import files
 from appliance.core.run.layout import Layout
 
@@ -38,8 +39,9 @@ def run(plan: RestorePlan, path: Path, unlock: Unlock | None, layout: Layout) ->
         Unavailable: The backup has been altered since the plan was made; the mark stays.
 
     """
-    mark = changing.restore_mark(layout)
-    files.write_atomic(mark, f"{plan.digest}\n".encode(), mode=0o600)
+    begun = changing.restore_mark(layout)
+    files.make_directory(begun.parent, mode=0o755)
+    files.write_atomic(begun, f"{plan.digest}\n".encode(), mode=0o600)
     for one in plan.directories:
         _make(one, layout)
     wanted = {one.name: one for one in plan.writes}
@@ -49,8 +51,9 @@ def run(plan: RestorePlan, path: Path, unlock: Unlock | None, layout: Layout) ->
             _put(one, content, plan, layout)
 
     archive.read(path, unlock, take)
-    mark.unlink()
-    files.sync_directory(mark.parent)
+    mark.restored(layout)
+    begun.unlink()
+    files.sync_directory(begun.parent)
 
 
 def _make(one: RestoredFile, layout: Layout) -> None:

@@ -19,6 +19,7 @@ from appliance.admin.install.ownership import PLACES
 from appliance.admin.install.plan import ACTIVE_TABLES, IDLE_TABLES
 from appliance.admin.install.record import InstallRecord
 from appliance.admin.restore import older
+from appliance.admin.state import mark
 from appliance.admin.versions import ordered
 from appliance.core import files
 from appliance.core.run import log
@@ -108,6 +109,7 @@ def make(path: Path, unlock: Unlock | None, layout: Layout, choices: Choices) ->
     Raises:
         UsageError: It is of another site, or this host's files would be lost.
         Unavailable: It is damaged, of a newer version, or older than what this host delivered.
+        ConfigurationError: The state directory is the one of another host.
 
     """
     seen = _Seen(layout)
@@ -152,19 +154,20 @@ def is_begun(layout: Layout, plan: RestorePlan) -> bool:
         UsageError: One of another backup is.
 
     """
-    mark = changing.restore_mark(layout)
+    begun = changing.restore_mark(layout)
     try:
-        found = files.read_regular(mark, limit=2**16).decode(errors="replace").strip()
+        found = files.read_regular(begun, limit=2**16).decode(errors="replace").strip()
     except FileNotFoundError:
         return False
     if found != plan.digest:
         cause = "a restore of another backup is not complete"
-        raise UsageError(mark, cause, "finish that one first")
+        raise UsageError(begun, cause, "finish that one first")
     return True
 
 
 def _check_version(path: Path, manifest: Manifest, layout: Layout) -> None:
-    if not settings.in_use(layout):
+    mark.require(layout, may_be_lost=True)
+    if not (settings.in_use(layout) or mark.is_lost(layout)):
         raise Unavailable(
             layout.path(settings.VERSION_FILE),
             "does not exist: no appliance is installed here",

@@ -90,4 +90,7 @@ def _next(made: RestorePlan, layout: Layout) -> Iterator[str]:
     if manifest.host != os.uname().nodename:
         yield from outside.naming(layout, manifest.host)
     yield (f"If {manifest.host} may still run: stop it first. Two hosts must not account one site.")
+    if not settings.in_use(layout):  # it was lost with the state directory
+        yield "Nothing has been started. Next: run the bundle's install again, appliance start"
+        return
     yield "Nothing has been started. Next: appliance check --offline, appliance start"

@@ -32,6 +32,7 @@ from appliance.admin.run import credentials, hostkey, journal, ping, supervise
 from appliance.admin.runtime import compose, compose_output, native
 from appliance.admin.runtime.engine import JOB_LABEL, Engine
 from appliance.admin.schedule import horizon, state
+from appliance.admin.state import mark
 from appliance.core import clock, files
 from appliance.core.run import cli, lock, log, record, system_log
 from appliance.core.run.errors import (
@@ -98,8 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in host.warnings:
         logger.warning("%s", warning)
     if arguments.check_config:
-        if job.service and not host.is_native:
-            settings.require_files(host)
+        _check_files(job, layout, host)
         return ExitStatus.DONE
     if not job.base and (line := host.off(job.name)):
         print(line, flush=True)
@@ -113,6 +113,14 @@ def run(arguments: argparse.Namespace) -> int:
         # Every signal raises KeyboardInterrupt, so that the copy of the host key is removed.
         signal.signal(number, signal.default_int_handler)
     return _locked(job, layout, host, arguments)
+
+
+def _check_files(job: Job, layout: Layout, host: settings.Host) -> None:
+    """Check the state and the files of the host; a job without a service needs neither."""
+    if job.service:
+        mark.require(layout)
+        if not host.is_native:
+            settings.require_files(host)
 
 
 def _log_to_journal(job: Job, layout: Layout, arguments: argparse.Namespace) -> None:
@@ -216,6 +224,8 @@ class _JobRun:
             try:
                 if not self._job.base:
                     state.refuse_second(self._job, self._layout)
+                if self._job.service:  # fetch-crl keeps nothing there
+                    mark.require(self._layout)
                 status = self._run()
             except (Exception, KeyboardInterrupt) as error:
                 self._record.add("job_exit_status", record.status_of(error))

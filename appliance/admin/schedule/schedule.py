@@ -83,7 +83,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             _change(arguments.by, wanted, layout)
             horizon.keep(arguments.since or horizon.since(layout), layout)
     elif arguments.since and not arguments.check_config:
-        horizon.keep(arguments.since, layout)
+        with changing.alone(layout):
+            horizon.keep(arguments.since, layout)
     elif not arguments.by and arguments.also:
         words = "needs the starter of the jobs"
         raise UsageError("--with", words, "write appliance schedule cron|systemd --with JOB")

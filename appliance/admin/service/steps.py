@@ -37,6 +37,7 @@ from appliance.admin.runtime.engine import Engine
 from appliance.admin.service import choose, kept, notify
 from appliance.admin.service.choose import Choice, Decision, Start
 from appliance.admin.settings import Host
+from appliance.admin.state import mark
 from appliance.admin.wait import wait
 from appliance.admin.wait.polling import ServiceWatch
 from appliance.core import clock
@@ -67,8 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("unit", choices=UNITS, metavar="UNIT", help=words)
 
 
-def _load(arguments: argparse.Namespace) -> Host:
+def _load(arguments: argparse.Namespace, *, is_to_stop: bool = False) -> Host:
     host = settings.load(cli.layout(arguments))
+    if not is_to_stop:
+        mark.require(cli.layout(arguments))
     for warning in host.warnings:
         logger.warning("%s", warning)
     settings.require_files(host)
@@ -325,7 +328,8 @@ def _clean(arguments: argparse.Namespace) -> ExitStatus:
 
 def _stopped(arguments: argparse.Namespace) -> ExitStatus:
     grace = _GRACE.get(arguments.unit, ())
-    status = _compose(_load(arguments), "stop", *grace, *reversed(UNITS[arguments.unit]))
+    host = _load(arguments, is_to_stop=True)
+    status = _compose(host, "stop", *grace, *reversed(UNITS[arguments.unit]))
     return ExitStatus.DONE if status == 0 else ExitStatus.NOTHING
 
 
