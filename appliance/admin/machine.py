@@ -43,6 +43,10 @@ class Machine:
         """Check whether systemd runs a unit."""
         return self.ask(["systemctl", "is-active", "--quiet", unit])[0] == 0
 
+    def has_failed(self, unit: str) -> bool:
+        """Check whether a unit of systemd has failed: it was not stopped by somebody."""
+        return self.ask(["systemctl", "is-failed", "--quiet", unit])[0] == 0
+
     def text(self, name: str) -> str:
         """Return a file of the kernel, ``meminfo``; empty if it cannot be read."""
         try:

@@ -92,13 +92,17 @@ def test_what_would_change(
     ]
 
 
-def test_a_bundle_that_is_installed(
+def test_a_bundle_that_is_installed_and_one_after_a_way_back(
     host: Path, newer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A way back selects the version before; the record still names the newer bundle."""
     record = InstallRecord.read(host / "var/lib/fedcloud/install.json")
     sums = subprocess.run(["sha256sum", newer / "SHA256SUMS"], capture_output=True, check=True)
     record.bundle = sums.stdout.split()[0].decode()
     record.write(host / "var/lib/fedcloud/install.json")
+    assert check(host, newer) == 1
+    assert f"{__version__} -> {NEWER}" in capsys.readouterr().out
+    put(host / "var/lib/fedcloud/version", f"{NEWER}\n")
     assert check(host, newer) == 0
     assert "Nothing to upgrade" in capsys.readouterr().out
 

@@ -42,7 +42,7 @@ def run(
     """
     begun = _begin(preview, layout)
     status = _install(source, bundle, layout, flags)
-    if status > _PARTLY and settings.in_use(layout) == begun.before:
+    if status not in (0, _PARTLY) and settings.in_use(layout) == begun.before:
         cause = f"the installation failed with exit status {status}; {begun.before} stays in use"
         raise Unavailable("upgrade", cause, "follow the lines above, and run it again")
     found = [f"the installation ended with exit status {status}"] if status else []

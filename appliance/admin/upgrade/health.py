@@ -11,9 +11,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from appliance.admin import settings
-from appliance.admin.inventory import UNITS
+from appliance.admin.inventory import SERVICES, UNITS
 from appliance.admin.machine import Machine
 from appliance.admin.runtime import native
+from appliance.admin.runtime.engine import Engine
+from appliance.core.run.errors import ApplianceError
 from appliance.core.run.layout import Layout
 
 _COMMAND = "/usr/local/bin/appliance"
@@ -50,7 +52,12 @@ def faults(layout: Layout) -> dict[str, str]:
         for one in found
         if one["is_error"]
     }
-    return of_check | _stopped(layout)
+    return of_check | _stopped(layout) | _unwell(layout)
+
+
+def units(layout: Layout) -> Collection[str]:
+    """Return the units of the services of this host."""
+    return native.UNITS.values() if settings.is_native(layout) else UNITS.keys()
 
 
 def _stopped(layout: Layout) -> dict[str, str]:
@@ -58,12 +65,29 @@ def _stopped(layout: Layout) -> dict[str, str]:
     machine = Machine()
     if layout.root != Path("/") or not machine.has_systemd:
         return {}
-    units = native.UNITS.values() if settings.is_native(layout) else UNITS
     return {
         unit: f"{unit} does not run; see systemctl status {unit}"
-        for unit in units
+        for unit in units(layout)
         if machine.ask(["systemctl", "is-enabled", "--quiet", unit])[0] == 0
         and not machine.is_active(unit)
+    }
+
+
+def _unwell(layout: Layout) -> dict[str, str]:
+    """Return a line for each container that is not healthy, though its unit is active."""
+    machine = Machine()
+    if layout.root != Path("/") or settings.is_native(layout):
+        return {}
+    try:
+        with Engine(settings.load(layout).socket) as engine:
+            states = [one for one in engine.services() if not one.is_well]
+    except ApplianceError as error:
+        return {"engine": str(error)}
+    return {
+        f"container of {one.service}": f"the container of {one.service} is"
+        f" {' and '.join(filter(None, (one.state, one.health)))}; see appliance logs {one.service}"
+        for one in states
+        if machine.is_active(SERVICES[one.service])
     }
 
 
@@ -91,5 +115,5 @@ def _wrong_command(version: str, layout: Layout) -> list[str]:
     """Return a line if the command of this host is not that of a version, or does not start."""
     if layout.root != Path("/"):
         return []
-    done = subprocess.run([_COMMAND, "--version"], capture_output=True, text=True, check=False)
-    return [] if version in done.stdout.split() else [f"{_COMMAND} is not of version {version}"]
+    _, words = Machine().ask([_COMMAND, "--version"])
+    return [] if version in words.split() else [f"{_COMMAND} is not of version {version}"]

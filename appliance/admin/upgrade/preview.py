@@ -68,7 +68,8 @@ def make(path: Path, bundle: VerifiedBundle, layout: Layout) -> Preview:
     return Preview(
         before,
         bundle.version,
-        is_installed=record.bundle == bundle.digest,
+        # After a way back the record still names the newer bundle.
+        is_installed=record.bundle == bundle.digest and before == bundle.version,
         written=tuple(one.target for one, action in found if action is not Action.BESIDE),
         beside=tuple(one.target for one, action in found if action is Action.BESIDE),
         needs=tuple(_needs(path, bundle, layout, is_native=is_native)),

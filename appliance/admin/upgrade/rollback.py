@@ -14,7 +14,8 @@ from appliance.admin import settings
 from appliance.admin.backup import copies
 from appliance.admin.install import engine_images, host, programs
 from appliance.admin.inventory import CONTAINERS
-from appliance.admin.upgrade import kept, record
+from appliance.admin.machine import Machine
+from appliance.admin.upgrade import health, kept, record
 from appliance.admin.upgrade.record import UpgradeRecord, UpgradeState
 from appliance.core import files
 from appliance.core.run.errors import Unavailable, UsageError
@@ -86,5 +87,19 @@ def run(found: UpgradeRecord, layout: Layout) -> None:
     if host.is_booted(layout.root):
         host.reload_units()
         host.renew_services(is_unit_changed=any("/systemd/" in name for name in names))
+        _start_failed(found, layout)
     # Last: a run that ends before is repeated as a whole.
     record.note(found, UpgradeState.BACK, layout)
+
+
+def _start_failed(found: UpgradeRecord, layout: Layout) -> None:
+    """Start the units that have failed since the upgrade; a restart leaves them stopped.
+
+    Raises:
+        Unavailable: A service does not start.
+
+    """
+    machine = Machine()
+    for unit in health.units(layout):
+        if unit not in found.faults and machine.has_failed(unit):
+            host.run("/usr/bin/systemctl", "start", unit)
