@@ -1,6 +1,10 @@
 """One lock for all verbs that change a host, and the mark of a restore that is not complete.
 
 Jobs do not start meanwhile: they say so and end with status 0.
+
+What a unit or a timer calls does not hold this lock, because whoever holds it may start that unit,
+and because a job that starts in the same minute would be left out. It has a lock of its own
+(`small`).
 """
 
 from __future__ import annotations
@@ -41,6 +45,18 @@ def alone(
             raise Busy("", _INCOMPLETE, _LATER)
         if not (finishes_restore or accepts_state):
             mark.require(layout)
+        yield
+
+
+@contextlib.contextmanager
+def small(name: str, layout: Layout) -> Iterator[None]:
+    """Hold the lock of one verb for the block, beside or without the one of all.
+
+    Raises:
+        Busy: Another run of the verb holds it.
+
+    """
+    with lock.hold(layout.path(f"/run/fedcloud/{name}.lock"), wait=_PATIENCE):
         yield
 
 

@@ -21,6 +21,7 @@ from appliance.admin.firewall.targets import Target
 from appliance.core.config import document
 from appliance.core.run.layout import Layout
 from tests.simulators import docker_engine
+from tests.unit import backup_site
 
 pytestmark = pytest.mark.root
 
@@ -220,6 +221,18 @@ def test_the_chain_is_there_while_the_public_bdii_runs(space: Space) -> None:
         assert space.rules() == wanted
     assert "removed" in space.firewall("repair")  # with the engine went its containers
     assert ours(space.rules()) == []
+
+
+def test_a_host_that_is_being_changed_keeps_its_chain(space: Space) -> None:
+    """R18: units that an installation starts put the chain in place; the timer leaves it alone."""
+    with backup_site.held(space.root / "run/fedcloud/install.lock"):
+        space.firewall("up")
+        wanted = ours(space.rules())
+        assert wanted
+        said = space.firewall("repair")
+        assert "firewall: not repaired: the appliance is being changed" in said
+        assert ours(space.rules()) == wanted
+    assert "removed" in space.firewall("repair")
 
 
 def test_without_iptables_there_is_a_line(space: Space) -> None:

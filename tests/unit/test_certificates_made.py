@@ -13,6 +13,7 @@ import pytest
 from appliance.admin import command
 from appliance.admin.certificates.authority import Authority
 from appliance.core.run.layout import Layout
+from tests.unit import backup_site
 
 pytestmark = [pytest.mark.root, pytest.mark.programs("openssl")]
 
@@ -138,6 +139,33 @@ def test_what_is_no_pair_is_made_anew(tmp_path: Path, tls: Path, harm: str) -> N
             path.write_text("garbage")
     assert maintain(tmp_path) == ["cloudkeeper-os/certificate.pem"]
     assert verdict(tls, "cloudkeeper-os", purpose="sslserver").endswith(": OK")
+
+
+def test_what_is_due_is_renewed_while_the_host_is_being_changed(
+    tmp_path: Path, tls: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """R18: an installation starts the backend, whose certificate may have expired."""
+    maintain(tmp_path, at=NOW - timedelta(days=3000))
+    before = (tls / "cloudkeeper-os/certificate.pem").read_bytes()
+    with backup_site.held(tmp_path / "run/fedcloud/install.lock"):
+        assert command.main(["certificates", "--renew", "--root", str(tmp_path)]) == 0
+    assert (tls / "cloudkeeper-os/certificate.pem").read_bytes() != before
+
+
+def test_two_runs_do_not_write_certificates_at_once(
+    tmp_path: Path,
+    tls: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    maintain(tmp_path)
+    monkeypatch.setattr("appliance.admin.changing._PATIENCE", timedelta(0))
+    before = backup_site.snapshot(tmp_path)
+    for flag in (["--renew"], []):
+        with backup_site.held(tmp_path / "run/fedcloud/certificates.lock"):
+            assert command.main(["certificates", *flag, "--root", str(tmp_path)]) == 1
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert backup_site.snapshot(tmp_path) == before
 
 
 def test_the_command_says_what_to_write(

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ import pytest
 from appliance.admin.command import main
 from appliance.admin.restart import restart
 from tests.simulators import docker_engine
+from tests.unit import backup_site
 
 pytestmark = pytest.mark.root
 
@@ -620,6 +622,30 @@ def test_a_restart_reloads_the_unit_and_replaces_a_single_service_itself(
     assert main(["restart", "cloudkeeper-os", "--root", str(site.root)]) == 0
     assert "cloudkeeper-os: run with the configuration in" in capsys.readouterr().out
     assert site.calls() == []  # that is the unit's reload
+
+
+def test_a_restart_excludes_other_verbs_that_change_the_host(
+    site: Site,
+    systemctl: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """R18: the kernel's table of locks has the lock while systemctl runs, and not afterwards."""
+    program = site.place / "systemctl"
+    program.write_text(f"#!/bin/sh\ncat /proc/locks >{site.place}/locks\n")
+    assert main(["restart", "bdii", "--root", str(site.root)]) == 0
+    lock = site.root / "run/fedcloud/install.lock"
+    number = f":{lock.stat().st_ino} "
+    assert number in (site.place / "locks").read_text()
+    assert number not in Path("/proc/locks").read_text()
+    (site.place / "locks").unlink()
+    capsys.readouterr()
+    monkeypatch.setattr("appliance.admin.changing._PATIENCE", timedelta(0))
+    with backup_site.held(lock):
+        assert main(["restart", "bdii", "--root", str(site.root)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "install.lock: held by another program" in line
+    assert not (site.place / "locks").exists()
 
 
 def test_a_restart_while_systemd_waits_stops_the_containers_first(

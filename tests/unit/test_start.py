@@ -27,6 +27,8 @@ class Host:
     statuses: dict[str, int] = field(default_factory=dict)
     """What each job ends with; 0 unless it is here."""
     jobs: list[str] = field(default_factory=list)
+    tables_of_locks: list[str] = field(default_factory=list)
+    """The kernel's locks while each job ran."""
 
     def start(self, *words: str) -> int:
         return main(["start", *words, "--root", str(self.root)])
@@ -47,6 +49,7 @@ class Host:
 
     def run(self, arguments: argparse.Namespace) -> int:
         self.jobs.append(arguments.job)
+        self.tables_of_locks.append(Path("/proc/locks").read_text())
         return self.statuses.get(arguments.job, 0)
 
 
@@ -104,6 +107,17 @@ def test_all_that_is_on_starts_and_each_command_is_printed(
         "$ appliance run ssmsend --wait --log",
     ]
     assert said[-1] == "Next: appliance status"
+
+
+def test_the_lock_is_held_while_services_start_and_not_while_jobs_run(host: Host) -> None:
+    """R18: a job does not start while the host is being changed, and these are to start."""
+    seen = host.root / "locks"
+    host.write("systemctl", f"#!/bin/sh\ncat /proc/locks >>{seen}\n")
+    assert host.start() == 0
+    number = f":{(host.root / 'run/fedcloud/install.lock').stat().st_ino} "
+    assert seen.read_text().count(number) == 2
+    assert len(host.tables_of_locks) == 2
+    assert not any(number in table for table in host.tables_of_locks)
 
 
 def test_nothing_of_a_flow_that_is_off_is_started(host: Host) -> None:

@@ -1,16 +1,19 @@
 """``appliance certificates``: mutual TLS for a cloudkeeper on another host than its cloudkeeper-os.
 
 On one host the two use a unix socket and need no certificates. The backend's unit calls
-``--renew`` at each start, fedcloud-upkeep.timer does so afterwards.
+``--renew`` at each start, fedcloud-upkeep.timer does so afterwards, also while another verb changes
+the host: the backend must not start with a certificate that has expired.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import socket
 from collections.abc import Iterator
 
+from appliance.admin import changing
 from appliance.admin.certificates.places import BACKEND, FRONTEND, KEY
 from appliance.core import clock, hosts
 from appliance.core.run import cli
@@ -47,7 +50,11 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     authority = Authority(layout)
     names = arguments.name if arguments.renew else [*_own_names(), *arguments.name]
     try:
-        written = list(authority.maintain(names, at=clock.now()))
+        with (
+            contextlib.nullcontext() if arguments.renew else changing.alone(layout),
+            changing.small("certificates", layout),
+        ):
+            written = list(authority.maintain(names, at=clock.now()))
     except OSError as error:
         raise LocalFailure.from_os(error, subject=error.filename or authority.directory) from error
     for path in written:

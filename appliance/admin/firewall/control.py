@@ -4,7 +4,9 @@ up        install or renew the chain; remove it if the restriction does not appl
 down      remove the chain, unless the site's BDII still runs
 repair    up if the site's BDII runs, else down
 
-The unit of the BDII calls up and down, fedcloud-upkeep.timer calls repair.
+The unit of the BDII calls up and down, fedcloud-upkeep.timer calls repair. While another verb
+changes the host, repair leaves the chain alone: between two containers of the site's BDII it would
+remove it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from appliance.admin import settings
+from appliance.admin import changing, settings
 from appliance.admin.firewall import egress
 from appliance.admin.firewall.chain import Bridges
 from appliance.admin.firewall.egress import NetworkMode
@@ -32,24 +34,30 @@ def _up(arguments: argparse.Namespace) -> ExitStatus:
     host, layout = _load(arguments)
     if arguments.check_config:
         return ExitStatus.DONE
-    return _put(host, layout)
+    with changing.small("firewall", layout):
+        return _put(host, layout)
 
 
 def _down(arguments: argparse.Namespace) -> ExitStatus:
-    host, _ = _load(arguments)
+    host, layout = _load(arguments)
     if arguments.check_config:
         return ExitStatus.DONE
-    if _is_running(host):
-        print(f"{_SERVICE} runs: the chain {Bridges(host.bridge).chain} stays")
-        return ExitStatus.DONE
-    return _take_away(host)
+    with changing.small("firewall", layout):
+        if _is_running(host):
+            print(f"{_SERVICE} runs: the chain {Bridges(host.bridge).chain} stays")
+            return ExitStatus.DONE
+        return _take_away(host)
 
 
 def _repair(arguments: argparse.Namespace) -> ExitStatus:
     host, layout = _load(arguments)
     if arguments.check_config:
         return ExitStatus.DONE
-    return _put(host, layout) if _is_running(host) else _take_away(host)
+    if words := changing.reason(layout):
+        print(f"firewall: not repaired: {words}")
+        return ExitStatus.DONE
+    with changing.small("firewall", layout):
+        return _put(host, layout) if _is_running(host) else _take_away(host)
 
 
 def _load(arguments: argparse.Namespace) -> tuple[Host, Layout]:

@@ -11,7 +11,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 
-from appliance.admin import settings
+from appliance.admin import changing, settings
 from appliance.admin.inventory import SERVICES, UNITS
 from appliance.admin.runtime import native
 from appliance.admin.service import choose, steps
@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     """Check and replace.
 
     Raises:
+        Busy: Another verb changes the host.
         ConfigurationError: The configuration does not pass its check; nothing was touched.
 
     """
@@ -52,14 +53,22 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         raise UsageError(name, "only root can restart a service", f"sudo appliance restart {name}")
     if line := host.off(name):
         raise ConfigurationError([Problem(host.settings_file, 0, "flows", line)])
-    unit = SERVICES.get(name, name)
     services = UNITS.get(name, (name,))
+    with changing.alone(layout):
+        _replace(name, services, host, layout)
+    where = layout.path("/etc")
+    print(f"{', '.join(services)}: run with the configuration in {where}")
+    return ExitStatus.DONE
+
+
+def _replace(name: str, services: Sequence[str], host: settings.Host, layout: Layout) -> None:
+    """Check the configuration of services, then replace them; the caller holds the lock."""
     if host.is_native:
         choose.require_good(services, host, layout)
         # A restart of bdii.service restarts cloudbdii.service with it (PartOf=).
         _systemctl("restart", native.UNITS[services[-1]])
-        _report(services, layout)
-        return ExitStatus.DONE
+        return
+    unit = SERVICES.get(name, name)
     is_active = (
         subprocess.run(
             [_SYSTEMCTL, "is-active", "--quiet", f"{unit}.service"], check=False
@@ -76,12 +85,6 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             steps.halt(host, services)
         # Through systemctl, because only a process of the unit can set its status line.
         _systemctl("reload" if is_active else "restart", unit)
-    _report(services, layout)
-    return ExitStatus.DONE
-
-
-def _report(services: Sequence[str], layout: Layout) -> None:
-    print(f"{', '.join(services)}: run with the configuration in {layout.path('/etc')}")
 
 
 def _systemctl(verb: str, unit: str) -> None:

@@ -47,7 +47,10 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         "systemd" if any(one.has_timer for one in state.starts(layout)) else "cron"
     )
     since = ["--since", f"{arguments.since:%Y-%m-%d}"] if arguments.since else []
-    failed = [*_services(host), *_jobs(host, layout, ["schedule", by, *since])]
+    with changing.alone(layout):
+        failed = [*_services(host)]
+    # Not under the lock: `schedule` takes it, and jobs do not start while it is held.
+    failed += _jobs(host, layout, ["schedule", by, *since])
     for line in failed:
         print(f"! failed: {line}", flush=True)
     print("Next: appliance status", flush=True)
