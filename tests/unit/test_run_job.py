@@ -157,7 +157,10 @@ def test_the_verbs_are_those_of_the_program() -> None:
     assert inventory.JOBS["ssmsend"].verbs == {verb.name for verb in control.PROGRAM.verbs} - {
         "verify"
     }
-    assert inventory.JOBS["caso"].verbs == {verb.name for verb in accounting.PROGRAM.verbs}
+    # `appliance vo apply` calls that one, with a login of an administrator.
+    assert inventory.JOBS["caso"].verbs == {verb.name for verb in accounting.PROGRAM.verbs} - {
+        "administer"
+    }
 
 
 def test_programs_of_accounting_are_reached_from_the_host(site: Site) -> None:
