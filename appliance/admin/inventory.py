@@ -167,7 +167,9 @@ JOBS = {
         ),
     )
 }
-CONTAINERS = (*SERVICES, *(job.service for job in JOBS.values() if job.service))
+CONTAINERS = tuple(
+    dict.fromkeys([*SERVICES, *(job.service for job in JOBS.values() if job.service)])
+)
 """All services of the compose file; each has an image of the same name."""
 
 

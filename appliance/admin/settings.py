@@ -292,9 +292,9 @@ def require_files(host: Host) -> None:
         )
     if not host.version:
         cause = (
-            "does not exist, but holds the version of the images; run the bundle's install again,"
-            " or, if its directory is a volume that is not there, mount it: accounting must not"
-            " begin without what it remembers"
+            "does not exist, so the version of the images is not known; run the bundle's install"
+            " again, or, if its directory is a volume that is not mounted, mount it: accounting"
+            " must not begin without what it remembers"
         )
         raise ConfigurationError([Problem(host.version_file, 0, "", cause)])
     if not host.network.is_file():

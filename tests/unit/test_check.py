@@ -441,6 +441,11 @@ def test_an_engine_that_is_down_and_an_image_that_is_missing(
     status, (finding,) = site.check("caso", capsys=capsys)
     assert (status, finding["id"]) == (3, "C04.a")
     assert "systemctl start docker" in finding["text"]
+    for verb in ("accounts", "export-site-yaml"):  # they ask the same programs
+        assert main([verb, "--root", str(site.root)]) == 3
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "gone.sock: the Docker engine does not run; see systemctl status docker" in line
+        assert ": : " not in line
 
 
 def test_the_host_s_engine_compose_and_images(
@@ -476,6 +481,28 @@ def test_a_misspelt_name_is_one_line_with_the_nearest(
 ) -> None:
     assert main(["check", "--offline", "csao", "--root", str(site.root)]) == 2
     assert "csao: there is no such job or service; did you mean caso?" in capsys.readouterr().err
+
+
+def test_an_unknown_name_is_one_line_with_each_known_name_once(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in ("check", "images"):
+        assert main([verb, "zzz", "--root", str(site.root)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        names = line.partition("write one of ")[2].split(", ")
+        assert "cloudkeeper-os" in names
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("form", ["--json", "--nagios"])
+def test_a_host_without_any_program_is_not_healthy(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A misspelt directory, or a host where nothing was installed."""
+    assert main(["check", "--offline", form, "--root", str(tmp_path)]) == 3
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "has neither the appliance nor a file of cASO, SSM or cloud-info-provider" in err
 
 
 def test_the_host_s_own_files_are_checked_too(

@@ -128,6 +128,7 @@ def test_what_cannot_be_switched_is_refused(
     assert "--on images: --off names it, too" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         appliance(tmp_path, "flows", "--on", "image")
+    assert "(choose from 'accounting', 'information', 'images')" in capsys.readouterr().err
 
 
 def test_another_word_is_an_error(engine: Engine, tmp_path: Path) -> None:

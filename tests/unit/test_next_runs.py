@@ -119,6 +119,20 @@ def test_one_screen_of_80_columns(asked: Site, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.root
+def test_a_failure_is_shown_with_its_remedy(
+    asked: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (asked.root / "etc/fedcloud/appliance.yaml").write_text("engine:\n  socket: /run/gone.sock\n")
+    assert main(["diff", "--root", str(asked.root)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    first = next(number for number, line in enumerate(lines) if line.startswith("caso "))
+    words = " ".join(line[28:].strip() for line in lines[first : first + 4])
+    assert "! /run/gone.sock: the Docker engine does not run; see systemctl" in words
+    assert "start it with systemctl start docker" in words
+
+
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("answer", "words"),
     [

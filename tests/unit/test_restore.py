@@ -153,6 +153,19 @@ def test_the_keys_of_every_recipient(site: Path, hosts: Path, tmp_path: Path) ->
         assert (host / ELEMENT).read_text() == (site / ELEMENT).read_text()
 
 
+def test_the_passphrase_of_a_key_may_be_short(site: Path, hosts: Path, tmp_path: Path) -> None:
+    """openssl accepts four characters, and a backup must not be lost for that."""
+    certificate = backup_site.make_certificate(tmp_path, "one")
+    target, locked = tmp_path / "sealed", tmp_path / "locked.key"
+    assert main(["backup", "--root", str(site), str(target), "--to", str(certificate)]) == 0
+    secret = put(tmp_path / "pass", "four", 0o600)
+    encrypt = ["openssl", "pkey", "-aes256", "-passout", f"file:{secret}"]
+    subprocess.run([*encrypt, "-in", tmp_path / "one.key", "-out", locked], check=True)
+    host = installed(hosts / "host")
+    assert restore(host, target, "--apply", "--key", locked, "--passphrase-file", secret) == 0
+    assert (host / ELEMENT).read_text() == (site / ELEMENT).read_text()
+
+
 def refusal(
     capsys: pytest.CaptureFixture[str], status: int, root: Path, backup: Path, *words: object
 ) -> str:

@@ -985,7 +985,7 @@ def test_without_a_version_the_line_says_where_it_belongs(site: Site) -> None:
     shown = site.run("caso")
     assert shown.returncode == 2
     assert (
-        "var/lib/fedcloud/version: does not exist, but holds the version of the images; run"
+        "var/lib/fedcloud/version: does not exist, so the version of the images is not known; run"
         in shown.stderr
     )
 

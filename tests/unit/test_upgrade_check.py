@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tarfile
@@ -168,6 +169,16 @@ def test_bundles_that_are_refused(
     assert callable(damage)
     damage(newer)
     assert words in refusal(capsys, 3, host, newer)
+
+
+def test_another_directory_is_not_read(
+    host: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be the top of a file system: its files, such as this pipe, are not opened."""
+    (tmp_path / "other").mkdir()
+    os.mkfifo(tmp_path / "other/pipe")
+    assert check(host, tmp_path / "other") == 3
+    assert "other: is not a bundle of the appliance: it has no" in capsys.readouterr().err
 
 
 def test_a_link_in_a_bundle(host: Path, newer: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,5 +140,6 @@ def test_no_way_back(
 
 def test_flags_that_contradict(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["upgrade", "--root", str(host)]) == 2
+    assert "needs one of --from BUNDLE and --rollback; add one" in capsys.readouterr().err
     assert go_back(host, "--from", "/nonexistent") == 2
-    assert capsys.readouterr().err.count("needs one of --from BUNDLE and --rollback") == 2
+    assert "--rollback: contradicts --from BUNDLE; leave out one" in capsys.readouterr().err

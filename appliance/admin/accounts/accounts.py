@@ -100,7 +100,8 @@ def _accounts(
         # A program without any value has not run; one whose configuration has errors has.
         found = by_program.get(need.program, ProgramSettings(need.program, ()))
         if not found.values:
-            causes = [str(one) for one in failures if one.program == _name(need, host)]
+            # A failure of no program, such as one of the engine, is of all.
+            causes = [str(one) for one in failures if one.program in ("", _name(need, host))]
             cause = f"has not shown its configuration: {causes[0] if causes else 'no answer'}"
             raise Unavailable(need.program, cause, "appliance check --offline")
         yield needs.read(need, found, host, layout)

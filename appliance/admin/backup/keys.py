@@ -20,6 +20,7 @@ from appliance.core.run.layout import Layout
 
 _LIMIT = 2**20  # bytes of a file
 _SHORTEST = 12
+"""Characters of a passphrase that protects a backup; that of a key is its owner's choice."""
 _HOST_CERTIFICATE = "/etc/grid-security/hostcert.pem"
 _LEAST_BITS = 2048
 
@@ -58,11 +59,25 @@ def _public(found: x509.Certificate) -> bytes:
     return found.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def passphrase(path: Path) -> bytes:
-    """Return the passphrase in the first line of a file.
+def new_passphrase(path: Path) -> bytes:
+    """Return the passphrase in the first line of a file, to protect a new backup.
 
     Raises:
         UsageError: There is none, it is short, or others can read the file.
+
+    """
+    found = passphrase(path)
+    if len(found.decode()) < _SHORTEST:
+        cause = f"its passphrase has fewer than {_SHORTEST} characters"
+        raise UsageError(path, cause, f"openssl rand -base64 24 > {files.shell_word(path)}")
+    return found
+
+
+def passphrase(path: Path) -> bytes:
+    """Return the passphrase in the first line of a file, to open a key or a backup.
+
+    Raises:
+        UsageError: There is none, or others can read the file.
 
     """
     try:
@@ -72,9 +87,6 @@ def passphrase(path: Path) -> bytes:
     if found.mode & 0o077:
         cause = f"has mode {found.mode:04o}, so others can read it"
         raise UsageError(path, cause, f"chmod 600 {files.shell_word(path)}")
-    if len(found.text) < _SHORTEST:
-        cause = f"its passphrase has fewer than {_SHORTEST} characters"
-        raise UsageError(path, cause, f"openssl rand -base64 24 > {files.shell_word(path)}")
     return found.text.encode()
 
 

@@ -64,7 +64,7 @@ def _recipients(arguments: argparse.Namespace, layout: Layout) -> list[Recipient
     certificates = [keys.certificate(path, layout) for path in arguments.to]
     found = [envelope.to_certificate(certificate) for certificate in certificates]
     if arguments.passphrase_file:
-        found.append(envelope.to_passphrase(keys.passphrase(arguments.passphrase_file)))
+        found.append(envelope.to_passphrase(keys.new_passphrase(arguments.passphrase_file)))
     if bool(found) == arguments.unencrypted:
         cause = "must be encrypted" if not found else "cannot be both encrypted and not"
         remedy = "name --to CERT.pem or --passphrase-file FILE, or write --unencrypted"

@@ -33,7 +33,7 @@ from appliance.admin.state import mark
 from appliance.core import clock
 from appliance.core.config.settings import NOTE
 from appliance.core.run import cli
-from appliance.core.run.errors import ExitStatus, UsageError
+from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
 from appliance.core.run.layout import Layout
 from appliance.core.suggestion import did_you_mean
 
@@ -151,10 +151,14 @@ def check(
     is_as_egi: bool = False,
     sends_test: bool = False,
 ) -> tuple[CheckReport, CheckedSite]:
-    """Check the ``chosen`` jobs and services; without a choice this host, and all that are on."""
-    names = list(chosen) or [name for name in _names() if _is_usual(name)]
-    if host.is_beside and not chosen:
-        names = [name for name, path in _UPSTREAM.items() if layout.path(path).exists()]
+    """Check the ``chosen`` jobs and services; without a choice this host, and all that are on.
+
+    Raises:
+        UsageError: Flags contradict each other or the choice.
+        Unavailable: The host has no file of any program.
+
+    """
+    names = list(chosen) or _usual_names(host, layout)
     report = CheckReport(off=[host.off(name) for name in names if not host.is_wanted(name)])
     # fetch-crl has no service: it runs on the host and has no configuration to check.
     services = {
@@ -174,7 +178,9 @@ def check(
     site = CheckedSite(host, layout, clock.now(), programs, writes=writes, is_as_egi=is_as_egi)
     known = [*registry.of_programs(list(services)), *registry.PROBES]
     if only and not any(probe.finds(only) for probe in known):
-        raise UsageError("--only", f"no probe finds {', '.join(only)}", "see the ids in the guide")
+        raise UsageError(
+            "--only", f"no probe finds {', '.join(only)}", "see docs/how-to/check-a-site.md"
+        )
     probes = [
         probe
         for probe in known
@@ -233,6 +239,18 @@ def _names() -> list[str]:
     return [*inventory.JOBS, *inventory.SERVICES]
 
 
+def _usual_names(host: Host, layout: Layout) -> list[str]:
+    """Return the jobs and services to check if the command line names none."""
+    if not host.is_beside:
+        return [name for name in _names() if _is_usual(name)]
+    names = [name for name, path in _UPSTREAM.items() if layout.path(path).exists()]
+    if not names:
+        cause = "has neither the appliance nor a file of cASO, SSM or cloud-info-provider"
+        remedy = "install the bundle, or name the directory of the site's files with --root"
+        raise Unavailable(layout.path("/etc"), cause, remedy)
+    return names
+
+
 def _is_usual(name: str) -> bool:
     return name in inventory.SERVICES or inventory.JOBS[name].is_scheduled
 
@@ -247,7 +265,7 @@ def _members(name: str) -> Sequence[str]:
         return [name]
     if name in inventory.UNITS:
         return inventory.UNITS[name]
-    known = [*_names(), *inventory.UNITS]
+    known = list(dict.fromkeys([*_names(), *inventory.UNITS]))
     hint = did_you_mean(name, known, otherwise=f"write one of {', '.join(known)}")
     raise UsageError(name, "there is no such job or service", hint)
 

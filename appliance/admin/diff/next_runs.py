@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -84,7 +85,7 @@ def _print(found: Sequence[JobForecast], starts: dict[str, upcoming.Upcoming]) -
     for one in found:
         start = starts.get(one.job)
         due = f"in {services.span(start.at - clock.now())}" if start else "-"
-        lines = [f"! {one.failure}"] if one.failure else list(one.lines) or ["nothing"]
+        lines = _wrapped(one.failure) if one.failure else list(one.lines) or ["nothing"]
         if len(lines) > _MOST_LINES:
             more = len(lines) - _MOST_LINES + 1
             lines = [*lines[: _MOST_LINES - 1], f"{more} more lines: appliance diff --json"]
@@ -92,6 +93,14 @@ def _print(found: Sequence[JobForecast], starts: dict[str, upcoming.Upcoming]) -
         for line in lines:
             print(lead + terminal.fit(line, WIDTH - len(lead)))
             lead = " " * len(lead)
+
+
+def _wrapped(failure: str) -> list[str]:
+    """Return a failure on as many lines as it needs: a remedy that is cut helps nobody."""
+    # A secret is masked before a line break can divide it.
+    whole = log.one_line(log.redact(failure))
+    room = WIDTH - len(_LEAD.format("", ""))
+    return textwrap.wrap(f"! {whole}", room, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _print_json(found: Sequence[JobForecast], starts: dict[str, upcoming.Upcoming]) -> None:

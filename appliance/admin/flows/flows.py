@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{word}",
             action="append",
             default=[],
-            choices=[*Flow],
+            choices=[flow.value for flow in Flow],
             metavar="FLOW",
             help=f"switch this flow {word}: {', '.join(Flow)}; may be repeated",
         )

@@ -108,7 +108,11 @@ def names_asked(host: Host) -> list[str]:
 
 
 def _nothing(broken: Mapping[str, Finding]) -> Unavailable:
-    causes = "; ".join(f"{name}: {one}" for name, one in broken.items() if name != "cloudkeeper")
+    causes = "; ".join(
+        f"{name}: {one}" if name else str(one)  # one of no program, such as the engine's
+        for name, one in broken.items()
+        if name != "cloudkeeper"
+    )
     cause = f"no program has a valid configuration: {causes or 'none has answered'}"
     return Unavailable("export-site-yaml", cause, "appliance check --offline")
 

@@ -146,6 +146,8 @@ def _check_signature(path: Path, key_path: Path, sums: bytes, signature: bytes |
 
 
 def _of_directory(top: Path) -> Iterator[tuple[str, BinaryIO]]:
+    if not (top / SUMS).is_file():  # before all files of another directory are read
+        raise Unavailable(top, f"is not a bundle of the appliance: it has no {SUMS}", _AGAIN)
     for path in sorted(top.rglob("*")):
         if path.is_symlink():
             raise Unavailable(top, "contains links", _AGAIN)

@@ -27,7 +27,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return ExitStatus.DONE
     if os.geteuid() != 0:
         raise UsageError("appliance", "only root can upgrade it", "use sudo")
-    if arguments.rollback == bool(arguments.source):
+    if arguments.rollback and arguments.source:
+        raise UsageError("--rollback", "contradicts --from BUNDLE", "leave out one of the two")
+    if not (arguments.rollback or arguments.source):
         raise UsageError("upgrade", "needs one of --from BUNDLE and --rollback", "add one")
     changing.refuse(layout)
     if arguments.rollback:

@@ -35,7 +35,7 @@ def last(layout: Layout) -> UpgradeRecord:
     found = record.read(layout)
     if found is None:
         remedy = "to go back by hand: docs/how-to/earlier-version.md"
-        raise UsageError("appliance", "no upgrade was made by appliance upgrade", remedy)
+        raise UsageError("--rollback", "no upgrade was made by appliance upgrade", remedy)
     return found
 
 
