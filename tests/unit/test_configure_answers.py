@@ -26,6 +26,7 @@ pytestmark = pytest.mark.root
 
 TOP = Path(__file__).parents[2]
 PASSWORD = "correct-horse-9"
+VOS = "vos:\n  vo.one.test: 4c9e1f\n  vo.two.test: 77aa02\n"
 FILE = """\
 profile: egi
 flows: [accounting, information]
@@ -192,6 +193,12 @@ def test_a_region_leaves_the_lines_of_the_manual(root: Path) -> None:
         ("keystone: https", "keystone: ftp", 4, "write https://HOST:5000/v3"),
         ("hostkey.pem", "nokey.pem", 12, "nokey.pem': there is no such file"),
         ("  vo.one.test: 4c9e1f", "\tvo.one.test: 4c9e1f", 6, "is not YAML"),
+        (VOS, "vos: [vo.one.test]\n", 5, "vos: must be a table, with lines of the form VO: ID"),
+        (
+            "accounting: {name: accounting, password: correct-horse-9}",
+            "accounting: correct-horse-9",
+            *(9, "accounts.accounting: must be a table, with lines of the form accounting: {name"),
+        ),
     ],
 )
 def test_a_bad_answer_has_file_and_line_and_changes_nothing(

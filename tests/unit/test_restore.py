@@ -166,6 +166,12 @@ def test_the_passphrase_of_a_key_may_be_short(site: Path, hosts: Path, tmp_path:
     assert (host / ELEMENT).read_text() == (site / ELEMENT).read_text()
 
 
+def test_a_directory_is_not_a_backup(hosts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    host = installed(hosts / "host")
+    line = refusal(capsys, 2, host, hosts, "--key", hosts / "key")
+    assert line == f"appliance: {hosts}: is a directory; name the file of a backup"
+
+
 def refusal(
     capsys: pytest.CaptureFixture[str], status: int, root: Path, backup: Path, *words: object
 ) -> str:

@@ -231,7 +231,9 @@ def _read(path: Path, file: BinaryIO, unlock: Unlock | None, take: Take) -> Mani
     if unlock is not None:
         pieces = envelope.opened(file, unlock)
         if pieces is None:
-            raise Unavailable(path, "is encrypted to other keys", "name the key of a recipient")
+            raise Unavailable(
+                path, "is encrypted to other keys", "name the key of one of its certificates"
+            )
         source = io.BufferedReader(_Pulled(pieces))
     plain = io.BufferedReader(_Pulled(_decompressed(source)))
     last: Manifest | None = None

@@ -106,9 +106,9 @@ def private_key(path: Path, password: bytes | None) -> rsa.RSAPrivateKey:
         raise UsageError(path, "is not encrypted", "leave out --passphrase-file") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         cause = "is not a private key in PEM, or the passphrase is another one"
-        raise UsageError(path, cause, "name the key of a recipient") from error
+        raise UsageError(path, cause, "name the key of a certificate of the backup") from error
     if not isinstance(found, rsa.RSAPrivateKey):
-        raise UsageError(path, "is not an RSA key", "name the key of a recipient")
+        raise UsageError(path, "is not an RSA key", "name the key of a certificate of the backup")
     return found
 
 

@@ -59,6 +59,7 @@ class AnswersFile:
         vos = read.sections.get(_VOS, {})
         settings.accept(_VOS, vos)
         settings.accept(_ACCOUNTS, ())
+        self._refuse_single_values(read, settings)
         self._found["projects"] = " ".join(
             f"{vo}={project}" for vo, entry in vos.items() for project in entry.text.split(",")
         )
@@ -66,6 +67,18 @@ class AnswersFile:
         self._vos = {vo: entry.line for vo, entry in vos.items()}
         # What is unknown is an answer that would have no effect.
         self._problems += settings.finish()
+
+    def _refuse_single_values(self, read: document.Document, settings: Settings) -> None:
+        """Note each table that the file has as a text or a list."""
+        account = "{name: NAME, password_file: PATH}"
+        tables = [(_OUTERMOST, _VOS, "VO: ID"), (_OUTERMOST, _ACCOUNTS, f"FLOW: {account}")]
+        tables += [(_ACCOUNTS, flow.value, f"{flow}: {account}") for flow in Flow]
+        for section, option, form in tables:
+            if entry := read.sections.get(section, {}).get(option):
+                settings.accept(section, [option])
+                name = option if section == _OUTERMOST else f"{section}.{option}"
+                cause = f"must be a table, with lines of the form {form}"
+                self._problems.append(Problem(self._path, entry.line, name, cause))
 
     @property
     def names_vos(self) -> bool:

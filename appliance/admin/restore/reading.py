@@ -47,6 +47,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _unlock(path: Path, arguments: argparse.Namespace) -> Unlock | None:
+    if path.is_dir():
+        raise UsageError(path, "is a directory", "name the file of a backup")
     try:
         is_encrypted = archive.is_encrypted(path)
     except OSError as error:
