@@ -18,6 +18,7 @@ from appliance.admin.egi import EgiServices
 from appliance.admin.inventory import JOBS, Flow, flow_of
 from appliance.admin.mounts import site_files
 from appliance.admin.runtime import compose as composes
+from appliance.admin.state import mark
 from appliance.core import files, hosts
 from appliance.core.config import document, shell, yaml_file
 from appliance.core.config.settings import Settings
@@ -111,8 +112,15 @@ class Host:
 
     @property
     def is_beside(self) -> bool:
-        """Return whether no installer has run: the site has upstream's programs, or none."""
-        return not (self.is_native or self.settings_file.parent.exists())
+        """Return whether no installer has run: the site has upstream's programs, or none.
+
+        ``appliance.yaml`` alone does not count: a site may have only the block ``egi`` in it.
+        """
+        installed = (
+            *(self.compose_file, self.images_lock, self.version_file),
+            Layout(self.root).path(mark.OF_HOST),
+        )
+        return not (self.is_native or any(path.exists() for path in installed))
 
     def is_wanted(self, name: str) -> bool:
         """Return whether the flow of a job, a service or a unit is on; one for all flows is."""

@@ -318,6 +318,26 @@ def test_an_entitlement_twice(rule: Any, words: str, asked: Asked) -> None:
     assert asked.check() == []
 
 
+def test_a_vo_that_no_rule_is_for(asked: Asked) -> None:
+    """C73.c, in the line of the VO's project; a rule with a pattern that matches it counts."""
+    asked.probed.mappings = [mapping((entitlement("vo.one"), {"group": {"id": "g1"}}))]
+    found = asked.the_one()
+    assert (found.identifier, found.option, found.path, found.line, found.is_error) == (
+        "C73.c",
+        "vo.two",
+        str(asked.path),
+        3,
+        False,
+    )
+    assert "appliance vo plan vo.two" in found.text
+    for pattern, is_for_it in ((r"vo\.t.*", True), (r"vo\.x.*", False), ("vo.t(", False)):
+        rule = {"local": [], "remote": [{"any_one_of": [entitlement(pattern)], "regex": True}]}
+        asked.probed.mappings.append({"id": "more", "rules": [rule]})
+        rows = {(one.identifier, one.option) for one in asked.check()}
+        assert (("C73.c", "vo.two") not in rows) == is_for_it, pattern
+        asked.probed.mappings.pop()
+
+
 @pytest.mark.parametrize(
     ("mappings", "is_open", "words"),
     [

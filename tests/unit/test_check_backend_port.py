@@ -35,6 +35,7 @@ def made(
     for name, content in {
         CONFIG: text,
         "etc/fedcloud/networks/bridge.yml": network or BRIDGE,
+        "var/lib/fedcloud/version": "1.0.0\n",
         "var/lib/fedcloud/runtime": "native\n" if is_native else "\n",
     }.items():
         path = root / name

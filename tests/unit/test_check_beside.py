@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from appliance.admin import settings
 from appliance.admin.command import main
+from appliance.core.run.layout import Layout
 from tests.simulators import openstack
 from tests.simulators.ams_service import AMS
 from tests.simulators.openstack import Answer, Cloud, Request
@@ -133,6 +135,32 @@ def test_nothing_is_found_and_nothing_written(
     assert tree["findings"] == []
     assert tree["certificate"]["gocdb"] == f"{HOST_DN}/CN=host.example.net"
     assert tree["certificate"]["rfc2253"].startswith("CN=host.example.net,")
+
+
+def test_settings_alone_are_no_installation(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A site may have the file for the block `egi`, which names the services that are asked."""
+    path = root / "etc/fedcloud/appliance.yaml"
+    path.parent.mkdir()
+    path.write_text("egi:\n  vo: ops\n")
+    assert settings.load(Layout(root)).is_beside
+    tree = check(root, capsys)
+    assert (tree["checked"], tree["findings"]) == (["caso", "ssmsend"], [])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "etc/fedcloud/docker-compose.yml",
+        "etc/fedcloud/images.lock",
+        "var/lib/fedcloud/version",
+        "opt/fedcloud/state-id",
+    ],
+)
+def test_what_an_installer_leaves_is_an_installation(name: str, tmp_path: Path) -> None:
+    assert settings.load(Layout(tmp_path)).is_beside
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("1.0.0\n")
+    assert not settings.load(Layout(tmp_path)).is_beside
 
 
 def test_faults_of_the_cloud_and_of_the_files(

@@ -274,6 +274,30 @@ def test_of_the_findings_only_those_that_are_asked_for_are_shown(
     assert command(root, "--json", "--only", "C02.b") == 0
 
 
+@pytest.mark.parametrize("row", ["C70", "C71.a", "C72", "C73", "C74", "C75.a"])
+def test_what_only_egis_view_finds_is_not_silently_left_out(
+    row: str, root: Path, probes: list[Probe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    probes += [
+        probe(lambda _: [FAULT], row.partition(".")[0], is_as_egi=True),
+        probe(nothing, "C30"),
+    ]
+    for words in ([row], ["C30", row]):
+        assert command(root, "--only", *words) == 2
+        line = f"appliance: --only: {row} is looked for with --as-egi only; add --as-egi\n"
+        assert capsys.readouterr().err == line
+        assert command(root, "--as-egi", "--only", *words) == 0
+
+
+def test_the_rows_of_egis_view_are_of_no_other_probe() -> None:
+    """But of programs, which look at them with the flag that `as_egi` gives them."""
+    others = [one for one in registry.PROBES if not one.is_as_egi]
+    rows = {row for one in others for row in one.identifiers}
+    assert registry.AS_EGI.isdisjoint(rows)
+    known = [*registry.of_programs([*JOBS, *SERVICES]), *registry.PROBES]
+    assert {row for one in known for row in one.identifiers if row >= "C70"} == registry.AS_EGI
+
+
 def test_each_place_is_shown_once_and_errors_first() -> None:
     report = CheckReport()
     twice = Finding("/etc/x.conf", 3, "a", "is wrong in other words", "C02.a", "caso")

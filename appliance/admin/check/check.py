@@ -117,11 +117,12 @@ def run(arguments: argparse.Namespace) -> int:
     for flag, what in _CONTACTING.items():
         if arguments.offline and getattr(arguments, flag.strip("-").replace("-", "_")):
             raise UsageError(flag, what, "leave out --offline")
+    rows = _rows(arguments.only, is_as_egi=arguments.as_egi)
     report, site = check(
         host,
         layout,
         chosen,
-        only=_rows(arguments.only),
+        only=rows,
         is_offline=arguments.offline,
         writes=arguments.write,
         is_as_egi=arguments.as_egi,
@@ -227,11 +228,14 @@ def _is_chosen(probe: Probe, site: CheckedSite, *, is_offline: bool, is_selected
     return probe.flow is None or site.is_on(probe.flow)
 
 
-def _rows(words: Sequence[str]) -> list[str]:
+def _rows(words: Sequence[str], *, is_as_egi: bool) -> list[str]:
+    """Return the wanted ids; one that this check would never find is an error, not a silence."""
     rows = [row for word in words for row in word.split(",") if row]
     for row in rows:
         if not _ROW.fullmatch(row):
             raise UsageError("--only", f"{row!r} is no id", "write ids such as C30 or C30.a")
+        if not is_as_egi and row.partition(".")[0] in registry.AS_EGI:
+            raise UsageError("--only", f"{row} is looked for with --as-egi only", "add --as-egi")
     return rows
 
 

@@ -91,6 +91,8 @@ PROBES: Sequence[Probe] = (
 _OWN_BDIIS = tuple(f"ldap://{name}:" for name in ("cloudbdii", "localhost", "127.0.0.1", "[::1]"))
 _OF_CLOUD = frozenset({"C30", "C31", "C36"})
 """The rows of a cloud that cannot be read."""
+AS_EGI = frozenset({"C70", "C71", "C72", "C73", "C74", "C75"})
+"""The rows that no check without ``--as-egi`` finds."""
 _CONFIGURATION = ("C20", "C21", "C22", "C23", "C24", "C30", "C40")
 """The rows that the check of a configuration may find, of any program."""
 _ROWS = {

@@ -1,4 +1,4 @@
-"""Keystone's mapping of EGI's entitlements: each VO has a project, and none twice (C73).
+"""Keystone's mapping of EGI's entitlements: each VO is in it, has a project, none twice (C73).
 
 A rule of a mapping has the condition ``urn:mace:egi.eu:group:VO:role=…`` and gives its users a
 group, whose roles lead to projects, or projects directly. Whoever may not read mappings sees none.
@@ -23,6 +23,8 @@ from appliance.core.run.finding import Finding, place
 
 _ROW = "C73"
 _VO = re.compile(r"urn:mace:egi\.eu:group:([A-Za-z0-9._-]+)")
+_PATTERN = re.compile(r"urn:mace:egi\\?\.eu:group:(.{1,200}?)(?::role|$)")
+"""The part of a condition that names a VO, as a regular expression where the rule has one."""
 _REFUSED = (exceptions.Forbidden, exceptions.Unauthorized, exceptions.NotFound)
 _TRIED = "GET /v3/OS-FEDERATION/mappings"
 _MOST_GROUPS = 500
@@ -48,10 +50,11 @@ class _Target:
 
 
 def findings(cloud: Cloud, projects: Sequence[VOProject]) -> Iterator[Finding]:
-    """Yield a finding for each VO of a mapping without a project, or with several."""
+    """Yield a finding for each VO without a rule or without a project, or with several projects."""
     try:
         scope = cloud.system or cloud.unscoped
-        targets = _targets(_mappings(cloud, scope))
+        mappings = _mappings(cloud, scope)
+        targets = _targets(mappings)
         if not targets:
             note(_ROW, "Keystone has no mapping with entitlements of EGI")
             return
@@ -61,6 +64,7 @@ def findings(cloud: Cloud, projects: Sequence[VOProject]) -> Iterator[Finding]:
         note(_ROW, text if isinstance(error, _REFUSED) else f"{error}")
         return
     places = {one.vo: one.place for one in projects}
+    yield from _unmapped(places, found, mappings)
     for vo, ids in sorted(found.items()):
         if len(ids) != 1:
             yield _of_vo(vo, ids, places.get(vo, ""))
@@ -74,6 +78,19 @@ def findings(cloud: Cloud, projects: Sequence[VOProject]) -> Iterator[Finding]:
             text = f"the VOs {' and '.join(sorted(vos))} lead to one project, {project}"
             remedy = "give each a project of its own in the mapping"
             yield _finding(f"{text}; {remedy}", "C73.b", first, places.get(first, ""))
+
+
+def _unmapped(
+    places: Mapping[str, str], found: Mapping[str, set[str]], mappings: Sequence[Any]
+) -> Iterator[Finding]:
+    """Yield a finding for each VO of the configuration that no rule is for."""
+    for vo in sorted(places.keys() - found.keys()):
+        if not _is_covered(vo, mappings):
+            text = (
+                "no rule of Keystone's mappings has the entitlement of the VO, so its users cannot"
+                f" log in with EGI Check-in; see what it needs: appliance vo plan {vo}"
+            )
+            yield _finding(text, "C73.c", vo, places[vo])
 
 
 def _of_vo(vo: str, ids: set[str], where: str) -> Finding:
@@ -130,14 +147,29 @@ def _objects(one: Any, key: str) -> Iterator[Mapping[str, Any]]:
 
 def _vos(rule: Mapping[str, Any]) -> set[str]:
     """Return the VOs in the conditions of a rule; dots may be escaped in a regular expression."""
-    words = [
-        str(word).replace("\\", "")
-        for remote in _objects(rule, "remote")
-        for key in ("any_one_of", "whitelist")
-        if isinstance(listed := remote.get(key), list)
-        for word in listed
-    ]
+    words = (word.replace("\\", "") for word in _conditions(rule))
     return {named[1] for word in words if (named := _VO.search(word))}
+
+
+def _conditions(rule: Mapping[str, Any]) -> Iterator[str]:
+    for remote in _objects(rule, "remote"):
+        for key in ("any_one_of", "whitelist"):
+            listed = remote.get(key)
+            yield from map(str, listed if isinstance(listed, list) else ())
+
+
+def _is_covered(vo: str, mappings: Sequence[Any]) -> bool:
+    """Check whether a rule for several VOs, by a regular expression, is for this one, too."""
+    rules = (rule for mapping in mappings for rule in _objects(mapping, "rules"))
+    words = (word for rule in rules for word in _conditions(rule))
+    return any(_matches(named[1], vo) for word in words if (named := _PATTERN.search(word)))
+
+
+def _matches(pattern: str, vo: str) -> bool:
+    try:
+        return re.fullmatch(pattern, vo) is not None
+    except re.error:  # Keystone ignores such a rule, too
+        return False
 
 
 def _given(local: Mapping[str, Any]) -> Iterator[_Target]:
