@@ -20,6 +20,7 @@ from appliance.admin.configure import shares
 from appliance.core.run import lock
 from appliance.core.run.errors import ConfigurationError
 from tests import audit
+from tests.unit import backup_site
 from tests.unit.test_configure import oslo, shell
 
 pytestmark = pytest.mark.root
@@ -212,6 +213,28 @@ def test_a_bad_answer_has_file_and_line_and_changes_nothing(
     )
     assert PASSWORD not in said
     assert content(root) == before
+
+
+@pytest.mark.programs("openssl")
+def test_a_private_key_is_not_copied_to_a_file_that_all_can_read(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The paths of certificate and key are exchanged."""
+    backup_site.make_certificate(root, "host")
+    before = content(root)
+    text = FILE.replace("hostcert.pem", "host.key").replace("hostkey.pem", "host.pem")
+    assert answered(root, text) == 2
+    wrong, other = capsys.readouterr().err.splitlines()
+    place = f"appliance: {root}/answers.yaml"
+    held = f"'{root}/host.key': holds a private key; name the file of the certificate alone"
+    assert wrong == f"{place}:11: certificate: {held}"
+    assert (
+        other
+        == f"{place}:12: key: '{root}/host.pem': holds a certificate; name the file of its key"
+    )
+    assert content(root) == before
+    right = FILE.replace("hostcert.pem", "host.pem").replace("hostkey.pem", "host.key")
+    assert answered(root, right) == 1
 
 
 def test_all_bad_answers_are_reported_at_once(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from appliance.admin.inventory import Flow
 from appliance.admin.settings import PROFILES
+from appliance.core import files
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 HOST = re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
@@ -19,6 +20,9 @@ NUMBER = re.compile(r"\d{1,9}")
 WORD = re.compile(r"\S+")
 _LAST_PRINTABLE = 32
 NO_LISTS = "none"  # the images come from a registry, or are not wanted yet
+
+_PRIVATE_KEY, _CERTIFICATE = b"PRIVATE KEY-----", b"-----BEGIN CERTIFICATE-----"
+_PEM_LIMIT = 2**20  # bytes; a file with a chain has some kilobytes
 
 KEEP = " keep "
 """Stands for the password in the file; the blanks keep it from being typed."""
@@ -131,6 +135,34 @@ def file(text: str) -> str:
         if Path(text).is_absolute() and Path(text).is_file()
         else f"{text!r}: there is no such file"
     )
+
+
+def certificate(text: str) -> str:
+    """Check the path of a certificate; its copy is readable by every user, so no key is in it."""
+    if wrong := file(text):
+        return wrong
+    if _PRIVATE_KEY in _content(text):
+        return f"{text!r}: holds a private key; name the file of the certificate alone"
+    return ""
+
+
+def key(text: str) -> str:
+    """Check the path of a private key, which is not that of the certificate."""
+    if wrong := file(text):
+        return wrong
+    found = _content(text)
+    if _CERTIFICATE in found and _PRIVATE_KEY not in found:
+        return f"{text!r}: holds a certificate; name the file of its key"
+    return ""
+
+
+def _content(path: str) -> bytes:
+    """Return the start of a file; empty if it cannot be read, which its copy reports."""
+    try:
+        with files.open_regular(Path(path), follow=True) as opened:
+            return opened.read(_PEM_LIMIT)
+    except OSError:
+        return b""
 
 
 def password(directory: str) -> Check:

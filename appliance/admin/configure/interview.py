@@ -182,9 +182,11 @@ class Interview:
         )
 
     def _certificate(self) -> tuple[str, str]:
-        certificate = self._ask("certificate", "File of the host certificate (PEM)", checks.file)
+        certificate = self._ask(
+            "certificate", "File of the host certificate (PEM)", checks.certificate
+        )
         beside = _beside(certificate)
-        key = self._known("key", "File of its key (PEM)", checks.file, offered=beside)
+        key = self._known("key", "File of its key (PEM)", checks.key, offered=beside)
         return certificate, key
 
     def _destination(self, profile: str) -> tuple[str, str]:
