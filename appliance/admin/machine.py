@@ -43,9 +43,9 @@ class Machine:
         """Check whether systemd runs a unit."""
         return self.ask(["systemctl", "is-active", "--quiet", unit])[0] == 0
 
-    def has_failed(self, unit: str) -> bool:
-        """Check whether a unit of systemd has failed: it was not stopped by somebody."""
-        return self.ask(["systemctl", "is-failed", "--quiet", unit])[0] == 0
+    def state(self, unit: str) -> str:
+        """Return systemd's word for the state of a unit: active, failed, activating, inactive."""
+        return self.ask(["systemctl", "is-active", unit])[1].strip()
 
     def text(self, name: str) -> str:
         """Return a file of the kernel, ``meminfo``; empty if it cannot be read."""

@@ -111,7 +111,7 @@ def test_a_reload_that_fails_becomes_a_restart(host: Host, made: Path) -> None:
     host.tell_systemctl("fail", "try-reload-or-restart")
     shown = host.install(newer(made))
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert host.called() == [RELOAD, RENEW[0], RESTART]
+    assert host.called() == [RELOAD, RENEW[0], "restart bdii.service", RENEW[1]]
     assert_done(host, newer(made))
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -37,14 +38,24 @@ IMAGES = 10_000
 LDIF = "var/lib/fedcloud/bdii/resource/gip/ldif"
 
 
-def make_newer(engine: DockerDaemon, shipped: Shipped, place: Path) -> Path:
-    """Make a bundle of the same sources as another version, with images of its own."""
-    made = place / f"fedcloud-appliance-{NEWER}"
+def make_newer(
+    engine: DockerDaemon,
+    shipped: Shipped,
+    place: Path,
+    *,
+    version: str = NEWER,
+    steps: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
+    """Make a bundle of the same sources as another version, with images of its own.
+
+    ``steps`` are lines of a Dockerfile that change an image, by its name.
+    """
+    made = place / f"fedcloud-appliance-{version}"
     shutil.copytree(shipped.bundle, made)
     lines = []
     for name in contents.IMAGES:
-        tag = f"{images.REPOSITORY}/{name}:{NEWER}"
-        text = f"FROM {images.tag(name)}\nLABEL about=newer\n"
+        tag = f"{images.REPOSITORY}/{name}:{version}"
+        text = f"FROM {images.tag(name)}\nLABEL about={version}\n{steps.get(name, '')}\n"
         engine.docker("build", "--quiet", "--tag", tag, "-", stdin=text)
         shown = engine.docker("image", "inspect", "--format", "{{.Id}}", tag)
         lines.append(f"{name} {tag} {shown.stdout.strip()}\n")
@@ -56,7 +67,7 @@ def make_newer(engine: DockerDaemon, shipped: Shipped, place: Path) -> Path:
     lock.write_text(head + "".join(lines))
     (own,) = (made / "wheels").glob("egi_fedcloud_appliance-*.whl")
     own.unlink()
-    wheel(made / f"wheels/egi_fedcloud_appliance-{NEWER}-py3-none-any.whl", NEWER, PACKAGES)
+    wheel(made / f"wheels/egi_fedcloud_appliance-{version}-py3-none-any.whl", version, PACKAGES)
     for name in ("SHA256SUMS", "SHA256SUMS.sig"):
         (made / name).unlink()
     bundles._put_sums(made)

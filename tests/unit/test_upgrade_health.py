@@ -13,21 +13,28 @@ from appliance.admin.machine import Machine
 from appliance.admin.settings import Host, load
 from appliance.admin.upgrade import health, record, rollback
 from appliance.admin.upgrade.record import UpgradeRecord
+from appliance.core.run.errors import Unavailable
 from appliance.core.run.layout import Layout
 from tests.simulators import docker_engine
 from tests.simulators.docker_engine import Engine
 
 SYSTEMCTL = """\
 #!/bin/sh
-case "$1:$3" in {states}) exit 0 ;; esac
-exit 1
+# is-active [--quiet] UNIT
+for unit; do :; done
+state=inactive
+case $unit in {states} esac
+[ "$2" = --quiet ] || echo $state
+[ $state = active ]
 """
 
 
-def machine(directory: Path, *states: str) -> Machine:
-    """Return a machine whose systemctl answers yes to these questions, ``is-active:bdii``."""
+def machine(directory: Path, **states: str) -> Machine:
+    """Return a machine whose units are in these states; all others are inactive."""
     directory.mkdir(exist_ok=True)
-    (directory / "systemctl").write_text(SYSTEMCTL.format(states="|".join(states)))
+    named = {unit.replace("_", "-"): state for unit, state in states.items()}
+    cases = [f"{unit}|{unit}.service) state={state} ;;" for unit, state in named.items()]
+    (directory / "systemctl").write_text(SYSTEMCTL.format(states=" ".join(cases)))
     (directory / "systemctl").chmod(0o755)
     return Machine(path=f"{directory}:/usr/bin:/bin")
 
@@ -37,7 +44,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """Return the engine of this host, where bdii.service is active."""
     etc = tmp_path / "etc/fedcloud"
     etc.mkdir(parents=True)
-    found = machine(tmp_path / "bin", "is-active:bdii")
+    found = machine(tmp_path / "bin", bdii="active")
     monkeypatch.setattr(health, "Machine", lambda: found)
 
     def load_here(_layout: Layout) -> Host:
@@ -86,25 +93,55 @@ def test_an_engine_that_does_not_answer(engine: Engine) -> None:
     assert "no space left on device" in line
 
 
+RELOAD, BDII, BACKEND = "try-reload-or-restart bdii.service", "bdii.service", "cloudkeeper-os"
+
+
 @pytest.mark.root
+@pytest.mark.parametrize(
+    ("state", "commands"),
+    [
+        ("active", [RELOAD, f"try-restart {BACKEND}.service"]),
+        ("failed", [f"restart {BDII}", f"try-restart {BACKEND}.service"]),
+        ("activating", [f"restart {BDII}", f"try-restart {BACKEND}.service"]),
+        ("inactive", [RELOAD, f"try-restart {BACKEND}.service"]),
+    ],
+)
 def test_the_way_back_starts_what_has_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    state: str, commands: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A restart would leave it stopped. What had failed before, or was stopped, stays so."""
-    found = machine(tmp_path / "bin", "is-failed:bdii", "is-failed:cloudkeeper-os")
+    """Systemd would leave it stopped. What had failed before, or was stopped, stays so."""
+    found = machine(tmp_path / "bin", bdii=state, cloudkeeper_os="failed")
     done: list[str] = []
     monkeypatch.setattr(rollback, "Machine", lambda: found)
+    monkeypatch.setattr(host, "Machine", lambda: found)
     monkeypatch.setattr(host, "is_booted", lambda _root: True)
     monkeypatch.setattr(host, "run", lambda *command: done.append(" ".join(command[1:])))
     layout = Layout(tmp_path / "root")
     layout.path("/var/lib/fedcloud").mkdir(parents=True)
-    rollback.run(UpgradeRecord("1.0.0", "99.0", faults=("cloudkeeper-os",)), layout)
-    assert done == [
-        "daemon-reload",
-        "try-reload-or-restart bdii.service",
-        "try-restart cloudkeeper-os.service",
-        "start bdii",
-    ]
+    rollback.run(UpgradeRecord("1.0.0", "99.0", faults=(BACKEND,)), layout)
+    assert done == ["daemon-reload", *commands]
     found_record = record.read(layout)
     assert found_record is not None
     assert found_record.state is record.UpgradeState.BACK
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_failed_reload_is_followed_by_a_restart(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It also fails if the unit ends during it; the restart's failure is reported."""
+    done: list[str] = []
+
+    def run(*command: str) -> None:
+        done.append(" ".join(command[1:]))
+        if done[-1] == RELOAD:
+            machine(tmp_path / "bin", bdii="activating")
+        if BDII in command and (fails or done[-1] != RELOAD):
+            raise Unavailable("systemctl", done[-1])
+
+    found = machine(tmp_path / "bin", bdii="active")
+    monkeypatch.setattr(host, "Machine", lambda: found)
+    monkeypatch.setattr(host, "run", run)
+    with pytest.raises(Unavailable, match=f"restart {BDII}"):
+        host.renew_services(is_unit_changed=False)
+    assert done == [RELOAD, f"restart {BDII}", f"try-restart {BACKEND}.service"]

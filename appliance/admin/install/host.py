@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from appliance.admin import account
 from appliance.admin.install.programs import point
 from appliance.admin.inventory import SERVICES
+from appliance.admin.machine import Machine
 from appliance.core.run.errors import Unavailable
 
 ANCHORS = "/usr/share/igtf-policy"
 _UNITS = sorted({f"{unit}.service" for unit in SERVICES.values()})
 _BDII = "bdii.service"
+_ENDED = ("activating", "deactivating", "failed", "inactive")
+"""States of a unit that ran before, in systemd's words."""
 _WANTED_BY = ("multi-user.target", "docker.service")
 _ACCREDITED = ("classic", "mics", "slcs", "iota")
 
@@ -155,8 +157,8 @@ def reload_units() -> None:
     run("/usr/bin/systemctl", "daemon-reload")
 
 
-def renew_services(*, is_unit_changed: bool) -> None:
-    """Have the services that run use the new version.
+def renew_services(*, is_unit_changed: bool, broken: Collection[str] = ()) -> None:
+    """Have the services that run use the new version; ``broken`` units are started in any case.
 
     A reload of the BDIIs checks their configuration and replaces one container after the other: the
     site's BDII is away for some seconds. A restart stops both before the check. It is needed for
@@ -166,13 +168,33 @@ def renew_services(*, is_unit_changed: bool) -> None:
         Unavailable: A service does not start.
 
     """
-    left = [*_UNITS]
-    if not is_unit_changed:
-        with contextlib.suppress(Unavailable):
-            run("/usr/bin/systemctl", "try-reload-or-restart", _BDII)
-            left.remove(_BDII)
-    # Both verbs leave stopped and disabled services stopped.
-    run("/usr/bin/systemctl", "try-restart", *left)
+    due = [*broken]
+    left = [unit for unit in _UNITS if unit not in due]
+    if _BDII in left and not is_unit_changed:
+        left.remove(_BDII)
+        if not _reload():
+            due.append(_BDII)
+    try:
+        if due:
+            run("/usr/bin/systemctl", "restart", *due)
+    finally:
+        # Both verbs with "try" leave stopped and disabled services stopped.
+        run("/usr/bin/systemctl", "try-restart", *left)
+
+
+def _reload() -> bool:
+    """Reload the BDIIs if they run; return whether they are as before.
+
+    If the unit ends during its reload, systemd counts that as done and starts it again later:
+    try-restart would then leave it alone.
+    """
+    machine = Machine()
+    before = machine.state(_BDII)
+    try:
+        run("/usr/bin/systemctl", "try-reload-or-restart", _BDII)
+    except Unavailable:
+        return False
+    return before != "active" or machine.state(_BDII) not in _ENDED
 
 
 def run(*command: str) -> None:

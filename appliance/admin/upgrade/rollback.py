@@ -23,6 +23,8 @@ from appliance.core.run.layout import Layout
 
 _TOP = "/opt/fedcloud"
 _COMMAND = "/usr/local/bin/appliance"
+_BROKEN = ("failed", "activating")
+"""States of a unit that has failed, and of one that systemd starts again and again."""
 
 
 def last(layout: Layout) -> UpgradeRecord:
@@ -86,20 +88,17 @@ def run(found: UpgradeRecord, layout: Layout) -> None:
     names = [*kept.give_back(layout)]
     if host.is_booted(layout.root):
         host.reload_units()
-        host.renew_services(is_unit_changed=any("/systemd/" in name for name in names))
-        _start_failed(found, layout)
+        is_unit_changed = any("/systemd/" in name for name in names)
+        host.renew_services(is_unit_changed=is_unit_changed, broken=_broken(found, layout))
     # Last: a run that ends before is repeated as a whole.
     record.note(found, UpgradeState.BACK, layout)
 
 
-def _start_failed(found: UpgradeRecord, layout: Layout) -> None:
-    """Start the units that have failed since the upgrade; a restart leaves them stopped.
-
-    Raises:
-        Unavailable: A service does not start.
-
-    """
+def _broken(found: UpgradeRecord, layout: Layout) -> list[str]:
+    """Return the units that run no more since the upgrade, though nobody has stopped them."""
     machine = Machine()
-    for unit in health.units(layout):
-        if unit not in found.faults and machine.has_failed(unit):
-            host.run("/usr/bin/systemctl", "start", unit)
+    return [
+        f"{unit}.service"
+        for unit in health.units(layout)
+        if unit not in found.faults and machine.state(unit) in _BROKEN
+    ]
