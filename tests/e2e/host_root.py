@@ -189,7 +189,7 @@ class Programs:
 
     def keep(self, root: Path) -> None:
         """Keep those of the host below ``root``."""
-        for place in root.glob(f"{_PROGRAMS}/*-*"):
+        for place in root.glob(f"{_PROGRAMS}/[0-9]*-*"):  # not the mark of the state
             subprocess.run(["cp", "-a", place, self._directory], check=True)
 
     def put(self, root: Path) -> None:
