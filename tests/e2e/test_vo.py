@@ -29,6 +29,24 @@ OTHER = {
         {"type": "HTTP_OIDC_ISS", "any_one_of": ["https://campus.example/é"]},
     ],
 }
+GROUP = "urn:mace:egi.eu:group"
+ANOTHER_VO = {
+    "local": [
+        {
+            "user": {"type": "ephemeral", "name": "{0}"},
+            "group": {"name": "another", "domain": {"name": "Default"}},
+        }
+    ],
+    "remote": [
+        {"type": "HTTP_OIDC_SUB"},
+        {"type": "HTTP_OIDC_ISS", "any_one_of": ["https://aai.egi.eu/auth/realms/egi"]},
+        {
+            "type": "HTTP_OIDC_EDUPERSON_ENTITLEMENT",
+            "any_one_of": [f"{GROUP}:vo.another.example:role=vm_operator#aai.egi.eu"],
+        },
+    ],
+}
+"""Its claim has the name that a header of HTTP has here, where no Apache stands before Keystone."""
 CONF = """\
 [DEFAULT]
 site_name = TEST-SITE
@@ -49,7 +67,7 @@ cafile = {ca}
 def federation(testbed: Testbed) -> Iterator[None]:
     admin = testbed.admin()
     admin.put(KEYSTONE, PLACE, {"identity_provider": {"enabled": True}})
-    admin.put(KEYSTONE, MAPPING, {"mapping": {"rules": [OTHER]}})
+    admin.put(KEYSTONE, MAPPING, {"mapping": {"rules": [OTHER, ANOTHER_VO]}})
     admin.put(KEYSTONE, f"{PLACE}/protocols/mapped", {"protocol": {"mapping_id": "egi-joined"}})
     yield
     admin.call("DELETE", KEYSTONE, PLACE)
@@ -107,7 +125,7 @@ def entered(testbed: Testbed, entitlements: str) -> list[str]:
     claims = {
         "OIDC-sub": "user-1",
         "OIDC-iss": "https://aai.egi.eu/auth/realms/egi",
-        "OIDC-eduperson_entitlement": entitlements,
+        "OIDC-eduperson-entitlement": entitlements,
     }
     answer = requests.get(url, headers=claims, verify=str(testbed.ca_file), timeout=60)
     if answer.status_code != 201:
@@ -148,13 +166,13 @@ def test_a_vo_joins_and_leaves(
     out = ran(capsys, "plan", VO, "--cores", "7", "--output", file, *login, *where)
     assert f"+ openstack project create --domain Default --property egi.VO={VO} {VO}" in out
     assert rules(testbed) == before
-    member = f"urn:mace:egi.eu:group:{VO}:role=vm_operator#aai.egi.eu"
+    member = f"{GROUP}:{VO}:role=vm_operator#aai.egi.eu"
     assert entered(testbed, member) == []
 
     out = ran(capsys, "apply", file, *login[:2], *where)
     # Keystone keeps the texts: those of the other provider are the same bytes.
     assert rules(testbed).startswith(before[:-1])
-    assert entered(testbed, f"urn:mace:egi.eu:group:x:role=y#z;{member}") == [VO]
+    assert entered(testbed, f"{GROUP}:x:role=y#z;{member}") == [VO]
     assert entered(testbed, member.replace(".", "-")) == []
     assert entered(testbed, member.replace("vm_operator", "member")) == []
     admin = testbed.admin()
@@ -168,7 +186,7 @@ def test_a_vo_joins_and_leaves(
     # The undo of the mapping is the file that it names.
     (line,) = [one for one in out.splitlines() if "mapping set" in one]
     kept: Any = json.loads(Path(shlex.split(line)[5]).read_text())
-    assert kept == [OTHER]
+    assert kept == [OTHER, ANOTHER_VO]
 
     ran(capsys, "remove", VO, "--yes", *login, *where)
     assert rules(testbed) == before
