@@ -87,7 +87,8 @@ def _send(
         yield from outcome.failures
         yield from (ApplianceError("", line) for line in outcome.tally.refused)
         if not outcome.failures:
-            records = outcome.tally.records.total()
+            sent = outcome.tally.records.items()
+            records = sum(count for (of, _), count in sent if of == month_text(month))
             print(
                 f"{outcome.selected.project}: {month_text(month)} sent again: {records} records,"
                 f" {outcome.messages} messages"

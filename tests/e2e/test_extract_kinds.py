@@ -159,8 +159,9 @@ def test_only_servers_unless_more_is_asked_for_f_a7(cloud: Cloud, tmp_path: Path
 
 def test_a_second_run_sends_the_month_again(cloud: Cloud, tmp_path: Path) -> None:
     with serving(cloud):
-        earlier = (cloud.now - timedelta(hours=1)).isoformat()
-        account(cloud, tmp_path, "--extract-to", earlier)
+        begin = cloud.now.replace(day=1, hour=0, minute=0, second=0)
+        earlier = begin + (cloud.now - begin) / 2
+        account(cloud, tmp_path, "--extract-to", earlier.isoformat(timespec="seconds"))
         before = volumes(tmp_path)
         account(cloud, tmp_path)
     after = volumes(tmp_path)

@@ -214,7 +214,7 @@ def test_a_lastrun_file_that_was_set_back_is_followed(site: LedgerSite) -> None:
     months = {
         month_of(datetime.fromisoformat(record_end(record))) for record in site.records()[count:]
     }
-    assert len(months) == 2
+    assert {month_of(LAST_MONTH), month_of(NOW)} <= months
 
 
 def record_end(record: dict[str, str]) -> str:
@@ -291,7 +291,8 @@ def test_a_journal_that_cannot_be_read_is_read_later(site: LedgerSite) -> None:
         assert (LAST_MONTH.strftime("%Y-%m")) not in {month for _, month in known(site)}
     site.journal.write_bytes(content)
     # Those of this month are known from the runs since.
-    assert ", 3 of the journal of sent messages" in site.run().stderr
+    count = sum(month < f"{NOW:%Y-%m}" for _, month in site.repository())
+    assert f", {count} of the journal of sent messages" in site.run().stderr
     assert known(site) == site.repository()
     assert "journal" not in site.run().stderr
 
@@ -343,7 +344,7 @@ def test_a_period_in_the_past_keeps_what_the_ledger_knows(site: LedgerSite) -> N
     site.send()
     key = site.cloud.more["one"][0]["id"]
     earlier = (NOW - timedelta(days=1)).isoformat()
-    site.run("--extract-from", f"{THIS_MONTH:%Y-%m-%d}", "--extract-to", earlier)
+    site.run("--extract-from", f"{LAST_MONTH:%Y-%m-%d}", "--extract-to", earlier)
     with Ledger(site.ledger, read_only=True) as ledger:
         assert {one.row.vo for one in ledger.deliveries.of(key)} == {"vo.one"}
         assert None not in {one.row.user for one in ledger.deliveries.of(key)}

@@ -122,9 +122,9 @@ def test_an_upgrade_does_not_change_what_is_sent(
         records = sum(1 for _ in counters.records(waiting.values()))
         assert f"read again what was delivered: {records} records of messages that wait" in said
         run(after, "--extract-from", "2026-01-01", "--extract-to", first.isoformat())
-        last = {
-            record["VMUUID"]: int(record["WallDuration"])
-            for record in counters.records(messages(after).values())
-        }
+        longest: dict[str, int] = {}
+        for record in counters.records(messages(after).values()):
+            seconds = int(record["WallDuration"])
+            longest[record["VMUUID"]] = max(seconds, longest.get(record["VMUUID"], 0))
         truth = cloud.truth("one", until=cloud.now)
-        assert {key: last[key] for key in truth} == truth
+        assert {key: longest[key] for key in truth} == truth

@@ -230,10 +230,10 @@ def test_status_logs_and_schedule_work(host: Host) -> None:
     )
     assert (
         appliance(host, "logs", "sitebdii", "-n", "3").stdout
-        == "--no-pager --output=cat -u bdii.service -n 3\n"
+        == "--no-pager --output=cat -n 3 -u bdii.service\n"
     )
     followed = appliance(host, "logs", "bdii", "-f").stdout  # both, side by side
-    assert followed == "--no-pager --output=cat -u cloudbdii.service -u bdii.service -n 50 -f\n"
+    assert followed == "--no-pager --output=cat -n 50 -f -u cloudbdii.service -u bdii.service\n"
     assert appliance(host, "schedule", "cron").returncode == 0
     assert (host.root / "etc/cron.d/caso").exists()
     assert appliance(host, "images").stdout.startswith("no images are needed")

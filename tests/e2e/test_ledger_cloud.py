@@ -83,7 +83,8 @@ def test_servers_that_were_deleted_and_archived_are_closed(site: CasoSite) -> No
     site.run("caso-extract")
     first = reached(site)
     with_them = truth(site, first)
-    living = {record["VMUUID"] for record in site.records() if record["Status"] == "started"}
+    status = {record["VMUUID"]: record["Status"] for record in site.records()}
+    living = {key for key, last in status.items() if last == "started"}
     site.testbed.clear_bulk()
     without_them = truth(site, first)
     shown = site.run("caso-extract")

@@ -172,7 +172,7 @@ def test_servers_above_novas_limit(tmp_path: Path) -> None:
 
 def test_servers_that_were_never_launched(tmp_path: Path) -> None:
     """Two end in an error: cASO counts a second of one, and the whole life of the deleted one."""
-    cloud = Cloud(projects=("one",), servers=4, deleted=0)
+    cloud = Cloud(projects=("one",), servers=4, deleted=0, now=_middle_of_a_month())
     ended = cloud.now - timedelta(minutes=90)
     born, died = f"{ended - 5 * HOUR:%Y-%m-%dT%H:%M:%S}", f"{ended:%Y-%m-%dT%H:%M:%S}"
     launch: dict[str, Any] = {"OS-SRV-USG:launched_at": None, "created": f"{born}Z"}
@@ -236,7 +236,7 @@ def _middle_of_a_month() -> datetime:
 
 
 def test_a_flavor_that_changes_between_the_two(tmp_path: Path) -> None:
-    cloud = Cloud(projects=("one",), servers=6, deleted=0, changed=6)
+    cloud = Cloud(projects=("one",), servers=6, deleted=0, changed=6, now=_middle_of_a_month())
     with serving(cloud):
         site = SimulatedSite(tmp_path, cloud)
         site.account(cloud.now - DAY)
