@@ -8,6 +8,10 @@ import logging
 import os
 import re
 import shutil
+import socketserver
+import ssl
+import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -15,6 +19,7 @@ from typing import TextIO
 import pytest
 
 from appliance.core import retry
+from appliance.core.config import settings
 from appliance.core.run import log
 from tests import needs, warm
 from tests.testbed import Authority, Testbed
@@ -34,7 +39,17 @@ _GLANCE_PORTS = 20
 def pytest_configure() -> None:
     """Make few RSA keys, and collect no garbage while tests are collected."""
     testbed_pki.share_rsa_keys(_KEYS, _TOP / ".cache/tests/keys")
+    socketserver.BaseServer.handle_error = _report_of_server  # type: ignore[method-assign]
     gc.disable()  # a third of the time of collecting tests, which leaves no garbage
+
+
+def _report_of_server(
+    self: socketserver.BaseServer, request: object, client_address: object
+) -> None:
+    """Print what failed in a test's server, unless its client went away, in another's output."""
+    if not isinstance(sys.exception(), (ConnectionError, ssl.SSLError)):
+        print(f"{type(self).__name__}: request of {client_address}", file=sys.stderr)
+        traceback.print_exc()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -80,6 +95,13 @@ def _usual_process() -> Iterator[None]:
         root.setLevel(before)
     log.check_only(is_on=False)
     vars(retry)["_interrupted"].clear()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_other_tests() -> None:
+    """Forget the secrets and options that a program has read in another test of this process."""
+    for remembered in (log._secrets, settings._observed, settings._shown):
+        remembered.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,6 @@ import json
 import re
 import socket
 import ssl
-import sys
 import threading
 import time
 import uuid
@@ -584,19 +583,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815  http.server's names
 
 
-class _Server(ThreadingHTTPServer):
-    """Clients that go away while they are answered are no errors of this server."""
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
-
-
 @contextmanager
 def serving(cloud: Cloud, *, tls: ssl.SSLContext | None = None) -> Iterator[Cloud]:
     """Serve a cloud on a free port of loopback, over TLS if a context is given."""
     handler = type("Handler", (_Handler,), {"cloud": cloud})
-    server = _Server(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     if tls:
         server.socket = tls.wrap_socket(
             server.socket, server_side=True, do_handshake_on_connect=False

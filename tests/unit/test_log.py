@@ -279,3 +279,10 @@ def test_a_line_that_repeats_is_logged_once(caplog: pytest.LogCaptureFixture) ->
     warn_once("only to know", logging.DEBUG)
     log.Once(logging.getLogger("x"))("another")
     assert caplog.messages == ["50 % left", "another", "another"]
+
+
+def test_a_line_of_json_has_no_control() -> None:
+    """JSON allows DEL and the controls of Latin-1; escapes of Python would break it."""
+    written = log.json_line({"text": "o12\x7fR\x85\u2028\n"})
+    assert written.isprintable()
+    assert json.loads(written) == {"text": "o12\x7fR\x85\u2028\n"}

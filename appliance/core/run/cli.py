@@ -386,7 +386,7 @@ def _print_values() -> None:
 
     for value in settings.observed():
         entry = {name: str(getattr(value, name)) for name in ("section", "option", "text", "path")}
-        _print_error(json.dumps({"value": {**entry, "line": value.line}}, ensure_ascii=False))
+        _print_error(log.json_line({"value": {**entry, "line": value.line}}))
 
 
 def _print_settings(*, as_json: bool) -> None:
@@ -397,7 +397,7 @@ def _print_settings(*, as_json: bool) -> None:
         if as_json:
             names = ("section", "option", "text", "path")
             entry = {name: str(getattr(value, name)) for name in names} | {"line": value.line}
-            _print_error(json.dumps({"setting": entry}, ensure_ascii=False))
+            _print_error(log.json_line({"setting": entry}))
         else:
             print(log.one_line(log.redact(f"{value.place}: {value.named} = {value.text}")))
 
@@ -410,7 +410,7 @@ def _report_json(name: str, error: ApplianceError) -> None:
         entry | {"message": log.redact(str(one)), "problem": log.as_json(one)} for one in problems
     ] or [entry]
     for one in found:
-        _print_error(json.dumps(one, ensure_ascii=False))
+        _print_error(log.json_line(one))
 
 
 def _bug(name: str, error: BaseException, arguments: argparse.Namespace) -> ExitStatus:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import TextIOWrapper
@@ -126,7 +126,13 @@ class _JSONFormatter(logging.Formatter):
             entry["problem"] = as_json(record.args[0])
         if record.exc_info:
             entry["exception"] = redact(self.formatException(record.exc_info))
-        return json.dumps(entry, ensure_ascii=False)
+        return json_line(entry)
+
+
+def json_line(entry: Mapping[str, object]) -> str:
+    """Return an object as JSON without line ends and controls, some of which JSON would allow."""
+    text = json.dumps(entry, ensure_ascii=False)
+    return _CONTROLS.sub(lambda control: f"\\u{ord(control[0]):04x}", text)
 
 
 def as_json(problem: Problem) -> dict[str, object]:
