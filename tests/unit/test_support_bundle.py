@@ -40,6 +40,7 @@ PLANTED = [
     "planted-proxy-0",
 ]
 HIDDEN = ["planted-old-x", "plantedtoken", "plantedsignature", "plantedkeymaterial"]
+KEY = "PRIVATE KEY"
 PEOPLE = [
     *("jane-caso", "jane-info", "jane@uni.example.org", "Jane Doe"),
     *("11111111-2222-3333-4444-555555555555", "0123456789abcdef0123456789abcdef"),
@@ -55,7 +56,7 @@ LEAK = "\n".join(
         "project 0123456789abcdef0123456789abcdef of jane@uni.example.org",
         "signed by /DC=org/DC=terena/O=Uni/CN=Jane Doe jd12",
         f"signed by {HOST}",
-        "-----BEGIN PRIVATE KEY-----\nplantedkeymaterial\n-----END PRIVATE KEY-----",
+        f"-----BEGIN {KEY}-----\nplantedkeymaterial\n-----END {KEY}-----",
         "",
     ]
 )
