@@ -91,8 +91,7 @@ timeout = 30
 
 
 @pytest.fixture(autouse=True)
-def no_secrets_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_secrets", set())
+def no_lock_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CASO_LOCK_PATH", raising=False)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from appliance.core.cloud import monitored
-from appliance.core.run import log
 from appliance.core.run.finding import Finding
 from caso.cmds import extract
 from caso.ledger.ledger import Ledger
@@ -103,7 +102,6 @@ def asked(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Asked:
-    monkeypatch.setattr(log, "_secrets", set())
     monkeypatch.setattr(monitored, "_PAUSE", 0.01)
     made = Asked(tmp_path, probed, capsys)
     made.path.touch(mode=0o600)

@@ -13,11 +13,11 @@ from cloud_info_provider.cmds import service
 from tests.simulators import offering_cloud
 from tests.simulators.offering_cloud import flavor
 from tests.simulators.probed_cloud import image
-from tests.unit.test_check_cloud import place_of, printed, secrets
+from tests.unit.test_check_cloud import place_of, printed
 from tests.unit.test_information_accounts import site
 from tests.unit.test_provider_settings import environment, load
 
-__all__ = ["environment", "secrets"]
+__all__ = ["environment"]
 
 
 @pytest.fixture

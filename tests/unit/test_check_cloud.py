@@ -15,7 +15,6 @@ import pytest
 
 from appliance.core.cloud import faults
 from appliance.core.config import settings
-from appliance.core.run import log
 from appliance.core.run.finding import Finding, of_json
 from caso.cmds import extract
 from cloud_info_provider.cmds import service
@@ -49,11 +48,6 @@ LINES = {
 }
 """The lines of caso.conf, after the first one."""
 USERS = Answer(body={"users": [{"id": "u", "name": "accounting"}]})
-
-
-@pytest.fixture(autouse=True)
-def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_secrets", set())
 
 
 FLAVORS = [{"id": "1", "name": "f", "vcpus": 1, "ram": 1, "disk": 1}]

@@ -11,9 +11,9 @@ from appliance.core.run.finding import Finding
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import Origin, Span, Stream
 from tests.simulators.openstack import Cloud
-from tests.unit.test_check_cloud import Accounting, cloud, secrets
+from tests.unit.test_check_cloud import Accounting, cloud
 
-__all__ = ["cloud", "secrets"]
+__all__ = ["cloud"]
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

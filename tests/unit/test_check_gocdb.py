@@ -11,9 +11,9 @@ from appliance.core.run.finding import Finding
 from cloud_info_provider.cmds import service
 from tests.simulators import offering_cloud
 from tests.simulators.gocdb import Gocdb, Service
-from tests.unit.test_check_cloud import described, offer, place_of, printed, secrets
+from tests.unit.test_check_cloud import described, offer, place_of, printed
 
-__all__ = ["described", "offer", "secrets"]
+__all__ = ["described", "offer"]
 
 OTHER = Service("1G0", "OTHER-SITE", "https://keystone.example.net:5000/v3")
 

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from appliance.core.config import settings
-from appliance.core.run import log
 from appliance.core.run.finding import Finding, of_json
 from cloudkeeper.frontend import download, live_check
 from cloudkeeper.frontend.download import Timeouts
@@ -120,11 +119,6 @@ class Frontend:
 
 def place(found: Finding) -> tuple[str, Path, int]:
     return found.identifier, Path(found.path), found.line
-
-
-@pytest.fixture(autouse=True)
-def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_secrets", set())
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from tests.simulators import stomp_faults
 from tests.simulators.ams_service import AMS
 from tests.simulators.stomp_faults import FaultBroker
 from tests.testbed.trust import Trust
-from tests.unit.test_check_sending import TOKEN, Sending, broker, secrets, sending, trust
+from tests.unit.test_check_sending import TOKEN, Sending, broker, sending, trust
 
-__all__ = ["broker", "secrets", "sending", "trust"]
+__all__ = ["broker", "sending", "trust"]
 
 DEVEL = "eu-egi-cloud-accounting-devel"
 PRODUCTION = "eu-egi-cloud-accounting"

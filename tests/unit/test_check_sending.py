@@ -20,7 +20,6 @@ from appliance.admin.check import waiting
 from appliance.admin.check.inside import Depth
 from appliance.admin.check.probe import CheckedSite
 from appliance.admin.check.programs import Programs
-from appliance.core.run import log
 from appliance.core.run.finding import Finding, of_json
 from appliance.core.run.layout import Layout
 from ssm import live_check
@@ -108,11 +107,6 @@ class Sending:
 
     def place(self, option: str) -> tuple[str, int]:
         return str(self.path), self.line(option)
-
-
-@pytest.fixture(autouse=True)
-def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_secrets", set())
 
 
 @pytest.fixture(scope="module")

@@ -164,7 +164,6 @@ def test_secrets_of_options_that_no_program_uses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mask follows from the name, from the plugin, and from the account in a URL."""
-    monkeypatch.setattr(log, "_secrets", set())
     path = tmp_path / "x.conf"
     path.write_text(
         "[DEFAULT]\nadmin_passwd = one\napi_token = two\ntoken_file = /three\n"

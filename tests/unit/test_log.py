@@ -17,7 +17,6 @@ def _quiet_again() -> Iterator[None]:
     yield
     log.configure(console=False)
     logging.captureWarnings(capture=False)
-    log._secrets.clear()
 
 
 def test_secrets_never_reach_a_file_not_even_in_tracebacks(tmp_path: Path) -> None:

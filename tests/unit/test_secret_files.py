@@ -21,11 +21,6 @@ CREDENTIAL = "auth_type = v3applicationcredential\napplication_credential_id = a
 TOKEN = "auth_type = v3oidcaccesstoken\nidentity_provider = egi.eu\nprotocol = openid\n"
 
 
-@pytest.fixture(autouse=True)
-def _no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_secrets", set())
-
-
 def read(
     root: Path, text: str, *, mode: int = 0o600
 ) -> tuple[dict[str, str], list[str], dict[str, str]]:

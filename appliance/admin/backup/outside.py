@@ -15,7 +15,8 @@ _CASO = "/etc/caso/caso.conf"
 _SITE = re.compile(r"^site_name\s*[=:]\s*(.*?)\s*$", re.MULTILINE)
 _PLACEHOLDER = "SITE-NAME"
 _NAMED = re.compile(
-    r"^\s*([\w.-]*(?:_file|key|cert|certificate)|FEDCLOUD_(?!ROOT\b)\w+)\s*[=:]\s*[\"']?(/[^\s\"']+)"
+    r"^\s*([\w.-]*(?:_file|key|cert|certificate)|FEDCLOUD_(?!ROOT\b)\w+)"
+    r"\s*[=:]\s*[\"']?(/[^\s\"']+)"
 )
 _OF_EVERY_HOST = ("/etc/grid-security/", "/run/", "/etc/ssl/", "/usr/")
 

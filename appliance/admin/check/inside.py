@@ -156,7 +156,7 @@ def ask(
         # compose_command() has set the project of the services.
         command[command.index("-p") + 1] = _PROJECT
     try:
-        lines, _ = _run(name, command, compose_output.environment(host))
+        lines, _ = _run(name, command, compose_output.environment(host), limit=_limit(extra))
     except OSError as error:
         raise compose.not_started(host.compose, error) from error
     if _BEGUN not in lines:
@@ -215,7 +215,7 @@ def _ask_natively(
             if host.is_beside
             else native.command(job, layout, mounts=mounts, arguments=flags)
         )
-        written, status = _run(name, command, environment)
+        written, status = _run(name, command, environment, limit=_limit(extra))
         lines += [_BEGUN, *written, f"{_ENDED} {status}"]
     return read(name, lines, [program[0] for program in PROGRAMS[service]])
 
@@ -235,12 +235,15 @@ def _beside(job: Job, flags: Sequence[str]) -> list[str]:
     return [str(program), *job.command[1:], *flags]
 
 
+def _limit(extra: Sequence[str]) -> int:
+    """Return the seconds for a check; a program with ``--write`` among its flags boots a server."""
+    return _BOOT_LIMIT if "--write" in extra else _LIMIT
+
+
 def _run(
-    name: str, command: Sequence[str], environment: Mapping[str, str]
+    name: str, command: Sequence[str], environment: Mapping[str, str], *, limit: int
 ) -> tuple[list[str], int]:
     """Return the lines of a command's standard error, and its exit status."""
-    words = " ".join(command)
-    limit = _BOOT_LIMIT if "--as-egi" in words and "--write" in words else _LIMIT
     try:
         done = subprocess.run(
             command,
