@@ -116,6 +116,7 @@ def rounds(site: SiteOfAllKinds, count: int) -> None:
     for _ in range(count):
         time.sleep(1.1)  # a window of a second has nothing
         site.account(datetime.now(UTC))
+        time.sleep(1.1)  # so that the two never end in the same second
         site.look(None)
 
 
