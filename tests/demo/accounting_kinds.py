@@ -20,7 +20,7 @@ _GPU = "gpu.a100"
 _SHORTER = """
 UPDATE instances SET terminated_at = datetime(terminated_at, '-1 hour') WHERE id = (
   SELECT id FROM instances
-  WHERE strftime('%Y-%m', terminated_at) = :month AND strftime('%Y-%m', created_at) = :month
+  WHERE substr(terminated_at, 1, 7) = :month AND substr(created_at, 1, 7) = :month
     AND launched_at < datetime(terminated_at, '-2 hours') ORDER BY id LIMIT 1)
 """
 

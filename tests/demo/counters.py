@@ -24,9 +24,9 @@ MONTHLY_SECONDS = """
 WITH RECURSIVE
   server AS (
     SELECT uuid, project_id,
-           CAST(strftime('%s', created_at) AS INTEGER) AS born,
-           MIN(:until, COALESCE(CAST(strftime('%s', COALESCE(terminated_at, deleted_at))
-               AS INTEGER), :until)) AS died
+           CAST(strftime('%s', substr(created_at, 1, 19)) AS INTEGER) AS born,
+           MIN(:until, COALESCE(CAST(strftime('%s',
+               substr(COALESCE(terminated_at, deleted_at), 1, 19)) AS INTEGER), :until)) AS died
     FROM instances WHERE launched_at IS NOT NULL AND created_at <= datetime(:until, 'unixepoch')),
   part AS (
     SELECT uuid, project_id, born, died,
@@ -44,7 +44,8 @@ FROM part GROUP BY project_id, month
 """Servers and seconds by project and calendar month.
 
 A month ends at 23:59:59, as in APEL's tables: the second after it belongs to the next one, so that
-the months of a server add up to its whole life.
+the months of a server add up to its whole life.  Fractions are cut before ``strftime`` reads them,
+because it rounds 1.9995 s up to 2 s.
 """
 
 

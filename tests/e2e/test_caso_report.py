@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.cloud, pytest.mark.timeout(900)]
 
 _USED = """
 SELECT project_id, SUM(MAX(0,
-    MIN(:until, COALESCE(CAST(strftime('%s', terminated_at) AS INTEGER), :until))
-    - MAX(:since, CAST(strftime('%s', launched_at) AS INTEGER))))
+    MIN(:until, COALESCE(CAST(strftime('%s', substr(terminated_at, 1, 19)) AS INTEGER), :until))
+    - MAX(:since, CAST(strftime('%s', substr(launched_at, 1, 19)) AS INTEGER))))
 FROM instances WHERE launched_at < datetime(:until, 'unixepoch')
 GROUP BY project_id
 """

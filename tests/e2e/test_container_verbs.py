@@ -38,9 +38,9 @@ pytestmark = [pytest.mark.container, pytest.mark.cloud, pytest.mark.timeout(900)
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
 _LIVES = """
 SELECT uuid, died - born FROM (
-    SELECT uuid, CAST(strftime('%s', created_at) AS INTEGER) AS born,
-        MIN(:end, COALESCE(CAST(strftime('%s', COALESCE(terminated_at, deleted_at)) AS INTEGER),
-            :end)) AS died
+    SELECT uuid, CAST(strftime('%s', substr(created_at, 1, 19)) AS INTEGER) AS born,
+        MIN(:end, COALESCE(CAST(strftime('%s',
+            substr(COALESCE(terminated_at, deleted_at), 1, 19)) AS INTEGER), :end)) AS died
     FROM instances
     WHERE launched_at IS NOT NULL AND project_id IN (SELECT value FROM json_each(:projects)))
 WHERE born <= :end AND died >= :begin
