@@ -20,6 +20,8 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import NewType
 
+from appliance.core.download.partial import PartialData
+
 ListId = NewType("ListId", str)
 """``dc:identifier`` of an image list, a UUID."""
 ApplianceId = NewType("ApplianceId", str)
@@ -179,32 +181,6 @@ def is_same_endorser(one: Endorser, other: Endorser) -> bool:
 def is_same_dn(one: str, other: str) -> bool:
     """Check whether two DNs are one, however they spell the attribute for e-mail."""
     return _EMAIL.sub("/emailAddress=", one) == _EMAIL.sub("/emailAddress=", other)
-
-
-@dataclass(slots=True)
-class PartialData:
-    """The first bytes of an image that are there already, and the version of the file they are of.
-
-    Whoever downloads sets the version. ``number`` 0 means that there are none.
-    """
-
-    number: int = 0
-    etag: str = ""
-    modified: str = ""
-    total: int | None = None
-    """Bytes of the whole file; None if nobody says."""
-    refused: PartialData | None = None
-    """The version that an earlier run has found to be another file than the source describes."""
-
-    @property
-    def is_known(self) -> bool:
-        """Whether something would show that the server has another file."""
-        return bool(self.etag or self.modified)
-
-    @property
-    def is_resumable(self) -> bool:
-        """Whether something would show that the rest is of the same file (RFC 9110, 13.1.5)."""
-        return self.etag.startswith('"') or bool(self.modified)
 
 
 @dataclass(frozen=True, slots=True)

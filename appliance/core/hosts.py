@@ -10,6 +10,8 @@ import re
 from urllib.parse import urlsplit
 
 MAX_PORT = 65535
+SCHEMES = ("http", "https")
+"""The transports of files; over plain HTTP, a signature or a digest must protect each of them."""
 _LONGEST = 253
 _NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", re.IGNORECASE)
 """Labels as the DNS has them, and underscores: names in networks of containers contain them."""
@@ -127,3 +129,12 @@ def check_free(address: str, port: int) -> None:
         if family == socket.AF_INET6:  # else it would also claim the port of IPv4
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         probe.bind((address, port))
+
+
+def place_fault(text: str) -> str:
+    """Return why a text is not HOST or HOST:PORT, empty if it is."""
+    try:
+        host, _ = split_port(text, default_port=443)
+    except ValueError:
+        return "is not HOST or HOST:PORT"
+    return "" if is_host(host) else "is not a host name"

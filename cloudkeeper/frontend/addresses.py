@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from appliance.core import hosts
 from appliance.core.config.document import read_text
+from appliance.core.hosts import SCHEMES
 from appliance.core.run import log
 from appliance.core.run.errors import Problem
 from cloudkeeper.frontend.selection import ALL, Selection
@@ -27,8 +28,6 @@ _NO_SECRETS = frozenset({"x-oauth-basic"})
 # Characters; shorter words are not tokens, and hiding them would damage every message.
 _SHORTEST_SECRET = 4
 
-SCHEMES = ("http", "https")
-"""The transports of lists and images; over plain HTTP, signature and checksum protect both."""
 OR_OFF = ", or switch the flow off in /etc/fedcloud/appliance.yaml: flows: {images: off}"
 
 

@@ -2,7 +2,7 @@
 
 Reading is slowed down, so that the server sends no faster than that (TCP's flow control). The time
 that a download waits for its tokens is not the server's, as that of any other consumer
-(`cloudkeeper.frontend.pace`).
+(`appliance.core.download.pace`).
 """
 
 from __future__ import annotations

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.core.download.downloader import Downloader
+from appliance.core.registry.client import RegistryClient
+from appliance.core.registry.login import Login
 from appliance.core.trust.ca_directory import CADirectory
 from cloudkeeper.frontend import imagelist
-from cloudkeeper.frontend.download import Downloader
 from cloudkeeper.frontend.ended import ConfiguredLists, EndedPolicy
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.registry import accepted_lists
-from cloudkeeper.frontend.registry.client import RegistryClient
 from cloudkeeper.frontend.registry.kept import KeptByDigest
 from cloudkeeper.frontend.registry.listing import DistributionListing, HarborListing
-from cloudkeeper.frontend.registry.login import Login
 from cloudkeeper.frontend.registry.manifests import Manifests
 from cloudkeeper.frontend.registry.project import RegistryProject
 from cloudkeeper.frontend.registry.referrers import Referrers

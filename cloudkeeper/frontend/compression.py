@@ -19,9 +19,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from appliance.core.download.answers import BLOCK
 from appliance.core.run.errors import LocalFailure
 from cloudkeeper.formats import Unusable, check_virtual_size, compression_of
-from cloudkeeper.frontend.answers import BLOCK
 
 _ZEROS = bytes(BLOCK)
 # Bytes of compressed data that a library gets at once, at most.

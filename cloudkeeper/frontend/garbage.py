@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.core.registry.names import TaggedArtefact
 from cloudkeeper.frontend import accepted_log
 from cloudkeeper.frontend.backend_client import BackendClient
 from cloudkeeper.frontend.build_sources import REGISTRY_LISTS
@@ -24,7 +25,6 @@ from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.part_files import waiting
 from cloudkeeper.frontend.registry import accepted_lists
 from cloudkeeper.frontend.registry.kept import key_of
-from cloudkeeper.frontend.registry.names import TaggedArtefact
 from cloudkeeper.frontend.registry.tags import TagHistory
 from cloudkeeper.frontend.settings import FrontendSettings
 from cloudkeeper.model import OWNER_KEY, ListId

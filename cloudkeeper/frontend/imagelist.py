@@ -23,12 +23,12 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from appliance.core.hosts import SCHEMES
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust import smime
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.distinguished_name import slash_form
 from appliance.core.trust.errors import Malformed, Untrusted
-from cloudkeeper.frontend.addresses import SCHEMES
 from cloudkeeper.frontend.memory import OffPin
 from cloudkeeper.model import (
     Appliance,

@@ -21,8 +21,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from appliance.core import files
+from appliance.core.download.downloader import Fetched
 from appliance.core.run.errors import LocalFailure
-from cloudkeeper.frontend.download import Fetched
 
 logger = logging.getLogger(__name__)
 

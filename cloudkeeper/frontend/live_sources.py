@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from appliance.core.download.connections import Unreached, UntrustedServer
+from appliance.core.registry.login import NotShown
 from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
 from appliance.core.run.finding import Finding
 from appliance.core.trust.errors import Malformed, Untrusted
-from cloudkeeper.frontend.connections import Unreached, UntrustedServer
 from cloudkeeper.frontend.imagelist import ListExpired
 from cloudkeeper.frontend.memory import OffPin
 from cloudkeeper.frontend.reading import OfferSources
-from cloudkeeper.frontend.registry.login import NotShown
 from cloudkeeper.frontend.registry.project import RegistryProject
 from cloudkeeper.frontend.settings import FrontendSettings
 from cloudkeeper.frontend.sources import OfferSource, SignedListSource

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from appliance.core import clock, files, json_file
+from appliance.core.download.partial import PartialData
+from appliance.core.download.resume import CannotResume
 from appliance.core.run.errors import Unavailable
-from cloudkeeper.frontend.resume import CannotResume
-from cloudkeeper.model import ImageSource, PartialData
+from cloudkeeper.model import ImageSource
 
 PART, NOTE = ".download.part", ".download.json"
 KEPT = timedelta(hours=24)

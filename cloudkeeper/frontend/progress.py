@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TextIO
 
+from appliance.core.download import pace
+from appliance.core.download.downloader import Timeouts
 from appliance.core.run import log
-from cloudkeeper.frontend import pace
-from cloudkeeper.frontend.download import Timeouts
 from cloudkeeper.frontend.sources import ImageOpener
 from cloudkeeper.model import ImageSource, Offer
 

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from appliance.core import json_file
+from appliance.core.download.partial import PartialData, StillWrong
 from appliance.core.run.errors import LocalFailure
 from appliance.core.version import __version__
 from cloudkeeper.formats import Unusable
 from cloudkeeper.frontend.remedies import command
-from cloudkeeper.frontend.stream import StillWrong, WrongFile, shown
-from cloudkeeper.model import Format, Offer, PartialData
+from cloudkeeper.frontend.stream import WrongFile, shown
+from cloudkeeper.model import Format, Offer
 
 _LARGEST = 2**24
 _MOST = 1000

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from appliance.core import hosts
 from appliance.core.config import document
 from appliance.core.config.settings import Settings, note_endpoint
+from appliance.core.registry import account as registry_account
 from appliance.core.run.errors import Problem
 from appliance.core.run.layout import Layout
 from cloudkeeper.frontend import addresses, amounts, source_settings
@@ -357,7 +358,7 @@ class _FrontendReader:
         sources, accounts = self._optional("sources-file"), self._optional("accounts-file")
         if sources is None:
             return [], [], ()
-        known = source_settings.read_accounts(accounts) if accounts else {}
+        known = registry_account.read(accounts) if accounts else {}
         tree = yaml_file.parse(sources, document.read_text(sources))
         return source_settings.read(tree, known)
 

@@ -29,7 +29,7 @@ from appliance.core.run.errors import Unavailable
 from cloudkeeper.frontend.waiting import result_of
 
 if TYPE_CHECKING:
-    from cloudkeeper.frontend.download import Timeouts
+    from appliance.core.download.downloader import Timeouts
     from cloudkeeper.frontend.sources import ImageOpener, Stream
     from cloudkeeper.model import ImageSource
 

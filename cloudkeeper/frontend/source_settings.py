@@ -20,16 +20,17 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from appliance.core import hosts
-from appliance.core.config.document import Setting, read_text
+from appliance.core.config.document import Setting
 from appliance.core.config.settings import Settings
 from appliance.core.config.yaml_file import Tree
-from appliance.core.run import log, place
-from appliance.core.run.errors import ApplianceError, ConfigurationError, Problem
+from appliance.core.registry import account as registry_account
+from appliance.core.registry.account import RegistryAccount
+from appliance.core.registry.names import is_repository
+from appliance.core.run import place
+from appliance.core.run.errors import ApplianceError, Problem
 from cloudkeeper.frontend import addresses
 from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.ignored import SOURCES_IGNORED
-from cloudkeeper.frontend.registry.account import RegistryAccount
-from cloudkeeper.frontend.registry.names import is_repository
 from cloudkeeper.frontend.selection import ALL, Selection
 from cloudkeeper.model import Endorser
 from cloudkeeper.wire import own_properties
@@ -90,35 +91,6 @@ def read(
     return reader.registries, reader.lists, reader.settings.finish()
 
 
-def read_accounts(path: Path) -> dict[str, RegistryAccount]:
-    """Read the accounts of ``registry.auth`` by host; robots of Harbor have a ``$`` in their name.
-
-    Raises:
-        ConfigurationError: a line is not of the form ``HOST USER:SECRET``.
-
-    """
-    found: dict[str, RegistryAccount] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        host, _, rest = line.strip().partition(" ")
-        user, colon, secret = rest.strip().partition(":")
-        if not (hosts_fault(host) == "" and user and colon and secret):
-            text = "is not HOST USER:SECRET, for example registry.egi.eu robot$site:SECRET"
-            raise ConfigurationError([Problem(path, number, "", text)])
-        found[host] = _account(user, secret, f"{path}:{number}")
-    return found
-
-
-def hosts_fault(text: str) -> str:
-    """Return why a text is not HOST or HOST:PORT, empty if it is."""
-    try:
-        host, _ = hosts.split_port(text, default_port=443)
-    except ValueError:
-        return "is not HOST or HOST:PORT"
-    return "" if hosts.is_host(host) else "is not a host name"
-
-
 def _value_fault(text: str) -> str:
     """Return why a text cannot be the value of a property, empty if it can."""
     if not text:
@@ -126,13 +98,6 @@ def _value_fault(text: str) -> str:
     if len(text) > own_properties.LONGEST or not text.isprintable() or max(text) > "\uffff":
         return f"is longer than {own_properties.LONGEST} characters, or has unprintable ones"
     return ""
-
-
-def _account(user: str, secret: str, origin: str) -> RegistryAccount:
-    account = RegistryAccount(user, secret, origin)
-    for hidden in (secret, account.basic.removeprefix("Basic ")):
-        log.hide(hidden)
-    return account
 
 
 class _SourcesReader:
@@ -222,7 +187,7 @@ class _SourcesReader:
         host = self._shared_text(name, "registry_host") or default
         if not host:
             found.error(name, "registry_host", "must be set: the host of the registry")
-        elif fault := hosts_fault(host):
+        elif fault := hosts.place_fault(host):
             found.error(name, "registry_host", f"{host!r} {fault}")
         return host.lower()
 
@@ -252,7 +217,7 @@ class _SourcesReader:
         user = self._shared_text(name, "auth_user")
         secret = self._shared_text(name, "auth_password")
         if user and secret:
-            return _account(user, secret, "auth_password in sources.yaml")
+            return registry_account.hidden(user, secret, "auth_password in sources.yaml")
         if user or secret:
             option, other = ("auth_user", "auth_password")[:: 1 if user else -1]
             self.settings.error(name, option, f"is set without {other}; set both or none")

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
+from appliance.core.download.downloader import Downloader, Fetched, Question, Timeouts, basic
 from appliance.core.trust.ca_directory import CADirectory
 from cloudkeeper.frontend import imagelist
 from cloudkeeper.frontend.addresses import Address
-from cloudkeeper.frontend.download import Downloader, Fetched, Question, Timeouts, basic
 from cloudkeeper.frontend.imagelist import ListExpired
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory

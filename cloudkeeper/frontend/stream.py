@@ -60,10 +60,6 @@ class WrongFile(Tampered):
     """A file that came whole, and is another one than its source describes."""
 
 
-class StillWrong(Unavailable):
-    """The server still has the file that an earlier run has refused, so its bytes stay there."""
-
-
 @dataclass(frozen=True, slots=True)
 class Received:
     """An image whose first bytes have arrived; ``name`` stands for its URL in messages.

@@ -25,9 +25,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from appliance.core import clock, hosts, retry
+from appliance.core.download import deadline
 from appliance.core.run.errors import ApplianceError
 from cloudkeeper.formats import Unusable
-from cloudkeeper.frontend import conversion, deadline
+from cloudkeeper.frontend import conversion
 from cloudkeeper.frontend.backend_client import (
     BackendClient,
     BackendUnreachable,

@@ -36,20 +36,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 from appliance.core import files
+from appliance.core.download.answers import BLOCK
+from appliance.core.download.downloader import Timeouts
+from appliance.core.download.partial import PartialData
+from appliance.core.download.resume import CannotResume
 from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.errors import Tampered
 from cloudkeeper import formats
 from cloudkeeper.formats import Unusable
 from cloudkeeper.frontend import part_files
-from cloudkeeper.frontend.answers import BLOCK
 from cloudkeeper.frontend.bandwidth import Bandwidth
 from cloudkeeper.frontend.compression import Bounds, decompress, sniff
 from cloudkeeper.frontend.conversion import QemuImg, choose_target
 from cloudkeeper.frontend.disk_room import PREFIX, DiskRoom
-from cloudkeeper.frontend.download import Timeouts
 from cloudkeeper.frontend.part_files import PartFile
 from cloudkeeper.frontend.refused import RefusedImages
-from cloudkeeper.frontend.resume import CannotResume
 from cloudkeeper.frontend.shared_files import SharedFiles
 from cloudkeeper.frontend.sources import ImageOpener
 from cloudkeeper.frontend.stream import (
@@ -60,7 +61,7 @@ from cloudkeeper.frontend.stream import (
     digest_differs,
     shown,
 )
-from cloudkeeper.model import Format, ImageData, ImageSource, Offer, PartialData
+from cloudkeeper.model import Format, ImageData, ImageSource, Offer
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from appliance.core.download.downloader import Downloader, Timeouts
 from appliance.core.trust.ca_directory import CADirectory
 from cloudkeeper.frontend import grpc_connection
 from cloudkeeper.frontend.conversion import QemuImg
-from cloudkeeper.frontend.download import Downloader, Timeouts
 from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.transfer import Workshop
 from cloudkeeper.model import (

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.download.deadline import POOLS
+from appliance.core.download.downloader import Downloader
+from appliance.core.hosts import SCHEMES
 from appliance.core.trust.ca_directory import CADirectory
 from cloudkeeper.frontend import addresses, imagelist
-from cloudkeeper.frontend.addresses import SCHEMES
-from cloudkeeper.frontend.deadline import POOLS
-from cloudkeeper.frontend.download import Downloader
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.reading import OfferSources

@@ -14,29 +14,29 @@ from urllib.parse import unquote
 import pytest
 
 from appliance.core import retry
+from appliance.core.download.downloader import Downloader, Timeouts
+from appliance.core.download.partial import PartialData, StillWrong
+from appliance.core.registry import names
+from appliance.core.registry.account import RegistryAccount
+from appliance.core.registry.client import RegistryClient
+from appliance.core.registry.login import Login
+from appliance.core.registry.names import Digest, TaggedArtefact
 from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Malformed, Tampered
-from cloudkeeper.frontend.download import Downloader, Timeouts
-from cloudkeeper.frontend.registry import artefact, listing, names
-from cloudkeeper.frontend.registry.account import RegistryAccount
+from cloudkeeper.frontend.registry import artefact, listing
 from cloudkeeper.frontend.registry.artefact import Compression
-from cloudkeeper.frontend.registry.client import RegistryClient
 from cloudkeeper.frontend.registry.kept import KeptByDigest
 from cloudkeeper.frontend.registry.listing import (
     DistributionListing,
     HarborListing,
     ProjectListing,
 )
-from cloudkeeper.frontend.registry.login import Login
 from cloudkeeper.frontend.registry.manifests import Manifests
-from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.registry.project import RegistryProject
 from cloudkeeper.frontend.registry.referrers import Referrers
 from cloudkeeper.frontend.registry.sboms import SBOMs
 from cloudkeeper.frontend.registry.tags import TagHistory
-from cloudkeeper.frontend.stream import StillWrong
-from cloudkeeper.model import PartialData
 from tests.simulators import harbor, image_server
 from tests.simulators.harbor import Harbor, Reply
 from tests.simulators.image_server import Status

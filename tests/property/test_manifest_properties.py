@@ -12,12 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from appliance.core.registry.client import RegistryClient
+from appliance.core.registry.names import Digest, TaggedArtefact
 from appliance.core.run.errors import ApplianceError
 from cloudkeeper.frontend.registry import artefact
 from cloudkeeper.frontend.registry.artefact import DiskArtefact
-from cloudkeeper.frontend.registry.client import RegistryClient
 from cloudkeeper.frontend.registry.listing import DistributionListing, HarborListing
-from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.model import Appliance, ApplianceId, Format, ImageData, ListId
 from cloudkeeper.wire import messages
 from tests.property.test_signature_properties import JSON, paths, replaced

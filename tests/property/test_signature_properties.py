@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.core.registry import names
+from appliance.core.registry.names import TaggedArtefact
 from appliance.core.run.errors import ApplianceError
-from cloudkeeper.frontend.registry import names, signatures
-from cloudkeeper.frontend.registry.names import TaggedArtefact
+from cloudkeeper.frontend.registry import signatures
 from cloudkeeper.frontend.registry.signatures import (
     ArtefactSignature,
     SignatureForm,

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from appliance.core.registry import names
+from appliance.core.registry.names import TaggedArtefact
 from appliance.core.run.errors import ApplianceError
-from cloudkeeper.frontend.registry import names, signatures, signing_key
-from cloudkeeper.frontend.registry.names import TaggedArtefact
+from cloudkeeper.frontend.registry import signatures, signing_key
 from cloudkeeper.frontend.registry.signatures import (
     ArtefactSignature,
     SignatureForm,

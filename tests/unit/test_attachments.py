@@ -13,22 +13,23 @@ from typing import Any
 
 import pytest
 
+from appliance.core.download import deadline
+from appliance.core.download.answers import Answer
+from appliance.core.download.downloader import Question, Timeouts
+from appliance.core.download.pace import Pace
+from appliance.core.download.resume import Asking, Attempt
+from appliance.core.registry import names
+from appliance.core.registry.client import RegistryClient
+from appliance.core.registry.login import Login
+from appliance.core.registry.names import Digest, TaggedArtefact
 from appliance.core.run.errors import ApplianceError
-from cloudkeeper.frontend import deadline
-from cloudkeeper.frontend.answers import Answer
-from cloudkeeper.frontend.download import Question, Timeouts
-from cloudkeeper.frontend.pace import Pace
-from cloudkeeper.frontend.registry import names, signing_key
-from cloudkeeper.frontend.registry.client import RegistryClient
+from cloudkeeper.frontend.registry import signing_key
 from cloudkeeper.frontend.registry.kept import KeptByDigest
-from cloudkeeper.frontend.registry.login import Login
 from cloudkeeper.frontend.registry.manifests import Manifests
-from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.registry.referrers import Referrers
 from cloudkeeper.frontend.registry.sboms import SBOMs
 from cloudkeeper.frontend.registry.signature_check import SignatureCheck
 from cloudkeeper.frontend.registry.signatures import SignedArtefact
-from cloudkeeper.frontend.resume import Asking, Attempt
 from tests.cosign import (
     BUNDLE_TYPE,
     SIMPLE_TYPE,

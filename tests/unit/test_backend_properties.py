@@ -9,16 +9,17 @@ from unittest.mock import Mock
 
 import pytest
 
+from appliance.core.registry import names
+from appliance.core.registry.client import RegistryClient
+from appliance.core.registry.login import Login
+from appliance.core.registry.names import TaggedArtefact
 from appliance.core.run.errors import ApplianceError
 from cloudkeeper.backend import properties
 from cloudkeeper.backend.properties import ApplianceKey, ImageRecord, State
 from cloudkeeper.backend.versions import left_behind, outdated
-from cloudkeeper.frontend.registry import kept, names
-from cloudkeeper.frontend.registry.client import RegistryClient
+from cloudkeeper.frontend.registry import kept
 from cloudkeeper.frontend.registry.kept import KeptByDigest
-from cloudkeeper.frontend.registry.login import Login
 from cloudkeeper.frontend.registry.manifests import Manifests
-from cloudkeeper.frontend.registry.names import TaggedArtefact
 from cloudkeeper.frontend.registry.project import RegistryProject
 from cloudkeeper.frontend.registry.referrers import Referrers
 from cloudkeeper.frontend.registry.sboms import SBOMs

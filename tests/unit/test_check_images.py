@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 from appliance.core.config import settings
+from appliance.core.download import downloader
+from appliance.core.download.downloader import Timeouts
 from appliance.core.run.finding import Finding, of_json
-from cloudkeeper.frontend import download, live_check
-from cloudkeeper.frontend.download import Timeouts
+from cloudkeeper.frontend import live_check
 from tests.cosign import KeyPair
 from tests.e2e.images_frontend import Done, run
 from tests.simulators import harbor
@@ -251,8 +252,8 @@ def test_a_single_image_that_cannot_be_used(frontend: Frontend) -> None:
 
 def test_a_list_that_never_ends(frontend: Frontend, monkeypatch: pytest.MonkeyPatch) -> None:
     """C60: it costs its own limit, and the rest is found all the same."""
-    monkeypatch.setattr(download, "PROMPT", Timeouts(SHORT, SHORT, SHORT, SHORT))
-    monkeypatch.setattr("cloudkeeper.frontend.commands.assembly.PROMPT", download.PROMPT)
+    monkeypatch.setattr(downloader, "PROMPT", Timeouts(SHORT, SHORT, SHORT, SHORT))
+    monkeypatch.setattr("cloudkeeper.frontend.commands.assembly.PROMPT", downloader.PROMPT)
     frontend.site.web.put("/image.list", Slow(b"x" * 4000, pause=0.2))
     frontend.configure(version="1.0")
     first, second = frontend.find()

@@ -46,7 +46,7 @@ DATE = "Mon, 30 Nov 2026 00:00:00 GMT"
 @pytest.fixture(autouse=True)
 def _two_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a server that fails be left to the next run soon."""
-    monkeypatch.setattr("cloudkeeper.frontend.resume.TRIES", 2)
+    monkeypatch.setattr("appliance.core.download.resume.TRIES", 2)
 
 
 def cut(content: bytes = RAW, *, etag: str = '"v1"', modified: str = "") -> Callable[[int], Ranged]:
@@ -316,7 +316,8 @@ _KILLED = """
 import os, sys
 from pathlib import Path
 from cloudkeeper.frontend.part_files import PartFile
-from cloudkeeper.model import ImageSource, PartialData
+from cloudkeeper.model import ImageSource
+from appliance.core.download.partial import PartialData
 part, content = PartFile(Path(sys.argv[1])), Path(sys.argv[2]).read_bytes()
 wanted = ImageSource(sys.argv[3], sys.argv[4], len(content))
 version = PartialData(etag='"v1"', total=len(content))

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from appliance.core import retry
+from appliance.core.download import answers, deadline, pace
+from appliance.core.download.downloader import Downloader, Timeouts
 from appliance.core.run.errors import AccessDenied, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
-from cloudkeeper.frontend import answers, deadline, pace
-from cloudkeeper.frontend.download import Downloader, Timeouts
 from tests.simulators import image_server
 from tests.simulators.image_server import (
     Broken,

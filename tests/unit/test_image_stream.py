@@ -29,6 +29,7 @@ import grpc
 import pytest
 
 from appliance.core import retry
+from appliance.core.download.downloader import Downloader, Timeouts
 from appliance.core.run.errors import Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Tampered
@@ -41,7 +42,6 @@ from cloudkeeper.backend.upload import open_image
 from cloudkeeper.frontend import grpc_connection, transfer
 from cloudkeeper.frontend.comparison import Comparison
 from cloudkeeper.frontend.conversion import QemuImg
-from cloudkeeper.frontend.download import Downloader, Timeouts
 from cloudkeeper.frontend.reading import OfferSources
 from cloudkeeper.frontend.refused import RefusedImages
 from cloudkeeper.frontend.stream import NeedsFile, OfferedStream, Received

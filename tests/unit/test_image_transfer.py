@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from appliance.core import retry
+from appliance.core.download.downloader import Downloader, Timeouts
 from appliance.core.run.errors import AccessDenied, ApplianceError, LocalFailure, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Tampered, Untrusted
@@ -20,7 +21,6 @@ from cloudkeeper.formats import Unusable
 from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.frontend.disk_room import DiskRoom
-from cloudkeeper.frontend.download import Downloader, Timeouts
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.refused import RefusedImages

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from appliance.core import retry
+from appliance.core.download.downloader import Downloader, Fetched
 from appliance.core.run.errors import ApplianceError, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from cloudkeeper.frontend import addresses, imagelist
-from cloudkeeper.frontend.download import Downloader, Fetched
 from cloudkeeper.frontend.list_cache import ListCache
 from cloudkeeper.frontend.memory import Memory
 from cloudkeeper.frontend.sources import SignedListSource

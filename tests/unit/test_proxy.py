@@ -16,11 +16,11 @@ import pytest
 from appliance.core import retry
 from appliance.core.cloud.login import Access
 from appliance.core.cloud.session import Cloud
+from appliance.core.download.downloader import Downloader
 from appliance.core.run import cli, log
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.ca_directory import CADirectory
 from cloud_info_provider import certificate
-from cloudkeeper.frontend.download import Downloader
 from ssm.transport.request import KeptConnection
 from tests.testbed.pki import Authority
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from appliance.core.config import yaml_file
+from appliance.core.registry import account as registry_account
+from appliance.core.registry.account import RegistryAccount
 from appliance.core.run.errors import ConfigurationError, Problem
 from cloudkeeper.frontend import source_settings
 from cloudkeeper.frontend.addresses import Address
-from cloudkeeper.frontend.registry.account import RegistryAccount
 from cloudkeeper.frontend.selection import Selection
 from cloudkeeper.frontend.source_settings import RegistrySettings
 from cloudkeeper.model import Endorser
@@ -326,7 +327,7 @@ def test_accounts_are_read_by_host(tmp_path: Path) -> None:
     """Robots of Harbor have a dollar sign in their name; a secret may have colons."""
     file = tmp_path / "registry.auth"
     file.write_text("# robots\n\nregistry.example.org robot$site:s3cret:with colon\nb:5000 c:d\n")
-    accounts = source_settings.read_accounts(file)
+    accounts = registry_account.read(file)
     assert {host: (one.user, one.secret) for host, one in accounts.items()} == {
         "registry.example.org": ("robot$site", "s3cret:with colon"),
         "b:5000": ("c", "d"),
@@ -340,4 +341,4 @@ def test_accounts_of_another_form(tmp_path: Path, line: str) -> None:
     file = tmp_path / "registry.auth"
     file.write_text(f"\n{line}\n")
     with pytest.raises(ConfigurationError, match=f"{file}:2: is not HOST USER:SECRET"):
-        source_settings.read_accounts(file)
+        registry_account.read(file)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from appliance.core.registry.names import Digest, TaggedArtefact
 from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.errors import Untrusted
-from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.registry.tags import TagHistory
 
 HOST, ONE, OTHER = "registry.example.org", "project/one:1", "project/other:1"

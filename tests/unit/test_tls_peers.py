@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from appliance.core import retry
+from appliance.core.download.downloader import Downloader
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from appliance.core.trust.errors import Untrusted
 from appliance.core.trust.tls import PeerRefused, PeerTrust, remedy
-from cloudkeeper.frontend.download import Downloader
 from ssm.settings import Broker
 from ssm.transport import request, stomp
 from tests.simulators import tls_peer

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
+from appliance.core.download.downloader import PROMPT, Downloader
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from cloudkeeper.frontend import build_sources, direct_mode
@@ -14,7 +15,6 @@ from cloudkeeper.frontend.backend_client import BackendClient
 from cloudkeeper.frontend.bandwidth import Bandwidth
 from cloudkeeper.frontend.comparison import Comparison
 from cloudkeeper.frontend.conversion import QemuImg
-from cloudkeeper.frontend.download import PROMPT, Downloader
 from cloudkeeper.frontend.plan import AcceptedFormats
 from cloudkeeper.frontend.reading import OfferSources
 from cloudkeeper.frontend.refused import RefusedImages

@@ -14,17 +14,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from appliance.core import clock
+from appliance.core.hosts import SCHEMES
+from appliance.core.registry import names
+from appliance.core.registry.names import Digest
 from appliance.core.run import cli, lock, output
 from appliance.core.run.errors import ExitStatus, Unavailable, UsageError
 from appliance.core.trust.errors import Malformed
 from cloudkeeper.frontend import addresses
-from cloudkeeper.frontend.addresses import SCHEMES, Address
+from cloudkeeper.frontend.addresses import Address
 from cloudkeeper.frontend.commands import startup, trust_shown
 from cloudkeeper.frontend.commands.verify import endorser_of
 from cloudkeeper.frontend.memory import AcceptedList, Memory
 from cloudkeeper.frontend.refused import RefusedImages
-from cloudkeeper.frontend.registry import names
-from cloudkeeper.frontend.registry.names import Digest
 from cloudkeeper.frontend.registry.tags import TagHistory
 from cloudkeeper.frontend.remedies import command
 from cloudkeeper.frontend.settings import FrontendSettings

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.core import clock, files
+from appliance.core.hosts import SCHEMES
 from appliance.core.run import cli, output
 from appliance.core.run.errors import ApplianceError, ExitStatus, LocalFailure, UsageError
-from cloudkeeper.frontend.addresses import SCHEMES
 from cloudkeeper.model import Endorser
 
 if TYPE_CHECKING:  # start-up is a cost
@@ -104,8 +104,8 @@ def endorser_of(arguments: argparse.Namespace) -> Endorser | None:
 
 def _read(place: str, trust: CADirectory) -> tuple[str, bytes]:
     """Return the name of a list for messages, and its content."""
+    from appliance.core.download.downloader import Downloader  # noqa: PLC0415
     from cloudkeeper.frontend import addresses, imagelist  # noqa: PLC0415
-    from cloudkeeper.frontend.download import Downloader  # noqa: PLC0415
 
     most = imagelist.MAX_BYTES + 1  # so that the verification refuses a longer one
     if place == "-":

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from appliance.core.registry import names
+from appliance.core.registry.names import Digest
 from appliance.core.trust.errors import Malformed
-from cloudkeeper.frontend.registry import names
-from cloudkeeper.frontend.registry.names import Digest
 
 TAG = "eu.egi.cloud.tag"
 DESCRIPTION = "eu.egi.cloud.description"

@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from appliance.core import files
+from appliance.core.registry import names
+from appliance.core.registry.names import Digest, TaggedArtefact
 from appliance.core.run.errors import LocalFailure
-from cloudkeeper.frontend.registry import names
-from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 
 _UNUSED = timedelta(days=30)
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
+from appliance.core.registry import names
+from appliance.core.registry.client import NOT_FOUND, NOT_MODIFIED, RegistryClient
+from appliance.core.registry.login import NotShown
+from appliance.core.registry.names import Digest, TaggedArtefact
 from appliance.core.run.errors import Unavailable
 from appliance.core.trust.errors import Malformed, Tampered
-from cloudkeeper.frontend.registry import names
 from cloudkeeper.frontend.registry.artefact import MANIFEST_TYPES
-from cloudkeeper.frontend.registry.client import NOT_FOUND, NOT_MODIFIED, RegistryClient
-from cloudkeeper.frontend.registry.login import NotShown
-from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 
 PAGE_SIZE = 50
 """Items of a page: atrope's default, half of the most that Harbor allows."""

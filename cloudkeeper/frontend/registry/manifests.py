@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from appliance.core.registry import names
+from appliance.core.registry.client import MAX_BYTES, NOT_FOUND, RegistryClient
+from appliance.core.registry.names import TaggedArtefact
 from appliance.core.run.errors import Unavailable
 from appliance.core.trust.errors import Tampered
-from cloudkeeper.frontend.registry import artefact, names
-from cloudkeeper.frontend.registry.client import MAX_BYTES, NOT_FOUND, RegistryClient
+from cloudkeeper.frontend.registry import artefact
 from cloudkeeper.frontend.registry.kept import KeptByDigest
 from cloudkeeper.frontend.registry.listing import ACCEPT, DIGEST_HEADER
-from cloudkeeper.frontend.registry.names import TaggedArtefact
 
 _ASK = "ask the registry's administrators"
 

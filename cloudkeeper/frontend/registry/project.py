@@ -23,15 +23,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from appliance.core import clock
+from appliance.core.download.downloader import Timeouts
+from appliance.core.registry.client import RegistryClient
+from appliance.core.registry.names import Digest, TaggedArtefact
 from appliance.core.run.errors import ApplianceError
 from appliance.core.trust.errors import Tampered
-from cloudkeeper.frontend.download import Timeouts
 from cloudkeeper.frontend.registry import artefact, listing
 from cloudkeeper.frontend.registry.artefact import DESCRIPTION, GLANCE, DiskArtefact
-from cloudkeeper.frontend.registry.client import RegistryClient
 from cloudkeeper.frontend.registry.listing import ProjectListing
 from cloudkeeper.frontend.registry.manifests import Manifests
-from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.registry.sboms import SBOMs
 from cloudkeeper.frontend.registry.signature_check import SignatureCheck
 from cloudkeeper.frontend.registry.signatures import SignedArtefact

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from appliance.core.registry import names
+from appliance.core.registry.client import NOT_FOUND, RegistryClient
+from appliance.core.registry.names import Digest, TaggedArtefact
 from appliance.core.trust.errors import Malformed
-from cloudkeeper.frontend.registry import names
-from cloudkeeper.frontend.registry.client import NOT_FOUND, RegistryClient
 from cloudkeeper.frontend.registry.listing import ACCEPT
-from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 
 _MOST = 200
 """Referrers of one artefact; EGI's images have one."""

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Self
 
+from appliance.core.registry import names
+from appliance.core.registry.names import Digest, TaggedArtefact
 from appliance.core.run.errors import ApplianceError
-from cloudkeeper.frontend.registry import kept, names
+from cloudkeeper.frontend.registry import kept
 from cloudkeeper.frontend.registry.kept import KeptByDigest
-from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.registry.referrers import Referrers
 
 _TYPE = "application/vnd.cyclonedx+json"

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from appliance.core.registry import names
+from appliance.core.registry.client import NOT_FOUND, RegistryClient
+from appliance.core.registry.names import Digest, TaggedArtefact
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.trust.errors import Malformed, Untrusted
-from cloudkeeper.frontend.registry import kept, names, signatures
-from cloudkeeper.frontend.registry.client import NOT_FOUND, RegistryClient
+from cloudkeeper.frontend.registry import kept, signatures
 from cloudkeeper.frontend.registry.kept import KeptByDigest
 from cloudkeeper.frontend.registry.listing import ACCEPT
 from cloudkeeper.frontend.registry.manifests import Manifests
-from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.registry.referrers import Referrers
 from cloudkeeper.frontend.registry.signatures import (
     ArtefactSignature,

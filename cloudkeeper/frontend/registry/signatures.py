@@ -28,8 +28,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from appliance.core.registry.names import TaggedArtefact
 from appliance.core.trust.errors import Malformed, Tampered, Untrusted
-from cloudkeeper.frontend.registry.names import TaggedArtefact
 from cloudkeeper.frontend.registry.signing_key import SigningKey
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"

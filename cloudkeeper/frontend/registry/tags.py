@@ -19,11 +19,11 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from appliance.core import files, json_file
+from appliance.core.registry import names
+from appliance.core.registry.names import Digest, TaggedArtefact
 from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.errors import Malformed
 from cloudkeeper.frontend.memory import OffPin
-from cloudkeeper.frontend.registry import names
-from cloudkeeper.frontend.registry.names import Digest, TaggedArtefact
 from cloudkeeper.frontend.remedies import command
 
 _LARGEST = 2**26

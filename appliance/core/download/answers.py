@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import urllib3
 
+from appliance.core.download import pace
+from appliance.core.download.connections import Transient, cause
+from appliance.core.download.deadline import Deadline
+from appliance.core.download.pace import Pace
 from appliance.core.run.errors import Unavailable
-from cloudkeeper.frontend import pace
-from cloudkeeper.frontend.connections import Transient, cause
-from cloudkeeper.frontend.deadline import Deadline
-from cloudkeeper.frontend.pace import Pace
 
 if TYPE_CHECKING:
     import requests

@@ -16,11 +16,11 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from appliance.core.download.downloader import Downloader, Question
+from appliance.core.registry.account import RegistryAccount
 from appliance.core.run import log
 from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
 from appliance.core.trust.errors import Malformed
-from cloudkeeper.frontend.download import Downloader, Question
-from cloudkeeper.frontend.registry.account import RegistryAccount
 
 UNAUTHORIZED, FORBIDDEN = 401, 403
 _OK = 200
@@ -64,6 +64,8 @@ class Login:
     client: Downloader
     host: str
     account: RegistryAccount | None = None
+    accounts: str = "/etc/cloudkeeper/registry.auth"
+    """The file for accounts, in remedies."""
     _authorizations: dict[str, str] = field(default_factory=dict, repr=False)
     _usual: Challenge | None = None
     """The challenge for any repository, without its scope; None before the first one."""
@@ -137,7 +139,7 @@ class Login:
     def _robot(self, project: str) -> str:
         return (
             f"ask its administrators for a robot account that may pull from project {project},"
-            f" and write {self.host} USER:SECRET into /etc/cloudkeeper/registry.auth"
+            f" and write {self.host} USER:SECRET into {self.accounts}"
         )
 
     def _token(self, challenge: Challenge, scope: str) -> str:

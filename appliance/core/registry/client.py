@@ -17,16 +17,16 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from appliance.core import retry
+from appliance.core.download import resume
+from appliance.core.download.answers import Answer, BrokenBody
+from appliance.core.download.downloader import Downloader, Question, Timeouts, conditions_of
+from appliance.core.download.partial import PartialData
+from appliance.core.download.resume import Attempt
+from appliance.core.registry import names
+from appliance.core.registry.login import FORBIDDEN, UNAUTHORIZED, Login
+from appliance.core.registry.names import Digest
 from appliance.core.run.errors import Unavailable
 from appliance.core.trust.errors import Malformed, Tampered
-from cloudkeeper.frontend import resume
-from cloudkeeper.frontend.answers import Answer, BrokenBody
-from cloudkeeper.frontend.download import Downloader, Question, Timeouts, conditions_of
-from cloudkeeper.frontend.registry import names
-from cloudkeeper.frontend.registry.login import FORBIDDEN, UNAUTHORIZED, Login
-from cloudkeeper.frontend.registry.names import Digest
-from cloudkeeper.frontend.resume import Attempt
-from cloudkeeper.model import PartialData
 
 OK, NOT_MODIFIED, NOT_FOUND = 200, 304, 404
 MAX_BYTES = 4 * 2**20

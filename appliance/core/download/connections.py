@@ -15,13 +15,13 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from appliance.core import causes, proxy
+from appliance.core.download import deadline
 from appliance.core.proxied_session import ProxiedSession
 from appliance.core.run.errors import ApplianceError, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.errors import Untrusted
 from appliance.core.trust.tls import PeerRefused, PeerTrust
 from appliance.core.version import __version__
-from cloudkeeper.frontend import deadline
 
 # Connections to a host that are kept, as many as there can be transfers; urllib3 warns beyond.
 _CONNECTIONS = 16

@@ -3,8 +3,8 @@
 Redirects are followed here and not by requests: at most five, never from https to http, and
 credentials are sent to the first host only. Connection failures and the answers 429 and 5xx are
 retried with growing pauses, not before the time that the server asks for (``Retry-After``). Bodies
-that break are resumed (`cloudkeeper.frontend.resume`). A server that sends header or body too
-slowly is given up (`cloudkeeper.frontend.pace`).
+that break are resumed (`appliance.core.download.resume`). A server that sends header or body too
+slowly is given up (`appliance.core.download.pace`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ import requests
 import urllib3
 
 from appliance.core import clock, proxy, retry
+from appliance.core.download import answers, connections, deadline, resume
+from appliance.core.download.answers import Answer
+from appliance.core.download.connections import Transient
+from appliance.core.download.pace import Pace
+from appliance.core.download.partial import PartialData, StillWrong
+from appliance.core.download.resume import Asking, Attempt, ResumedBody
+from appliance.core.hosts import SCHEMES
 from appliance.core.run.errors import AccessDenied, ApplianceError, Unavailable
 from appliance.core.trust.ca_directory import CADirectory
-from cloudkeeper.frontend import answers, connections, deadline, resume
-from cloudkeeper.frontend.addresses import SCHEMES
-from cloudkeeper.frontend.answers import Answer
-from cloudkeeper.frontend.connections import Transient
-from cloudkeeper.frontend.pace import Pace
-from cloudkeeper.frontend.resume import Asking, Attempt, ResumedBody
-from cloudkeeper.frontend.stream import StillWrong
-from cloudkeeper.model import PartialData
 
 _LENGTH = re.compile("[0-9]{1,18}")
 _SECONDS = re.compile("[0-9]{1,9}")

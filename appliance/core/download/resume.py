@@ -25,11 +25,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from appliance.core import retry
+from appliance.core.download.answers import Answer, BrokenBody, over
+from appliance.core.download.connections import Transient
+from appliance.core.download.deadline import Deadline
+from appliance.core.download.pace import Pace
 from appliance.core.run.errors import Unavailable
-from cloudkeeper.frontend.answers import Answer, BrokenBody, over
-from cloudkeeper.frontend.connections import Transient
-from cloudkeeper.frontend.deadline import Deadline
-from cloudkeeper.frontend.pace import Pace
 
 OK, PARTIAL, NOT_SATISFIABLE = 200, 206, 416
 EXPECTED = frozenset({OK, PARTIAL, NOT_SATISFIABLE})

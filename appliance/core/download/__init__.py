@@ -1,0 +1,1 @@
+"""Downloads over HTTP: limited in size and time, resumed where they break."""

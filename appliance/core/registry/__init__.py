@@ -1,0 +1,1 @@
+"""The OCI distribution protocol: names, login, and requests to a registry."""
