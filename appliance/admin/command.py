@@ -18,6 +18,8 @@ VERBS = {
     "import-site-yaml": "site_yaml.imports",
     "check": "check.check",
     "start": "start.start",
+    "first-boot": "first_boot.first_boot",
+    "motd": "motd.motd",
     "run": "run.run",
     "restart": "restart.restart",
     "status": "status.status",

@@ -112,6 +112,29 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     return ExitStatus.PARTLY if arguments.answers and changes else ExitStatus.DONE
 
 
+def take(answers: Path, layout: Layout) -> None:
+    """Write a file of answers to the files of the site, and print what changes.
+
+    Raises:
+        ConfigurationError: Answers are wrong, or a file of the site is; nothing is changed.
+        Unavailable: A file is missing, or another administrator configures the site.
+
+    """
+    flags = {"answers": answers, "check": False, "json": False, "check_config": False}
+    run(argparse.Namespace(root=layout.root, **flags))
+
+
+def is_configured(layout: Layout) -> bool:
+    """Check whether the files of the site have an account of the cloud.
+
+    Raises:
+        Unavailable: A file is missing.
+        ConfigurationError: Files have errors.
+
+    """
+    return _Site.read(layout).is_used
+
+
 @contextlib.contextmanager
 def _alone(layout: Layout) -> Iterator[None]:
     """Exclude other verbs that change the host, not while a person answers: jobs wait for it.
