@@ -120,6 +120,9 @@ make_environment() {
 TEST_PACKAGES=(activemq bzip2 ca-certificates docker-registry glue-schema ldap-utils logrotate nginx
   openssl python3-ldap qemu-utils slapd strace systemd xz-utils zstd)
 
+# What tests of the machine's image need: an emulator, its firmware, and a drive with user data.
+VM_PACKAGES=(openssh-client ovmf qemu-system-x86 xorriso)
+
 # What tests of containers and of machines need: an engine's programs, both versions of Compose, the
 # images, and the root file system of a machine, made beside them. Only root can have an engine.
 CONTAINER_PACKAGES=(docker.io docker-compose iproute2 mmdebstrap tinyproxy-bin)

@@ -179,6 +179,8 @@ def _needs(item: pytest.Item) -> Iterator[str]:
         yield "container"
     if item.path.is_relative_to(_TESTS / "isolation"):
         yield "isolated"
+    if item.path.is_relative_to(_TESTS / "vm"):
+        yield "vm"
 
 
 def pytest_terminal_summary(

@@ -53,3 +53,13 @@ class Machine:
             return (self.proc / name).read_text(errors="replace")
         except OSError:
             return ""
+
+    @property
+    def memory(self) -> int:
+        """Return the bytes of memory that the kernel has; 0 if it does not say."""
+        for line in self.text("meminfo").splitlines():
+            name, _, rest = line.partition(":")
+            words = rest.split()
+            if name == "MemTotal" and words[:1] and words[0].isdecimal():
+                return int(words[0]) * 1024
+        return 0

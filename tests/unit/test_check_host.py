@@ -177,6 +177,22 @@ def test_space_for_images(tmp_path: Path) -> None:
         assert "read-only" in found.text
 
 
+def test_a_volume_for_images_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C02.d: the machine's image notes that there was one."""
+    monkeypatch.setattr(space, "IMAGES", 0)
+    made, path = site(tmp_path), tmp_path / "image_data"
+    mark = tmp_path / "var/lib/fedcloud/image-volume"
+    for directory in (path, mark.parent):
+        directory.mkdir(parents=True, exist_ok=True)
+    assert list(space.find(made)) == []
+    mark.touch()
+    assert rows(space.find(made)) == [("C02.d", str(path), 0)]
+    with foreign.small_disk(path, size="10m"):
+        assert list(space.find(made)) == []
+
+
 @pytest.mark.parametrize("name", ["var/spool/apel", "var/spool/caso", "var/lib/fedcloud"])
 def test_a_spool_that_is_full(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """C02.b, C02.c."""

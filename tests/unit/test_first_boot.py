@@ -357,3 +357,15 @@ def test_the_message_is_short(machine: NewMachine) -> None:
     assert "images off" in lines[-1]
     assert len(lines) <= 20
     assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(("need", "is_small"), [("_MEMORY", True), ("_DISK", True), ("", False)])
+def test_a_machine_that_is_too_small_is_reported(
+    machine: NewMachine, monkeypatch: pytest.MonkeyPatch, need: str, is_small: bool
+) -> None:
+    """The machine of this test is one of some GB, so the need is made larger or smaller."""
+    for name in ("_MEMORY", "_DISK"):
+        monkeypatch.setattr(motd, name, 0)
+    if is_small:
+        monkeypatch.setattr(motd, need, 2**60)
+    assert ("give it 2 GB and 20 GB" in machine.message()) == is_small

@@ -470,10 +470,6 @@ def test_every_promise_and_every_fault_has_its_row_and_its_tests() -> None:
             assert f"def {name}" in found.read_text(), (file, name)
 
 
-# Promises of the machine's image, and of migration, which are matters of their own.
-LATER = {"R02", "R03"}
-
-
 @functools.cache
 def docstrings(path: Path) -> tuple[str, str]:
     """Return a file's own docstring, and those of its tests."""
@@ -499,7 +495,7 @@ def test_every_row_is_named_by_a_test() -> None:
         re.findall(r"^\| ([RD]\d\d) \|", (TOP / "docs/requirements.md").read_text(), re.MULTILINE)
     )
     named = {row for path in TOP.glob("tests/*/test_*.py") for row in named_rows(path)}
-    assert named == rows - LATER
+    assert named == rows
 
 
 # How many findings of November 2026 there are of each kind: the host, trust, messages, logins.

@@ -18,6 +18,8 @@ _LEAST_SPACE = 100 * 2**20
 _LEAST_FILES = 1000
 _LEAST_MEMORY = 900 * 2**20
 """A VM of 1 GiB has less, without what the kernel keeps; upstream's had 1024 MB."""
+_VOLUME = "/var/lib/fedcloud/image-volume"
+"""Made by the machine's image when a volume has been mounted for images."""
 _SPOOLS = {
     "/var/spool/apel": Flow.ACCOUNTING,
     "/var/spool/caso": Flow.ACCOUNTING,
@@ -28,12 +30,23 @@ _SPOOLS = {
 def find(site: CheckedSite) -> Iterator[Finding]:
     """Yield the findings on the directories that jobs write to (C02)."""
     if site.is_on(Flow.IMAGES):
-        yield from _images(site.layout.path("/image_data"))
+        path = site.layout.path("/image_data")
+        yield from _lost_volume(path, site.layout.path(_VOLUME))
+        yield from _images(path)
     for name, flow in _SPOOLS.items():
         path = site.layout.path(name)
         # The installer makes them; on a host of cASO alone there is nothing to fill.
         if path.is_dir() and (flow is None or site.is_on(flow)):
             yield from _spool(path)
+
+
+def _lost_volume(path: Path, mark: Path) -> Iterator[Finding]:
+    if mark.exists() and not path.is_mount():
+        text = (
+            "the volume that was mounted here is missing; attach the volume with the label"
+            f" image_data again, or rm {mark}"
+        )
+        yield Finding(str(path), 0, "", text, "C02.d", tried=f"mountpoint {path}")
 
 
 def _images(path: Path) -> Iterator[Finding]:
@@ -81,11 +94,7 @@ def _spool(path: Path) -> Iterator[Finding]:
 
 def memory(site: CheckedSite) -> Iterator[Finding]:
     """Yield a finding if the machine has too little memory (C03.a)."""
-    for line in site.machine.text("meminfo").splitlines():
-        name, _, rest = line.partition(":")
-        words = rest.split()
-        if name == "MemTotal" and words[:1] and words[0].isdecimal():
-            size = int(words[0]) * 1024
-            if size < _LEAST_MEMORY:
-                text = f"this machine has {size // 2**20} MiB of memory; give it 2 GiB"
-                yield Finding("", 0, "", text, "C03.a", is_error=False, tried="/proc/meminfo")
+    size = site.machine.memory
+    if 0 < size < _LEAST_MEMORY:
+        text = f"this machine has {size // 2**20} MiB of memory; give it 2 GiB"
+        yield Finding("", 0, "", text, "C03.a", is_error=False, tried="/proc/meminfo")

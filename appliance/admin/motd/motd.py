@@ -18,6 +18,7 @@ from appliance.admin import settings
 from appliance.admin.check import check
 from appliance.admin.configure import configure
 from appliance.admin.first_boot.progress import BootProgress
+from appliance.admin.machine import Machine
 from appliance.admin.settings import Host
 from appliance.admin.status import site
 from appliance.admin.status.row import Light, worst
@@ -33,6 +34,8 @@ MESSAGE, ISSUE = "/run/motd.d/fedcloud", "/run/issue.d/fedcloud.issue"
 _MOST, _FOLDS = 6, 3
 """Faults that are shown, and lines of each."""
 _LONGEST = 1000
+_MEMORY, _DISK, _NEARLY = 2 * 2**30, 20 * 10**9, 0.85
+"""Bytes of memory and disk that the appliance needs, and how much of them is left for it."""
 _REBOOT = "/run/reboot-required"
 """Packages of Debian make it after a new kernel."""
 _RELOAD = ["/usr/sbin/agetty", "--reload"]
@@ -76,6 +79,7 @@ def _state(layout: Layout) -> Iterator[str]:
     problems = BootProgress.read(layout).problems
     if layout.path(_REBOOT).exists():
         yield "! Reboot this machine: a new kernel is installed"
+    yield from _small(layout)
     try:
         host = settings.load(layout)
         if not configure.is_configured(layout):
@@ -86,6 +90,16 @@ def _state(layout: Layout) -> Iterator[str]:
         yield _lights(host, layout)
     except ApplianceError as error:
         yield from _few([*problems, *str(error).splitlines()])
+
+
+def _small(layout: Layout) -> Iterator[str]:
+    """Yield a line if the machine has less than the appliance needs."""
+    found = os.statvfs(layout.root)
+    disk = found.f_frsize * found.f_blocks
+    memory = Machine().memory
+    if 0 < memory < _MEMORY * _NEARLY or disk < _DISK * _NEARLY:
+        has = f"{memory / 2**30:.1f} GB of memory, {disk / 10**9:.0f} GB of disk"
+        yield f"! This machine has {has}; give it 2 GB and 20 GB"
 
 
 def _few(found: Sequence[str], more: str = "") -> Iterator[str]:

@@ -1,0 +1,23 @@
+"""The image that all machines of these tests boot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+BUILT = TOP / ".cache/vm-image/fedcloud.qcow2"
+
+
+@pytest.fixture(scope="session")
+def image() -> Path:
+    """Return the disk: that of FEDCLOUD_VM_DISK, else one that is built from this checkout."""
+    if given := os.environ.get("FEDCLOUD_VM_DISK"):
+        return Path(given)
+    if not BUILT.exists():
+        BUILT.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([TOP / "scripts/build-image", "--unsigned", "--disk", BUILT], check=True)
+    return BUILT
