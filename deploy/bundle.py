@@ -28,7 +28,7 @@ from pathlib import Path
 
 from appliance.admin.images import locked
 from appliance.admin.install import progress
-from deploy import contents, debian, images, sbom
+from deploy import bundle_artefact, contents, debian, images, sbom
 from deploy.dockerd import DaemonError, DockerDaemon
 from deploy.images import LOCKS, TOP
 
@@ -245,6 +245,8 @@ def main() -> int:
     )
     words = "use today's Debian packages, and print what changed (default: those of the last build)"
     parser.add_argument("--fresh", action="store_true", help=words)
+    words = "also write the bundle as a tar, and that as an OCI layout, to push to a registry"
+    parser.add_argument("--oci", action="store_true", help=words)
     arguments = parser.parse_args()
     engine = DockerDaemon(TOP / ".cache/docker")
     try:
@@ -255,6 +257,11 @@ def main() -> int:
     except (BundleError, DaemonError) as error:
         print(f"build: {error}", file=sys.stderr)
         return 2 if isinstance(error, BundleError) else 3
+    if arguments.oci:
+        with progress.step("tar and OCI layout"):
+            packed = bundle_artefact.pack(bundle, epoch=int(images.epoch()))
+            layout, digest = bundle_artefact.write(packed, version=images.version())
+        print(f"{packed}\n{layout}: {digest}")
     print(bundle)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,8 +19,11 @@ import pytest
 from appliance.admin import account
 from appliance.admin.command import main
 from appliance.core.version import __version__
+from deploy import bundle_artefact
 from tests import documents
 from tests.testbed import bundle as bundles
+from tests.testbed import oci_registry
+from tests.testbed.pki import Authority
 from tests.unit import backup_site
 
 pytestmark = [pytest.mark.root, pytest.mark.programs("openssl")]
@@ -160,3 +164,30 @@ def test_a_killed_upgrade_is_finished_by_the_next(moment: str, made: Path, host:
     assert not [*(host / "opt/fedcloud").glob(".*.new")]
     assert upgrade(host, "--rollback") == 0
     assert in_use(host) == {__version__}
+
+
+@pytest.mark.matrix
+@pytest.mark.programs("docker-registry")
+def test_an_upgrade_from_a_registry(made: Path, host: Path, tmp_path: Path) -> None:
+    """As the page has it; the bundle is not kept once it is in use."""
+    authority = Authority.create(tmp_path / "ca", key="ec")
+    credential = authority.issue("localhost", key="ec")
+    environment = host / "etc/fedcloud/appliance.env"
+    text = re.sub(
+        r"(?m)^FEDCLOUD_CA_BUNDLE=.*",
+        f"FEDCLOUD_CA_BUNDLE={authority.certificate}",
+        environment.read_text(),
+    )
+    environment.write_text(text)
+    own = Path(shutil.copytree(newer(made), tmp_path / newer(made).name))
+    layout, digest = bundle_artefact.write(bundle_artefact.pack(own, epoch=1), version=NEWER)
+    with oci_registry.serve(
+        tmp_path / "registry", credential=credential, authority=authority.certificate
+    ) as registry:
+        assert oci_registry.push_layout(registry, layout, "egi/appliance", tag=NEWER) == digest
+        (command,) = documents.block("upgrade.md", "registry").filled(
+            {"HOST": registry.host, "NAME": "egi/appliance", "DIGEST": digest.partition(":")[2]}
+        )
+        assert upgrade(host, *command.split()[2:]) == 0
+    assert in_use(host) == {NEWER}
+    assert not (host / "var/lib/fedcloud/upgrade/bundles").exists()

@@ -185,6 +185,17 @@ class OCIRegistry:
         self.request("DELETE", f"/v2/{repository}/manifests/{digest}")
 
 
+def push_layout(registry: OCIRegistry, layout: Path, repository: str, *, tag: str) -> str:
+    """Push an OCI layout as oras does: each blob, then the manifest; return its digest."""
+    (entry,) = json.loads((layout / "index.json").read_text())["manifests"]
+    blobs = layout / "blobs/sha256"
+    manifest = (blobs / entry["digest"].removeprefix("sha256:")).read_bytes()
+    for blob in blobs.iterdir():
+        if blob.read_bytes() != manifest:
+            registry.push_blob(repository, blob.read_bytes())
+    return registry.push_manifest(repository, tag, manifest)
+
+
 def described_as(tag: str, **changes: str) -> dict[str, str]:
     """Return annotations of one of EGI's images; ``changes`` by the ends of names, or others."""
     found = {

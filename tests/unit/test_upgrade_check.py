@@ -5,31 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tarfile
+import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from appliance.admin import changing
 from appliance.admin.command import main
-from appliance.admin.install.plan import digest, files
 from appliance.admin.install.record import InstallRecord
 from appliance.core.version import __version__
 from tests.testbed import bundle as bundles
 from tests.unit import backup_site
 from tests.unit.backup_site import put
+from tests.unit.upgrade_site import NEWER, make_bundles, make_host, packed
 
 pytestmark = [pytest.mark.root, pytest.mark.programs("openssl")]
-
-NEWER = "99.0"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with two signed bundles, and the public key."""
     directory = tmp_path_factory.mktemp("bundles")
-    private, _ = bundles.make_key(directory)
-    for version in (__version__, NEWER):
-        bundles.make(directory, version=version, key=private)
+    make_bundles(directory)
     return directory
 
 
@@ -43,17 +41,7 @@ def newer(made: Path, tmp_path: Path) -> Path:
 def host(made: Path, tmp_path: Path) -> Path:
     """Return a host with the files and the record of an installation."""
     root = tmp_path / "host"
-    record = InstallRecord(version=__version__, bundle="0" * 64)
-    bundle = made / f"fedcloud-appliance-{__version__}"
-    for one in files(bundle, is_active=lambda _name: False):
-        path = root / one.target.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(one.content)
-        record.shipped[one.key] = [digest(one.content)]
-    (root / "etc/cloudkeeper-os/cloudkeeper-os.conf").unlink(missing_ok=True)
-    record.write(root / "var/lib/fedcloud/install.json")
-    put(root / "var/lib/fedcloud/version", f"{__version__}\n")
-    shutil.copy(made / "key.pub", root / "etc/fedcloud/signing-key.pem")
+    make_host(root, made)
     return root
 
 
@@ -64,13 +52,6 @@ def check(host: Path, bundle: Path, *words: object) -> int:
     status = main([*command, *map(str, words)])
     assert backup_site.snapshot(host) == before
     return status
-
-
-def packed(bundle: Path) -> Path:
-    target = bundle.with_suffix(".tar")
-    with tarfile.open(target, "w") as archive:
-        archive.add(bundle, "fedcloud-appliance")
-    return target
 
 
 @pytest.mark.parametrize("is_tar", [False, True], ids=["directory", "tar"])
@@ -203,6 +184,24 @@ def test_keys(host: Path, newer: Path, other_key: Path, capsys: pytest.CaptureFi
     (host / "etc/fedcloud/signing-key.pem").unlink()
     assert "--key" in refusal(capsys, 2, host, newer)
     assert check(host, newer, "--unsigned") == 1
+
+
+def test_two_administrators_at_once(
+    host: Path, newer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other run makes its backup, or looks at the health of the new version."""
+    monkeypatch.setattr(changing, "_PATIENCE", timedelta(0))
+    hold = "from pathlib import Path; from appliance.core.run import lock; import sys\n"
+    hold += "with lock.hold(Path(sys.argv[1])): print(1, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold, str(host / "run/fedcloud/upgrade.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        for words in (["--from", str(newer)], ["--rollback"]):
+            assert main(["upgrade", *words, "--root", str(host)]) == 1
+            (line,) = capsys.readouterr().err.splitlines()
+            assert f"(pid {other.pid})" in line
+        other.communicate()
 
 
 def test_no_appliance_is_installed(

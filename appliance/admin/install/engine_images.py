@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 from appliance.admin.images.locked import short
 from appliance.admin.install import progress
@@ -34,12 +35,36 @@ def check_bundle(bundle: Path, ids: Mapping[str, str]) -> None:
     """
     held: dict[str, str] = {}
     for path in archives(bundle):
-        with tarfile.open(path) as archive:
-            # `docker save` writes the tags and the ids of all images of an archive to this file.
-            manifest = archive.extractfile("manifest.json")
-            for image in json.load(manifest) if manifest else []:
-                identifier = Path(image["Config"]).name.removesuffix(".json")
-                held |= dict.fromkeys(image.get("RepoTags") or [], f"sha256:{identifier}")
+        with path.open("rb") as file:
+            held |= saved(file)
+    check_held(held, ids)
+
+
+def saved(file: IO[bytes]) -> dict[str, str]:
+    """Return the ids of the images of an archive, by their tags.
+
+    Raises:
+        tarfile.TarError: It is none.
+        ValueError: Likewise.
+
+    """
+    held: dict[str, str] = {}
+    with tarfile.open(fileobj=file) as archive:
+        # `docker save` writes the tags and the ids of all images of an archive to this file.
+        manifest = archive.extractfile("manifest.json")
+        for image in json.load(manifest) if manifest else []:
+            identifier = Path(image["Config"]).name.removesuffix(".json")
+            held |= dict.fromkeys(image.get("RepoTags") or [], f"sha256:{identifier}")
+    return held
+
+
+def check_held(held: Mapping[str, str], ids: Mapping[str, str]) -> None:
+    """Check that the images of a bundle are all those of the lock, with their ids.
+
+    Raises:
+        Unavailable: An image is missing or has another id.
+
+    """
     for tag, identifier in ids.items():
         if tag not in held:
             raise Unavailable(

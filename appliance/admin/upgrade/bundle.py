@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from appliance.admin.install import engine_images
 from appliance.core import files
 from appliance.core.run.errors import LocalFailure, Unavailable, UsageError
 
@@ -28,6 +29,7 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(\S.*)")
 _WHEEL = re.compile(r"wheels/egi_fedcloud_appliance-([\w.]+)-py3-none-any\.whl")
 _NEEDED = re.compile(r"files/.*|images\.lock|install|requirements(-all)?\.txt")
 """Files that a preview reads."""
+_IMAGES = re.compile(r"images/[^/]+\.tar")
 _AGAIN = "get the bundle again; nothing was changed"
 
 
@@ -39,6 +41,8 @@ class VerifiedBundle:
     digest: str
     """The name of this bundle: SHA-256 of its list of checksums, as the installer records it."""
     sizes: Mapping[str, int]
+    images: Mapping[str, str]
+    """The ids of the images in it, by their tags."""
     top: Path
     """A directory with at least the files that a preview reads."""
 
@@ -67,7 +71,8 @@ def verified(path: Path, key: Path | None, into: Path) -> VerifiedBundle:
 def _verified(
     path: Path, key: Path | None, into: Path, found: Iterator[tuple[str, BinaryIO]]
 ) -> VerifiedBundle:
-    digests, sizes, small = _summed(path, found)
+    images: dict[str, str] = {}
+    digests, sizes, small = _summed(path, found, images)
     if SUMS not in small:
         raise Unavailable(path, f"is not a bundle of the appliance: it has no {SUMS}", _AGAIN)
     if key is not None:
@@ -82,13 +87,13 @@ def _verified(
         for name, data in small.items():
             files.make_directory((into / name).parent)
             (into / name).write_bytes(data)
-    return VerifiedBundle(versions[0], digests[SUMS], sizes, top)
+    return VerifiedBundle(versions[0], digests[SUMS], sizes, images, top)
 
 
 def _summed(
-    path: Path, found: Iterator[tuple[str, BinaryIO]]
+    path: Path, found: Iterator[tuple[str, BinaryIO]], images: dict[str, str]
 ) -> tuple[dict[str, str], dict[str, int], dict[str, bytes]]:
-    """Return digest and size of each file, and the contents of small ones."""
+    """Return digest and size of each file, and the contents of small ones; add the images."""
     digests: dict[str, str] = {}
     sizes: dict[str, int] = {}
     small: dict[str, bytes] = {}
@@ -103,9 +108,20 @@ def _summed(
         if name in digests:
             raise Unavailable(path, f"has {name} twice", _AGAIN)
         digests[name], sizes[name] = hashed.hexdigest(), size
+        if _IMAGES.fullmatch(name):
+            images |= _saved(file)
         if is_kept and size <= _SMALL:
             small[name] = bytes(kept)
     return digests, sizes, small
+
+
+def _saved(file: BinaryIO) -> dict[str, str]:
+    """Return the images of an archive; none of a damaged one, whose checksum is judged later."""
+    file.seek(0)
+    try:
+        return engine_images.saved(file)
+    except (tarfile.TarError, ValueError, LookupError, TypeError, EOFError):
+        return {}
 
 
 def _check_sums(path: Path, sums: bytes, digests: Mapping[str, str]) -> None:

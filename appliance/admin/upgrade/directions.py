@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import tempfile
 from datetime import timedelta
 from pathlib import Path
 
 from appliance.admin import changing, settings
-from appliance.admin.upgrade import bundle, carry_out, preview, record, rollback
+from appliance.admin.upgrade import bundle, carry_out, preview, record, remote_bundle, rollback
 from appliance.admin.upgrade.bundle import VerifiedBundle
 from appliance.admin.upgrade.record import UpgradeState
 from appliance.core.run import cli
@@ -31,12 +32,35 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         raise UsageError("--rollback", "contradicts --from BUNDLE", "leave out one of the two")
     if not (arguments.rollback or arguments.source):
         raise UsageError("upgrade", "needs one of --from BUNDLE and --rollback", "add one")
-    changing.refuse(layout)
-    if arguments.rollback:
-        return _go_back(layout, is_check=arguments.check)
-    source: Path = arguments.source.absolute()
-    if not source.exists():
-        raise UsageError(source, "does not exist", "name a bundle, a tar or a directory")
+    is_remote = (arguments.source or "").startswith(remote_bundle.SCHEME)
+    with contextlib.ExitStack() as stack:
+        if is_remote or not arguments.check:
+            # The other lock is free between the steps of an upgrade.
+            stack.enter_context(changing.small("upgrade", layout))
+        changing.refuse(layout)
+        if arguments.rollback:
+            return _go_back(layout, is_check=arguments.check)
+        if is_remote:
+            return _from_registry(layout, arguments)
+        source = Path(arguments.source).absolute()
+        if not source.exists():
+            remedy = f"name a bundle: a tar, a directory, or {remote_bundle.FORM}"
+            raise UsageError(source, "does not exist", remedy)
+        return _from_file(source, layout, arguments)
+
+
+def _from_registry(layout: Layout, arguments: argparse.Namespace) -> ExitStatus:
+    reference = remote_bundle.read_reference(arguments.source)
+    _key(arguments, layout)  # without one, the bundle need not be fetched
+    path = remote_bundle.fetch(reference, layout, settings.load(layout).proxies)
+    with remote_bundle.named(reference, path):
+        status = _from_file(path, layout, arguments)
+    if status is ExitStatus.DONE:
+        remote_bundle.forget(layout)
+    return status
+
+
+def _from_file(source: Path, layout: Layout, arguments: argparse.Namespace) -> ExitStatus:
     with tempfile.TemporaryDirectory(prefix="fedcloud-upgrade.") as into:
         verified = bundle.verified(source, _key(arguments, layout), Path(into))
         return _with_bundle(source, verified, layout, arguments)

@@ -61,8 +61,8 @@ def make(path: Path, bundle: VerifiedBundle, layout: Layout) -> Preview:
         cause = f"is of version {bundle.version}, older than {before}, which is in use"
         raise UsageError(path, cause, "to go back: appliance upgrade --rollback")
     is_native = settings.is_native(layout)
-    if path.is_dir() and not is_native:
-        engine_images.check_bundle(path, locked.read(path / "images.lock"))
+    if not is_native:
+        engine_images.check_held(bundle.images, locked.read(bundle.top / "images.lock"))
     run = Installation(bundle.top, layout.root, layout.path(RECORD), record, is_native)
     found = [*run.preview()]
     return Preview(

@@ -23,9 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="source",
-        type=Path,
         metavar="BUNDLE",
-        help="newer bundle, a tar or a directory",
+        help="newer bundle: a tar, a directory, or oci://HOST/NAME@sha256:DIGEST in a registry",
     )
     parser.add_argument(
         "--check",

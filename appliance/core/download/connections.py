@@ -1,8 +1,8 @@
 """The connections of downloads: verified TLS, deadlines, and errors in our words.
 
-Certificates of servers are verified against the authorities of the system and of the CA directory.
-Chains that end at a CA of the directory must also pass its CRLs, signing policies and rules for
-keys.
+Certificates of servers are verified against the authorities of the system and of the CA directory,
+or against those of a context alone. Chains that end at a CA of the directory must also pass its
+CRLs, signing policies and rules for keys.
 """
 
 from __future__ import annotations
@@ -45,14 +45,19 @@ class UntrustedServer(Untrusted):
     """A server whose certificate is not trusted."""
 
 
-def session(trust: CADirectory) -> requests.Session:
-    """Return a session whose servers are verified and whose connections end at their deadline."""
+def session(trust: CADirectory | ssl.SSLContext) -> requests.Session:
+    """Return a session whose servers are verified and whose connections end at their deadline.
+
+    A context knows the authorities of a host that has no CA directory.
+    """
     made = ProxiedSession()
     made.headers["User-Agent"] = f"egi-fedcloud-appliance/{__version__}"
     # Checksum and size of an image are those of the file, not of a compressed answer.
     made.headers["Accept-Encoding"] = "identity"
     made.mount("http://", _Adapter(pool_maxsize=_CONNECTIONS))
-    made.mount("https://", _TrustingAdapter(PeerTrust(trust, with_system=True).context()))
+    if isinstance(trust, CADirectory):
+        trust = PeerTrust(trust, with_system=True).context()
+    made.mount("https://", _TrustingAdapter(trust))
     return made
 
 

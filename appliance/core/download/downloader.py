@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -100,13 +101,19 @@ class Fetched:
 
 
 class Downloader:
-    """Downloads with the trust anchors of one CA directory, in up to ``attempts`` attempts.
+    """Downloads with the anchors of a CA directory or context, in up to ``attempts`` attempts.
 
     That is the number of attempts to get an answer. With one attempt, nothing is resumed either.
     No limit of a download is longer than that of ``most``.
     """
 
-    def __init__(self, trust: CADirectory, *, attempts: int = 3, most: Timeouts = _ENDLESS) -> None:
+    def __init__(
+        self,
+        trust: CADirectory | ssl.SSLContext,
+        *,
+        attempts: int = 3,
+        most: Timeouts = _ENDLESS,
+    ) -> None:
         proxy.check()
         self._attempts, self._most = attempts, most
         self._session = connections.session(trust)
