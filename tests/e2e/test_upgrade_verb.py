@@ -129,6 +129,27 @@ def test_back_by_itself_forward_and_back(
     assert configuration(host) == shipped
 
 
+@pytest.mark.matrix
+def test_an_installation_that_fails_leaves_the_files_of_the_version_before(
+    made: Path, host: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It fails after it has written its files; a run with another bundle of this version works."""
+    bad = Path(shutil.copytree(newer(made), tmp_path / "bad"))
+    for name in ("etc/tmpfiles.d/fedcloud.conf", "systemd/bdii.service", "docker-compose.yml"):
+        path = bad / "files" / name
+        path.write_text(f"{path.read_text()}\n# of tomorrow\n")
+    with (bad / "files/etc/tmpfiles.d/fedcloud.conf").open("a") as file:
+        file.write("nonsense /run/nothing\n")
+    bundles.seal(bad, key=made / "key.pem")
+    shipped = configuration(host)
+    assert upgrade(host, "--from", bad) == 3
+    assert f"{__version__} stays in use, with its files" in capfd.readouterr().err
+    assert configuration(host) == shipped
+    assert in_use(host) == {__version__}
+    assert upgrade(host, "--from", newer(made)) == 0
+    assert in_use(host) == {NEWER}
+
+
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "backup": lambda host: _has(host, f"var/lib/fedcloud/upgrade/.before-{NEWER}.backup.tmp"),
     "record": lambda host: _has(host, "var/lib/fedcloud/upgrade.json"),

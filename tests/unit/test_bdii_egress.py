@@ -22,6 +22,7 @@ from appliance.core.config import document
 from appliance.core.run.layout import Layout
 from tests.simulators import docker_engine
 from tests.unit import backup_site
+from tests.unit.test_upgrade_health import machine
 
 pytestmark = pytest.mark.root
 
@@ -221,6 +222,19 @@ def test_the_chain_is_there_while_the_public_bdii_runs(space: Space) -> None:
         assert space.rules() == wanted
     assert "removed" in space.firewall("repair")  # with the engine went its containers
     assert ours(space.rules()) == []
+
+
+@pytest.mark.parametrize("state", ["activating", "active", "reloading", "failed"])
+def test_the_timer_keeps_the_chain_of_a_bdii_that_is_about_to_run(
+    state: str, space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unit puts the chain in place minutes before its containers run."""
+    there = machine(tmp_path / "bin", bdii=state)
+    monkeypatch.setattr("appliance.admin.firewall.control.Machine", lambda: there)
+    space.firewall("up")
+    wanted = ours(space.rules())
+    space.firewall("repair")
+    assert ours(space.rules()) == ([] if state == "failed" else wanted)
 
 
 def test_a_host_that_is_being_changed_keeps_its_chain(space: Space) -> None:

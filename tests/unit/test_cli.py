@@ -346,3 +346,16 @@ def test_a_verb_of_appliance_starts_without_the_others() -> None:
     assert "appliance.admin.mounts.mounts" in imported
     others = set(command.VERBS.values()) - {command.VERBS["mounts"]}
     assert not {f"appliance.admin.{other}" for other in others} & set(imported)
+
+
+@pytest.mark.parametrize("verb", ["backup", "support-bundle"])
+@pytest.mark.parametrize("name", ["new/", "there"])
+def test_a_directory_is_not_the_name_of_a_file_to_write(
+    verb: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        command.main([verb, f"{tmp_path}/{name}"])
+    assert ended.value.code == 2
+    assert f"{tmp_path}/{name}' is a directory: name a file in it" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]

@@ -188,6 +188,20 @@ def refusal(
     return one
 
 
+def test_a_file_that_is_not_there(
+    site: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing"
+    line = refusal(capsys, 3, new, missing)
+    assert line == f"appliance: {missing}: No such file or directory; name the file of a backup"
+    backup_site.make_certificate(tmp_path, "one")
+    target = tmp_path / "sealed"
+    command = ["backup", "--root", str(site), str(target), "--to", str(tmp_path / "one.pem")]
+    assert main(command) == 0
+    line = refusal(capsys, 3, new, target, "--key", missing)
+    assert line.endswith("No such file or directory; name the key of a certificate of the backup")
+
+
 def test_another_key(
     site: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from appliance.core.run.errors import ExitStatus
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="file to write; it must not exist yet"
+        "file", type=cli.file_to_write, metavar="FILE", help="file to write; it must not exist yet"
     )
     parser.add_argument(
         "--to",

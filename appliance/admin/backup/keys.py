@@ -22,6 +22,8 @@ _LIMIT = 2**20  # bytes of a file
 _SHORTEST = 12
 """Characters of a passphrase that protects a backup; that of a key is its owner's choice."""
 _HOST_CERTIFICATE = "/etc/grid-security/hostcert.pem"
+_NAME_CERTIFICATE = "name an administrator's certificate"
+_NAME_KEY = "name the key of a certificate of the backup"
 _LEAST_BITS = 2048
 
 
@@ -33,17 +35,17 @@ def certificate(path: Path, layout: Layout) -> x509.Certificate:
 
     """
     try:
-        found = x509.load_pem_x509_certificate(_content(path))
+        found = x509.load_pem_x509_certificate(_content(path, _NAME_CERTIFICATE))
         key = found.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         cause = "is not a certificate in PEM"
-        raise UsageError(path, cause, "name an administrator's certificate") from error
+        raise UsageError(path, cause, _NAME_CERTIFICATE) from error
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size < _LEAST_BITS:
         cause = "cannot be a recipient: its key is not RSA of 2048 bits or more"
         raise UsageError(path, cause, "name another certificate, or use --passphrase-file")
     if _public(found) == _host_key(layout):
         cause = "is this host's own: its key would be lost together with the host"
-        raise UsageError(path, cause, "name an administrator's certificate")
+        raise UsageError(path, cause, _NAME_CERTIFICATE)
     return found
 
 
@@ -98,7 +100,7 @@ def private_key(path: Path, password: bytes | None) -> rsa.RSAPrivateKey:
 
     """
     try:
-        found = load_pem_private_key(_content(path), password)
+        found = load_pem_private_key(_content(path, _NAME_KEY), password)
     except TypeError as error:
         if password is None:
             cause = "is encrypted"
@@ -106,14 +108,14 @@ def private_key(path: Path, password: bytes | None) -> rsa.RSAPrivateKey:
         raise UsageError(path, "is not encrypted", "leave out --passphrase-file") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         cause = "is not a private key in PEM, or the passphrase is another one"
-        raise UsageError(path, cause, "name the key of a certificate of the backup") from error
+        raise UsageError(path, cause, _NAME_KEY) from error
     if not isinstance(found, rsa.RSAPrivateKey):
-        raise UsageError(path, "is not an RSA key", "name the key of a certificate of the backup")
+        raise UsageError(path, "is not an RSA key", _NAME_KEY)
     return found
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, missing: str) -> bytes:
     try:
         return files.read_regular(path, limit=_LIMIT, follow=True)
     except OSError as error:
-        raise LocalFailure.from_os(error, subject=path) from error
+        raise LocalFailure.from_os(error, subject=path, missing=missing) from error

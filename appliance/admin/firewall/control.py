@@ -2,7 +2,7 @@
 
 up        install or renew the chain; remove it if the restriction does not apply
 down      remove the chain, unless the site's BDII still runs
-repair    up if the site's BDII runs, else down
+repair    up if the site's BDII runs or is about to, else down
 
 The unit of the BDII calls up and down, fedcloud-upkeep.timer calls repair. While another verb
 changes the host, repair leaves the chain alone: between two containers of the site's BDII it would
@@ -18,6 +18,8 @@ from appliance.admin import changing, settings
 from appliance.admin.firewall import egress
 from appliance.admin.firewall.chain import Bridges
 from appliance.admin.firewall.egress import NetworkMode
+from appliance.admin.inventory import SERVICES
+from appliance.admin.machine import Machine
 from appliance.admin.runtime.engine import Engine
 from appliance.admin.settings import Host
 from appliance.core.run import cli
@@ -27,6 +29,7 @@ from appliance.core.run.layout import Layout
 logger = logging.getLogger(__name__)
 
 _SERVICE = "sitebdii"
+_UP = ("active", "activating", "reloading")
 _ANYTHING = f"{_SERVICE} may connect to anything"
 
 
@@ -57,7 +60,7 @@ def _repair(arguments: argparse.Namespace) -> ExitStatus:
         print(f"firewall: not repaired: {words}")
         return ExitStatus.DONE
     with changing.small("firewall", layout):
-        return _put(host, layout) if _is_running(host) else _take_away(host)
+        return _put(host, layout) if _is_starting() or _is_running(host) else _take_away(host)
 
 
 def _load(arguments: argparse.Namespace) -> tuple[Host, Layout]:
@@ -106,6 +109,14 @@ def why_not(host: Host) -> str:
             )
         case NetworkMode.BRIDGE:
             return ""
+
+
+def _is_starting() -> bool:
+    """Return whether the unit of the site's BDII is active, also before its containers run.
+
+    The unit calls ``up`` before it starts them, which can take minutes.
+    """
+    return Machine().state(f"{SERVICES[_SERVICE]}.service") in _UP
 
 
 def _is_running(host: Host) -> bool:

@@ -29,6 +29,7 @@ from appliance.admin.install import (
     ownership,
     programs,
     progress,
+    units,
 )
 from appliance.admin.install.plan import (
     ACTIVE_TABLES,
@@ -68,7 +69,9 @@ class Installation:
     """Whether the programs run without containers."""
     changes: int = 0
     notes: list[str] = field(default_factory=list)
+    is_unit_written: bool = False
     is_unit_changed: bool = False
+    """Whether a service must be restarted for its unit."""
     is_pending: bool = False
     """Whether services and units may be those of another bundle."""
 
@@ -108,7 +111,7 @@ class Installation:
         self._give_places()
         # After the files: systemctl enable reads the units.
         self.changes += host.enable(self.root, is_first=not self.record.version)
-        if host.is_booted(self.root) and (self.is_pending or self.is_unit_changed):
+        if host.is_booted(self.root) and (self.is_pending or self.is_unit_written):
             host.reload_units()
         self.changes += programs.link(
             root=self.root, version=__version__, digest=self._variant(bundle_digest)
@@ -270,7 +273,9 @@ class Installation:
                 new += line[0]  # until the services have been restarted: they may read it
             durable.make_directory(target.parent, mode=0o755)
             durable.write_atomic(target, new, mode=one.mode)
-            self.is_unit_changed |= "/systemd/" in one.target
+            if "/systemd/" in one.target:
+                self.is_unit_written = True
+                self.is_unit_changed |= units.changes_service(found or b"", new)
             self.changes += 1
         if not target.is_symlink():
             self._set_access(target, mode=one.mode, group=one.group)

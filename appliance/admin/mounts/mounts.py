@@ -7,7 +7,6 @@ error, so that it cannot start with the account of the wrong one.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from appliance.admin.mounts import site_files
 from appliance.core import files
@@ -19,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     parser.add_argument(
         "--output",
-        type=Path,
+        type=cli.file_to_write,
         metavar="FILE",
         help="file to write the lines to (default: standard output)",
     )

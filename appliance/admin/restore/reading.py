@@ -52,7 +52,8 @@ def _unlock(path: Path, arguments: argparse.Namespace) -> Unlock | None:
     try:
         is_encrypted = archive.is_encrypted(path)
     except OSError as error:
-        raise LocalFailure.from_os(error, subject=path) from error
+        missing = "name the file of a backup"
+        raise LocalFailure.from_os(error, subject=path, missing=missing) from error
     secret = keys.passphrase(arguments.passphrase_file) if arguments.passphrase_file else None
     if not is_encrypted:
         return None

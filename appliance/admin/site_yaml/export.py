@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from appliance.admin import settings
 from appliance.admin.accounts import needs
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     parser.add_argument(
         "--output",
-        type=Path,
+        type=cli.file_to_write,
         metavar="FILE",
         help="file to write (default: standard output)",
     )

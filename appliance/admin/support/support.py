@@ -25,7 +25,10 @@ _TOP = "support"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's own flags."""
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="tar.gz to write; it must not exist yet"
+        "file",
+        type=cli.file_to_write,
+        metavar="FILE",
+        help="tar.gz to write; it must not exist yet",
     )
 
 

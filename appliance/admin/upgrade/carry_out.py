@@ -43,8 +43,11 @@ def run(
     begun = _begin(preview, layout)
     status = _install(source, bundle, layout, flags)
     if status not in (0, _PARTLY) and settings.in_use(layout) == begun.before:
+        with changing.alone(layout):
+            rollback.give_files_back(layout)
         cause = f"the installation failed with exit status {status}; {begun.before} stays in use"
-        raise Unavailable("upgrade", cause, "follow the lines above, and run it again")
+        remedy = "follow the lines above, and run it again"
+        raise Unavailable("upgrade", f"{cause}, with its files", remedy)
     found = [f"the installation ended with exit status {status}"] if status else []
     finish(begun, layout, found=found, pause=pause)
 

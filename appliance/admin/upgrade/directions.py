@@ -115,7 +115,9 @@ def _key(arguments: argparse.Namespace, layout: Layout) -> Path | None:
         return None
     key: Path = arguments.key or layout.path(_KEY)
     if not key.is_file():
-        cause = "does not exist: no signed bundle was installed here"
+        cause = "is not a file"
+        if not arguments.key:
+            cause = "does not exist: no signed bundle was installed here"
         raise UsageError(key, cause, "name the publisher's key with --key")
     return key
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.admin.install import units
 from appliance.admin.install.plan import ACTIVE_TABLES, IDLE_TABLES, digest
 from appliance.admin.install.record import InstallRecord
 from appliance.core import files
@@ -33,8 +35,17 @@ def keep(names: Iterable[str], layout: Layout) -> None:
             files.write_atomic(copy, path.read_bytes(), mode=mode, owner=owner)
 
 
-def give_back(layout: Layout) -> Iterator[str]:
-    """Bring the kept files back, and yield their names; running it again changes nothing more."""
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A file that came back."""
+
+    name: str
+    changes_service: bool
+    """Whether a service that runs must be restarted for it."""
+
+
+def give_back(layout: Layout) -> Iterator[Returned]:
+    """Bring the kept files back, and yield them; running it again changes nothing more."""
     top, record = layout.path(FOLDER) / _FILES, InstallRecord.read(layout.path(_RECORD))
     for copy in sorted(top.rglob("*")):
         if not copy.is_file():
@@ -50,7 +61,7 @@ def give_back(layout: Layout) -> Iterator[str]:
         record.shipped[key] = list(dict.fromkeys([*shipped, digest(before)]))
         record.write(layout.path(_RECORD))
         _put(copy, path, before)
-        yield name
+        yield Returned(name, "/systemd/" in name and units.changes_service(now, before))
 
 
 def _put(copy: Path, path: Path, text: bytes) -> None:

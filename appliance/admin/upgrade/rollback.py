@@ -85,13 +85,19 @@ def run(found: UpgradeRecord, layout: Layout) -> None:
     programs.point(layout.path(_COMMAND), f"{_TOP}/{version}/bin/appliance")
     if settings.is_native(layout):
         programs.link_current(root=layout.root, version=version)
-    names = [*kept.give_back(layout)]
+    is_unit_changed = give_files_back(layout)
     if host.is_booted(layout.root):
-        host.reload_units()
-        is_unit_changed = any("/systemd/" in name for name in names)
         host.renew_services(is_unit_changed=is_unit_changed, broken=_broken(found, layout))
     # Last: a run that ends before is repeated as a whole.
     record.note(found, UpgradeState.BACK, layout)
+
+
+def give_files_back(layout: Layout) -> bool:
+    """Bring back the files that an upgrade has replaced; return whether that concerns services."""
+    returned = [*kept.give_back(layout)]
+    if host.is_booted(layout.root):
+        host.reload_units()
+    return any(one.changes_service for one in returned)
 
 
 def _broken(found: UpgradeRecord, layout: Layout) -> list[str]:

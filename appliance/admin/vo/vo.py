@@ -49,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=shown.FORMATS, default="person", help="plan: form of the output"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="plan: file to write the plan to, for apply"
+        "--output",
+        type=cli.file_to_write,
+        metavar="FILE",
+        help="plan: file to write the plan to, for apply",
     )
     parser.add_argument("--yes", action="store_true", help="remove: do not ask for the VO's name")
     parser.add_argument(

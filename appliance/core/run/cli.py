@@ -215,6 +215,18 @@ def _add_common(made: argparse.ArgumentParser, program: Program) -> None:
     )
 
 
+def file_to_write(text: str) -> Path:
+    """Return the name of a file; the type of a flag or argument.
+
+    Raises:
+        argparse.ArgumentTypeError: It is that of a directory, whose last slash a path would lose.
+
+    """
+    if text.endswith("/") or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a directory: name a file in it")
+    return Path(text)
+
+
 def layout(arguments: argparse.Namespace) -> Layout:
     """Return the layout of the site that this run serves."""
     return Layout(arguments.root.absolute()) if arguments.root else Layout.of_environment()

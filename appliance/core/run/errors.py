@@ -103,9 +103,16 @@ class LocalFailure(Unavailable):
     """A failure of this machine: a full disk, a file that cannot be read or written."""
 
     @classmethod
-    def from_os(cls, error: OSError, *, subject: object = None, remedy: str = "") -> LocalFailure:
-        """Translate an `OSError`; the subject defaults to the file that the error names."""
+    def from_os(
+        cls, error: OSError, *, subject: object = None, remedy: str = "", missing: str = ""
+    ) -> LocalFailure:
+        """Translate an `OSError`; the subject defaults to the file that the error names.
+
+        ``missing`` is the remedy if there is no such file.
+        """
         where = subject if subject is not None else (error.filename or "")
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            remedy = missing or remedy
         return cls(
             where, error.strerror or str(error), remedy or _REMEDIES.get(error.errno or 0, "")
         )
