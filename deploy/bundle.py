@@ -7,6 +7,7 @@
       debian-packages.txt           name, version, architecture, day of each Debian package
       wheels/  requirements.txt     the host's programs, by their hashes
       requirements-all.txt          all programs
+      state-forms.json              the versions of what its programs keep
       files/                        what goes to /etc, /usr/local/bin and the like
       sbom/NAME.cdx.json            the content of each image
       SHA256SUMS  SHA256SUMS.sig    of all other files; signed with the publisher's key
@@ -28,6 +29,7 @@ from pathlib import Path
 
 from appliance.admin.images import locked
 from appliance.admin.install import progress
+from appliance.core import state_tables
 from deploy import bundle_artefact, contents, debian, images, sbom
 from deploy.dockerd import DaemonError, DockerDaemon
 from deploy.images import LOCKS, TOP
@@ -138,6 +140,7 @@ def _put_files(bundle: Path) -> None:
             ignore=shutil.ignore_patterns("__pycache__", "*~", ".*"),
         )
     shutil.copy(TOP / "docker-compose.yml", files)
+    (bundle / state_tables.BUNDLE_FILE).write_text(state_tables.text())
     installer = TOP / "scripts/install"
     if installer.exists():
         shutil.copy(installer, bundle / "install")

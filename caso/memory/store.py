@@ -14,12 +14,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from appliance.core import files, sqlite
+from appliance.core import files, sqlite, state_tables
 
 logger = logging.getLogger(__name__)
 
 _APPLICATION_ID = 0x4341534D
-_VERSION = 3
+_VERSION = state_tables.MEMORY
 _MODE = 0o640
 _WITHOUT = "this run asks the cloud for everything"
 _WAIT = 5.0

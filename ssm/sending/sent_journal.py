@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance.core import clock, files
+from appliance.core import clock, files, state_tables
 from appliance.core.run.errors import LocalFailure
 from appliance.core.spool import NAME
 from ssm.settings import SenderSettings
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # start-up is a cost: most runs find an empty spool
 logger = logging.getLogger("ssm.ssm2")
 
 NOUN = "the journal of sent messages"
-APPLICATION, VERSION = 0x65676973, 1
+APPLICATION, VERSION = 0x65676973, state_tables.SENT_JOURNAL
 """SQLite's ``application_id`` and ``user_version``: whose file it is, and which tables it has."""
 _SCHEMA = f"""
 BEGIN IMMEDIATE;

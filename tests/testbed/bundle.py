@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from appliance.core import state_tables
 from appliance.core.version import __version__
 
 TOP = Path(__file__).resolve().parents[2]
@@ -43,6 +44,7 @@ def make(
     (files / "docker-compose.yml").write_bytes(
         compose.read_bytes() if compose.exists() else b"services: {}\n"
     )
+    (bundle / state_tables.BUNDLE_FILE).write_text(state_tables.text())
     (bundle / "wheels").mkdir()
     path = bundle / "wheels" / f"egi_fedcloud_appliance-{version}-py3-none-any.whl"
     wheel(path, version, packages)

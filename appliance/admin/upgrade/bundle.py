@@ -27,7 +27,7 @@ SUMS, SIGNATURE = "SHA256SUMS", "SHA256SUMS.sig"
 _SMALL = 2**22  # bytes of a file that is kept in memory
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(\S.*)")
 _WHEEL = re.compile(r"wheels/egi_fedcloud_appliance-([\w.]+)-py3-none-any\.whl")
-_NEEDED = re.compile(r"files/.*|images\.lock|install|requirements(-all)?\.txt")
+_NEEDED = re.compile(r"files/.*|images\.lock|state-forms\.json|install|requirements(-all)?\.txt")
 """Files that a preview reads."""
 _IMAGES = re.compile(r"images/[^/]+\.tar")
 _AGAIN = "get the bundle again; nothing was changed"

@@ -16,6 +16,7 @@ from appliance.admin.install import engine_images
 from appliance.admin.install.__main__ import Installation
 from appliance.admin.install.plan import Action
 from appliance.admin.install.record import InstallRecord
+from appliance.admin.upgrade import state_forms
 from appliance.admin.upgrade.bundle import VerifiedBundle
 from appliance.admin.versions import ordered
 from appliance.core.run.errors import Unavailable, UsageError
@@ -42,6 +43,8 @@ class Preview:
     """Files of the administrator whose new version goes beside them."""
     needs: tuple[tuple[Path, int], ...] = field(default_factory=tuple)
     """Bytes that are needed in directories."""
+    forms: tuple[str, ...] = ()
+    """A line for each form of the state."""
 
 
 def make(path: Path, bundle: VerifiedBundle, layout: Layout) -> Preview:
@@ -73,6 +76,7 @@ def make(path: Path, bundle: VerifiedBundle, layout: Layout) -> Preview:
         written=tuple(one.target for one, action in found if action is not Action.BESIDE),
         beside=tuple(one.target for one, action in found if action is Action.BESIDE),
         needs=tuple(_needs(path, bundle, layout, is_native=is_native)),
+        forms=tuple(state_forms.lines(state_forms.of_bundle(bundle.top), before, layout)),
     )
 
 
@@ -117,6 +121,7 @@ def lines(preview: Preview) -> Iterator[str]:
         yield f"~ {name}"
     for name in preview.beside:
         yield f"! {name}: keeps your changes; the new version would be {name}.fedcloud-new"
+    yield from preview.forms
     for place, needed in preview.needs:
         yield f"space in {place}: {needed / _GB:.2f} GB"
 

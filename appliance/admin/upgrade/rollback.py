@@ -15,7 +15,7 @@ from appliance.admin.backup import copies
 from appliance.admin.install import engine_images, host, programs
 from appliance.admin.inventory import CONTAINERS
 from appliance.admin.machine import Machine
-from appliance.admin.upgrade import health, kept, record
+from appliance.admin.upgrade import health, kept, record, state_forms
 from appliance.admin.upgrade.record import UpgradeRecord, UpgradeState
 from appliance.core import files
 from appliance.core.run.errors import Unavailable, UsageError
@@ -55,7 +55,8 @@ def check(found: UpgradeRecord, layout: Layout) -> None:
         raise Unavailable(version, f"is not complete here any more: {missing[0]} is gone", remedy)
     for name, tables in found.tables.items():
         path = layout.path(name)
-        if path.exists() and (now := copies.tables(path)) > tables:
+        now = copies.tables(path) if path.exists() else 0
+        if state_forms.prevents_way_back(name, now, tables):
             cause = f"has tables of version {now}, and {version} knows {tables}"
             raise Unavailable(path, cause, f"stay with {found.after}: nothing may be taken back")
 
