@@ -118,9 +118,9 @@ def check_key(key: Path) -> None:
     _run(["openssl", "pkey", "-in", key, "-noout"], why=f"{key}: is not a private key in PEM form")
 
 
-def sign(bundle: Path, key: Path) -> None:
+def sign(bundle: Path, key: Path, name: str = "SHA256SUMS") -> None:
     """Sign the list of checksums: the file with an Ed25519 key, its SHA-256 with other keys."""
-    sums, signature = bundle / "SHA256SUMS", bundle / "SHA256SUMS.sig"
+    sums, signature = bundle / name, bundle / f"{name}.sig"
     kind = _run(["openssl", "pkey", "-in", key, "-noout", "-text"])
     if "ED25519" in kind:
         _run(

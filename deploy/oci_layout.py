@@ -5,7 +5,7 @@
       blobs/sha256/…                   manifest, configuration, layers, by their digests
 
 The same files make the same layout, so the digest of its manifest can be announced before it is
-pushed.
+pushed. `attach` adds what refers to the artefact: a bill of materials, a signature.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def write(
     unfinished = directory.with_name(f".{directory.name}.new")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "blobs/sha256").mkdir(parents=True)
-    config = _text(unfinished, "{}")
+    config = _put(unfinished, b"{}")
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
@@ -57,13 +57,42 @@ def write(
         "layers": [_layer(unfinished, one) for one in layers],
         "annotations": dict(annotations),
     }
-    described = _text(unfinished, json.dumps(manifest, indent=1))
+    described = _put(unfinished, json.dumps(manifest, indent=1).encode())
     entry = {"mediaType": MANIFEST, **described, "annotations": {_NAME: name}}
     index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}
     (unfinished / "index.json").write_text(json.dumps(index, indent=1))
     (unfinished / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     shutil.rmtree(directory, ignore_errors=True)
     unfinished.rename(directory)
+    return str(described["digest"])
+
+
+def attach(
+    directory: Path,
+    subject: str,
+    content: bytes,
+    *,
+    kind: str,
+    annotations: Mapping[str, str] | None = None,
+) -> str:
+    """Add a document to a layout that refers to an artefact in it; return its manifest's digest.
+
+    ``subject`` is the digest of the artefact's manifest, ``kind`` the media type of the document.
+    """
+    index = json.loads((directory / "index.json").read_text())
+    (found,) = [entry for entry in index["manifests"] if entry["digest"] == subject]
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": kind,
+        "config": {"mediaType": _EMPTY, **_put(directory, b"{}")},
+        "layers": [{"mediaType": kind, **_put(directory, content)}],
+        "subject": {"mediaType": MANIFEST, "digest": subject, "size": found["size"]},
+        "annotations": dict(annotations or {}),
+    }
+    described = _put(directory, json.dumps(manifest, indent=1).encode())
+    index["manifests"].append({"mediaType": MANIFEST, **described, "artifactType": kind})
+    (directory / "index.json").write_text(json.dumps(index, indent=1))
     return str(described["digest"])
 
 
@@ -80,8 +109,7 @@ def _layer(directory: Path, one: LayerFile) -> dict[str, object]:
     return {"mediaType": one.media_type, **found, **notes}
 
 
-def _text(directory: Path, text: str) -> dict[str, object]:
-    content = text.encode()
+def _put(directory: Path, content: bytes) -> dict[str, object]:
     digest = hashlib.sha256(content).hexdigest()
     (directory / "blobs/sha256" / digest).write_bytes(content)
     return _descriptor(digest, len(content))

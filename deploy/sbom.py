@@ -1,4 +1,4 @@
-"""The bill of materials of an image, as a CycloneDX 1.5 document.
+"""The bill of materials of a container image or of the machine, as a CycloneDX 1.5 document.
 
 Debian packages come from dpkg's status files and Python packages from their metadata. Both are read
 from the files of the image, not from the lists that it was built from.
@@ -11,10 +11,10 @@ import json
 import subprocess
 import tarfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
-from typing import IO
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 from urllib.parse import quote
 
 from deploy.dockerd import DOCKER, DockerDaemon
@@ -24,7 +24,7 @@ _PYTHON = "opt/fedcloud/lib/python3.11/site-packages/"
 
 
 def of_image(engine: DockerDaemon, tag: str, *, at: datetime) -> str:
-    """Return the document for an image.
+    """Return the document for a container image.
 
     Raises:
         DaemonError: The engine does not have it.
@@ -36,28 +36,54 @@ def of_image(engine: DockerDaemon, tag: str, *, at: datetime) -> str:
             [DOCKER, "export", container], stdout=subprocess.PIPE, env=dict(engine.environment)
         ) as process:
             assert process.stdout is not None  # noqa: S101  a pipe was asked for
-            components = sorted(
-                _components(process.stdout), key=lambda component: component["purl"]
-            )
+            components = list(_exported(process.stdout))
     finally:
         engine.docker("rm", container)
     name, _, version = tag.partition(":")
-    # No random serial number: the same image gives the same document.
+    about = {"type": "container", "name": name, "version": version}
+    return _document(about, components, at=at)
+
+
+def of_machine(
+    root: Path, bundle: Path, *, name: str, version: str, release: str, at: datetime
+) -> str:
+    """Return the document for a machine of a Debian ``release`` with the file system ``root``.
+
+    The content of its container images is taken from the documents of its ``bundle``.
+    """
+    status = (root / f"{_DEBIAN}status").read_text(encoding="utf-8")
+    components: list[dict[str, Any]] = list(_debian(status, release=release))
+    # Python of the host's programs only: Debian's own is among its packages.
+    metadata = root.glob("opt/**/site-packages/*.dist-info/METADATA")
+    components += [_python(path.read_text(encoding="utf-8")) for path in metadata]
+    for path in sorted(bundle.glob("sbom/*.cdx.json")):
+        image = json.loads(path.read_text())
+        components.append({**image["metadata"]["component"], "components": image["components"]})
+    about = {"type": "operating-system", "name": name, "version": version}
+    return _document(about, components, at=at)
+
+
+def _document(
+    about: Mapping[str, str], components: Iterable[Mapping[str, Any]], *, at: datetime
+) -> str:
+    found = sorted(components, key=lambda one: (one.get("purl", ""), one["name"]))
+    # No random serial number: the same content gives the same document.
+    seed = f"{about['name']}:{about['version']}{json.dumps(found)}"
     document = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, tag + json.dumps(components))}",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, seed)}",
         "version": 1,
         "metadata": {
             "timestamp": at.astimezone(UTC).isoformat(timespec="seconds"),
-            "component": {"type": "container", "name": name, "version": version},
+            "component": dict(about),
         },
-        "components": components,
+        "components": found,
     }
     return json.dumps(document, indent=1) + "\n"
 
 
-def _components(exported: IO[bytes]) -> Iterator[dict[str, str]]:
+def _exported(exported: IO[bytes]) -> Iterator[dict[str, str]]:
     with tarfile.open(fileobj=exported, mode="r|") as archive:
         for member in archive:
             path = PurePosixPath(member.name)
@@ -71,29 +97,30 @@ def _components(exported: IO[bytes]) -> Iterator[dict[str, str]]:
             assert file is not None  # noqa: S101  it is a file
             text = file.read().decode("utf-8", "replace")
             if is_metadata:
-                found = email.parser.HeaderParser().parsestr(text)
-                yield _component(found["Name"], found["Version"], kind="pypi")
-                continue
-            for block in text.split("\n\n"):
-                fields = dict(
-                    line.split(": ", 1)
-                    for line in block.splitlines()
-                    if ": " in line and line[0] != " "
-                )
-                if fields.get("Status", "").startswith("install ok"):
-                    yield _component(
-                        fields["Package"],
-                        fields["Version"],
-                        kind="deb",
-                        architecture=fields["Architecture"],
-                    )
+                yield _python(text)
+            else:
+                yield from _debian(text, release="12")
 
 
-def _component(name: str, version: str, *, kind: str, architecture: str = "") -> dict[str, str]:
-    if kind == "deb":
-        purl = (
-            f"pkg:deb/debian/{name}@{quote(version, safe='')}?arch={architecture}&distro=debian-12"
+def _python(metadata: str) -> dict[str, str]:
+    found = email.parser.HeaderParser().parsestr(metadata)
+    name, version = found["Name"], found["Version"]
+    purl = f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(version, safe='')}"
+    return _library(name, version, purl)
+
+
+def _debian(status: str, *, release: str) -> Iterator[dict[str, str]]:
+    for block in status.split("\n\n"):
+        fields = dict(
+            line.split(": ", 1) for line in block.splitlines() if ": " in line and line[0] != " "
         )
-    else:
-        purl = f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(version, safe='')}"
+        if fields.get("Status", "").startswith("install ok"):
+            name, version = fields["Package"], fields["Version"]
+            about = f"arch={fields['Architecture']}&distro=debian-{release}"
+            yield _library(
+                name, version, f"pkg:deb/debian/{name}@{quote(version, safe='')}?{about}"
+            )
+
+
+def _library(name: str, version: str, purl: str) -> dict[str, str]:
     return {"type": "library", "name": name, "version": version, "purl": purl}

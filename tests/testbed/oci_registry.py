@@ -176,6 +176,23 @@ class OCIRegistry:
         }
         return self.push_manifest(repository, tag, manifest)
 
+    def push_layout(self, repository: str, layout: Path) -> None:
+        """Store all of an OCI layout as ``oras cp --recursive`` does."""
+        blobs, referrers = layout / "blobs", []
+        for entry in json.loads((layout / "index.json").read_text())["manifests"]:
+            text = (blobs / entry["digest"].replace(":", "/")).read_bytes()
+            manifest = json.loads(text)
+            for part in (manifest["config"], *manifest["layers"]):
+                self.push_blob(repository, (blobs / part["digest"].replace(":", "/")).read_bytes())
+            notes = entry.get("annotations", {})
+            name = notes.get("org.opencontainers.image.ref.name", entry["digest"])
+            self.push_manifest(repository, name, text)
+            if "subject" in manifest:
+                referrers.append((manifest["subject"]["digest"], entry))
+        for subject in {digest for digest, _ in referrers}:
+            found = [entry for digest, entry in referrers if digest == subject]
+            self.push_referrers(repository, subject, found)
+
     def clear(self) -> None:
         """Delete everything."""
         shutil.rmtree(self.data, ignore_errors=True)
