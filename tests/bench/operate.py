@@ -1,7 +1,7 @@
 """Figures of the commands that administrators type, on a site that is a year old.
 
 Rows are ``operate case value unit``: wall and CPU seconds are the best of five, as on an idle
-machine, in a process of its own.
+machine, in a process of its own; a check while all endpoints hang is measured once.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 from appliance.core.run.errors import ExitStatus
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord
+from tests.bench import operate_check
 
 _TOP = Path(__file__).parents[2]
 _ROUNDS = 5
@@ -69,12 +71,19 @@ def year_old_site(root: Path) -> None:
             (minute / f"{second:08x}000000").write_text("APEL-cloud-message: v0.4\n")
 
 
-def best(command: list[str], statuses: set[int]) -> tuple[float, float]:
+def best(
+    command: list[str],
+    statuses: set[int],
+    *,
+    rounds: int = _ROUNDS,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[float, float]:
     """Return wall and CPU seconds of a command, the best of some rounds, each by itself."""
     walls, cpus = [], []
-    for _ in range(_ROUNDS):
+    environment = {**os.environ, **variables}
+    for _ in range(rounds):
         before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-        done = subprocess.run(command, capture_output=True, check=False, cwd="/")
+        done = subprocess.run(command, capture_output=True, check=False, cwd="/", env=environment)
         walls.append(time.monotonic() - begin)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpus.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
@@ -98,7 +107,25 @@ def status() -> None:
         row("status-columns", max(map(len, shown.splitlines())), "columns")
 
 
-CASES: dict[str, Callable[[], None]] = {"status": status}
+def check() -> None:
+    """Measure `appliance check` with EGI's view, of a healthy site and while everything hangs.
+
+    The site runs cASO and SSM, without containers; the services are simulators on this host.
+    """
+    program = str(Path(sys.executable).with_name("appliance"))
+    cases = {
+        "healthy": (operate_check.healthy, 0, _ROUNDS),
+        "hanging": (operate_check.hanging, 1, 1),
+    }
+    for name, (made, expected, rounds) in cases.items():
+        with tempfile.TemporaryDirectory() as directory, made(Path(directory)) as (root, variables):
+            command = [program, "check", "--as-egi", "--json", "--root", str(root)]
+            wall, cpu = best(command, {expected}, rounds=rounds, variables=variables)
+            row(f"check-{name}-wall", wall, "s")
+            row(f"check-{name}-cpu", cpu, "s")
+
+
+CASES: dict[str, Callable[[], None]] = {"status": status, "check": check}
 """What is measured, by its name."""
 
 

@@ -530,7 +530,7 @@ def test_the_host_s_own_files_are_checked_too(
 def test_vo_tables_that_contradict_each_other(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """C23.c: names are compared with names, ids with ids."""
+    """C23.c: names are compared with names, ids with ids, also in the catch-all's form."""
     one, other = "0" * 32, "1" * 32
     site.write(
         "etc/caso/voms.json",
@@ -552,6 +552,16 @@ def test_vo_tables_that_contradict_each_other(
     (finding,) = across.vo_tables(host, layout, services=["cloudkeeper-os", "cloudbdii"])
     assert (
         f"{other} here, {one} in {site.root}/etc/cloud-info-provider/openstack.yaml:5"
+        in finding.text
+    )
+    site.write(
+        "etc/cloud-info-provider/openstack.yaml",
+        f"gocdb: SITE\nendpoint: https://k.example.org\nvos:\n- name: vo\n  auth: {{}}\n"
+        f"- name: ops\n  auth:\n    project_id: {one}\n",
+    )
+    (finding,) = across.vo_tables(host, layout, services=["cloudkeeper-os", "cloudbdii"])
+    assert (
+        f"{other} here, {one} in {site.root}/etc/cloud-info-provider/openstack.yaml:8"
         in finding.text
     )
     site.write("etc/voms.json", "{")  # the program that reads it says so

@@ -126,9 +126,11 @@ def test_a_site_as_egi_wants_it(
     assert tree["findings"] == []
     assert tree["checked"] == ["caso", "ssmsend"]
     assert {"C11", "C37", "C70", "C72"} <= set(tree["probes"])
-    assert tree["notes"] == [
-        {"id": "C72", "text": "Keystone is reached without TLS, so it offers nothing"}
-    ]
+    first, second = tree["notes"]
+    assert first == {"id": "C72", "text": "Keystone is reached without TLS, so it offers nothing"}
+    assert second["id"] == "C75"
+    place = f"as portal in the block egi of {site}/etc/fedcloud/appliance.yaml"
+    assert second["text"].endswith(place)
     assert (probed.made, probed.deleted) == ([], [])
 
 

@@ -90,12 +90,16 @@ def ams(authority: Authority) -> Iterator[AMS]:
 
 @pytest.fixture
 def root(tmp_path: Path, cloud: Cloud, ams: AMS, authority: Authority) -> Path:
-    root = tmp_path / "site"
+    return lay_out(tmp_path / "site", url=cloud.url, port=ams.port, authority=authority)
+
+
+def lay_out(root: Path, *, url: str, port: int, authority: Authority) -> Path:
+    """Write the files of cASO and SSM for a cloud and an AMS, and a certificate for the host."""
     for name, text in {"etc/caso/caso.conf": CASO, "etc/apel/sender.cfg": SENDER}.items():
         path = root / name
         path.parent.mkdir(parents=True)
         path.touch(mode=0o600)
-        path.write_text(text.format(root=root, url=cloud.url, port=ams.port))
+        path.write_text(text.format(root=root, url=url, port=port))
     for name in ("var/spool/apel/outgoing/openstack", "var/spool/caso", "var/log/apel"):
         (root / name).mkdir(parents=True)
     grid = root / "etc/grid-security"

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dirq.QueueSimple import QueueSimple
 
 from appliance.admin.command import main
 from appliance.admin.schedule import upcoming
+from appliance.admin.state import mark
 from appliance.core.run.errors import ExitStatus
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord
@@ -132,6 +134,28 @@ def test_each_fault_has_its_reason_beside_its_row(
     assert lines[ssm + 1] == " " * 7 + "! msg.example.org:6162: cannot be reached"
     assert lines[0].endswith("2 to look at")
     assert lines[2] == "BAD   accounting"
+
+
+def test_a_state_that_is_lost_has_a_row(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """R19: the volume is not mounted, also if nothing else is left; then it is another host's."""
+    layout = Layout(site)
+    mark.establish(layout)
+    screen(site, capsys, status=0)
+    kept = layout.path(mark.OF_STATE).read_text()
+    shutil.rmtree(site / "var/lib/fedcloud")
+    lines = screen(site, capsys, status=1)
+    number = lines.index(line_of(lines, "state"))
+    assert lines[number].startswith("BAD ")
+    assert lines[number + 1].startswith("       ! /var/lib/fedcloud lacks the state that this host")
+    assert main(["status", "--long", "--root", str(site)]) == 1
+    assert "appliance state --accept" in capsys.readouterr().out
+    other = f"{'0' * 16}{kept[16:]}"
+    write(site, mark.OF_STATE.lstrip("/"), other)
+    ran(site, "caso-extract")
+    lines = screen(site, capsys, status=1)
+    assert "is the state of another installation" in lines[lines.index(line_of(lines, "state")) + 1]
+    write(site, mark.OF_STATE.lstrip("/"), kept)
+    assert not [line for line in screen(site, capsys, status=0) if line[6:].split()[:1] == ["state"]]
 
 
 def test_dead_letters_and_a_quarantine_alone_are_amber(

@@ -31,6 +31,8 @@ SITE_NAMES = {
 }
 _PROJECT_ID = re.compile(r"[0-9a-f]{32}")
 _SHARES = "compute.shares."
+_LISTED = "vos["
+"""Where shares are in the form of EGI's catch-all, a list."""
 
 Table = Mapping[str, tuple[int, frozenset[str]]]
 """By VO, the number of its line and its projects."""
@@ -206,17 +208,19 @@ def _line(text: str, name: str) -> int:
 def _shares(path: Path) -> Table:
     tree = yaml_file.parse(path, document.read_text(path))
     found = {}
-    for section, options in tree.sections.items():
-        if (
-            section.startswith(_SHARES)
-            and section.endswith(".auth")
-            and (entry := options.get("project_id"))
-        ):
-            found[section.removeprefix(_SHARES).removesuffix(".auth")] = (
-                entry.line,
-                frozenset({entry.text}),
-            )
+    for name, section in _sections_of_shares(tree):
+        if entry := tree.get(section, "project_id"):
+            found[name] = (entry.line, frozenset({entry.text}))
     return found
+
+
+def _sections_of_shares(tree: yaml_file.Tree) -> Iterator[tuple[str, str]]:
+    """Yield each VO and the section of its project, in our form and in that of the catch-all."""
+    for section, options in tree.sections.items():
+        if section.startswith(_SHARES) and section.endswith(".auth"):
+            yield section.removeprefix(_SHARES).removesuffix(".auth"), section
+        elif section.startswith(_LISTED) and "name" in options:
+            yield options["name"].text, f"{section}.auth"
 
 
 def host_files(host: Host, layout: Layout, *, services: Iterable[str]) -> Iterator[Finding]:

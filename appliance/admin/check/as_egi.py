@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from appliance.admin import egi
 from appliance.admin.egi import EgiServices
 from appliance.core import gocdb
 
@@ -25,6 +26,19 @@ def flags(
     if provider:
         parts[provider] = ["auditor"] if parts else ["cloud", "auditor"]
     return {name: tuple(_flags(name, one, services, writes)) for name, one in parts.items()}
+
+
+def notes(
+    names: Iterable[str], services: EgiServices, settings_file: object
+) -> list[tuple[str, str]]:
+    """Return what is not asked of EGI, because nothing says where."""
+    if services.portal or ACCOUNTING not in names:
+        return []
+    text = (
+        "no month is compared with the accounting portal; to compare, write the URL of its table of"
+        f" months by VO (CSV or JSON) as {egi.place('portal', settings_file)}"
+    )
+    return [("C75", text)]
 
 
 def of_gocdb(names: Iterable[str], services: EgiServices) -> dict[str, tuple[str, ...]]:

@@ -195,6 +195,8 @@ def check(
         _show_progress(number, len(probes))
     report.asked = [name for name in services if name in programs.asked]
     report.sort()
+    if is_as_egi:
+        site.notes += as_egi.notes(services, host.egi, host.settings_file)
     report.notes = notes(site, only=only)
     if _SENDER in services and not only:
         report.name = certificates.name(layout)

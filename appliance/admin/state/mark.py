@@ -111,6 +111,15 @@ def require(layout: Layout, *, may_be_lost: bool = False) -> None:
     raise ConfigurationError([Problem(layout.path(STATE), 0, "", cause)])
 
 
+def fault(layout: Layout) -> str:
+    """Return why the state directory is not the one of this host; empty if it is."""
+    try:
+        require(layout)
+    except ConfigurationError as error:
+        return error.problems[0].text
+    return ""
+
+
 def establish(layout: Layout) -> bool:
     """Write the marks that an installation finds missing; return whether it wrote one.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from appliance.admin.inventory import Flow
 from appliance.admin.run import hostkey
+from appliance.admin.state import mark
 from appliance.admin.status import evidence
 from appliance.admin.status.age import Age
 from appliance.admin.status.evidence import SiteEvidence
@@ -32,6 +33,7 @@ _LEAST_SPACE, _LITTLE_SPACE = 100 * 2**20, 2**30
 
 def rows(site: SiteEvidence, images: Age | None) -> Iterator[Row]:
     """Yield the rows of the host."""
+    yield from _state(site)
     yield from _lists(site)
     yield from _certificate(site)
     yield from _authorities(site)
@@ -43,6 +45,12 @@ def rows(site: SiteEvidence, images: Age | None) -> Iterator[Row]:
         reason = images.complaint.removeprefix("images: ")
         yield Row(_HOST, "our images", light, details, reason, figures=figures)
     yield from _disks(site)
+
+
+def _state(site: SiteEvidence) -> Iterator[Row]:
+    """Yield a row if the state directory is empty where it was not, or that of another host."""
+    if fault := mark.fault(site.layout):
+        yield Row(_HOST, "state", Light.BAD, mark.STATE, f"{mark.STATE} {fault}")
 
 
 def _lists(site: SiteEvidence) -> Iterator[Row]:

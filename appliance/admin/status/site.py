@@ -10,6 +10,7 @@ from appliance.admin import settings
 from appliance.admin.machine import Machine
 from appliance.admin.schedule import state, upcoming
 from appliance.admin.settings import Host
+from appliance.admin.state import mark
 from appliance.admin.status import (
     accounting_rows,
     age,
@@ -116,7 +117,7 @@ def look(layout: Layout, *, asks_compose: bool = True) -> SiteStatus:
     found_services = services.look(layout, host, asks_compose=asks_compose)
     records, unusable = last_records(layout)
     found = {path.stem: tree for path, tree in records.items()}
-    if not found and found_services is None:
+    if not found and found_services is None and not mark.fault(layout):
         raise Unavailable(layout.runs, "no program has run yet", "see appliance schedule")
     off = {path.stem for path in records if is_off(path, host)}
     runs = [
