@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -29,7 +30,9 @@ from appliance.core.run import lock, log
 from appliance.core.run.finding import Finding
 from appliance.core.run.layout import Layout
 from tests import foreign
+from tests.simulators.answering import over_tls
 from tests.testbed import Authority
+from tests.testbed.pki import Credential
 
 pytestmark = pytest.mark.root
 
@@ -112,8 +115,8 @@ def test_a_clock_that_nothing_keeps(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def web_server(behind: timedelta) -> Iterator[int]:
-    """Serve answers with the date of a clock; yield the port."""
+def web_server(behind: timedelta, own: Credential | None = None) -> Iterator[int]:
+    """Serve answers with the date of a clock, over TLS with a certificate; yield the port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -125,6 +128,7 @@ def web_server(behind: timedelta) -> Iterator[int]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        over_tls(server, own)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
         server.shutdown()
@@ -144,6 +148,19 @@ def test_a_clock_that_differs(seconds: int, word: str, tmp_path: Path) -> None:
         assert f" s {word} that of 127.0.0.1; start chrony" in found[0].text
         number = int(found[0].text.split(" s ")[0].rsplit(" ", 1)[1])
         assert abs(number - 60) <= 3
+
+
+def test_a_clock_that_differs_from_a_server_of_the_site_s_authority(
+    tmp_path: Path, pki: Authority
+) -> None:
+    """C01.a: only a server that is trusted counts."""
+    own = pki.issue("keystone.example.net", hosts=["127.0.0.1"], key="ec")
+    with web_server(timedelta(minutes=5), own) as port:
+        made = site(tmp_path, endpoint("Keystone", port, scheme="https"))
+        assert list(clock.offset(made)) == []
+        env = tmp_path / "etc/fedcloud/appliance.env"
+        env.write_text(f"FEDCLOUD_CA_BUNDLE=/ca/{pki.certificate.name}\n")
+        assert [one.identifier for one in clock.offset(made)] == ["C01.a"]
 
 
 def test_one_clock_of_three_that_is_wrong_is_not_ours(tmp_path: Path) -> None:
@@ -574,4 +591,4 @@ def test_the_receiver_s_certificate(tmp_path: Path, pki: Authority) -> None:
 def test_a_contact_is_a_place(tmp_path: Path) -> None:
     one = Contact("a", 1, "AMS", "https", "/etc/x", 0)
     assert one.place == "/etc/x"
-    assert clock.ahead_of(one) is None
+    assert clock.ahead_of(one, ssl.create_default_context()) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ssl
 import statistics
@@ -13,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from appliance.admin.check import endpoints
 from appliance.admin.check.endpoints import Contact
 from appliance.admin.check.probe import CheckedSite
+from appliance.admin.mounts import site_files
 from appliance.core import clock, hosts
 from appliance.core.run.finding import Finding
 
@@ -47,8 +49,10 @@ def offset(site: CheckedSite) -> Iterator[Finding]:
     places = {(one.host, one.port): one for one in asked}
     if not places:
         return
+    tls = _tls(site)
     with ThreadPoolExecutor(len(places)) as pool:
-        answers = zip(places.values(), pool.map(ahead_of, places.values()), strict=True)
+        ahead = pool.map(lambda one: ahead_of(one, tls), places.values())
+        answers = zip(places.values(), ahead, strict=True)
         found = {one: ahead for one, ahead in answers if ahead is not None}
     if not found:
         return
@@ -64,11 +68,21 @@ def offset(site: CheckedSite) -> Iterator[Finding]:
         yield Finding("", 0, "", text, "C01.a", tried=f"the Date of answers of {names}")
 
 
-def ahead_of(contact: Contact) -> timedelta | None:
+def _tls(site: CheckedSite) -> ssl.SSLContext:
+    """Return what verifies web servers: this system's authorities, and the ones of the site."""
+    tls = ssl.create_default_context()
+    named = site_files.variables(site.layout).get("FEDCLOUD_CA_BUNDLE", "")
+    with contextlib.suppress(OSError):  # reported where the file is read
+        if named:
+            tls.load_verify_locations(cafile=site.layout.path(named))
+    return tls
+
+
+def ahead_of(contact: Contact, tls: ssl.SSLContext) -> timedelta | None:
     """Return how far our clock is ahead of a web server's, at least; None without an answer."""
     before = clock.now()
     try:
-        connection = _connection(contact)
+        connection = _connection(contact, tls)
         try:
             connection.request("HEAD", "/")
             text = connection.getresponse().getheader("Date") or ""
@@ -87,10 +101,9 @@ def _distance(before: datetime, after: datetime, there: datetime) -> timedelta:
     return min(after - there, timedelta(0))
 
 
-def _connection(contact: Contact) -> http.client.HTTPConnection:
+def _connection(contact: Contact, tls: ssl.SSLContext) -> http.client.HTTPConnection:
     where = hosts.join_port(contact.host, contact.port)
     if contact.scheme == "http":
         return http.client.HTTPConnection(where, timeout=_TIMEOUT)
     # A server whose certificate this host does not trust shows no time. Other probes report it.
-    tls = ssl.create_default_context()
     return http.client.HTTPSConnection(where, timeout=_TIMEOUT, context=tls)
