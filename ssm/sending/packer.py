@@ -198,7 +198,8 @@ def check_signature(
         verified = smime.verify(signed, trust=trust, at=clock.now(), max_bytes=len(signed))
     except ApplianceError as error:
         remedy = error.remedy or "install a matching pair of certificate and key"
-        cause = f"messages signed with it are refused: {error}"
+        reason = f"{error.subject}: {error.cause}" if error.remedy else str(error)
+        cause = f"messages signed with it are refused: {reason}"
         raise Untrusted(identity.certificate_path, cause, remedy) from error
     if verified.body != mime.with_newlines(text):
         cause = "our own signature covers another text"

@@ -4,6 +4,8 @@ nothing is found.
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import foreign
 from tests.testbed import Authority
 from tests.unit import checked_site
 from tests.unit.checked_site import (
@@ -121,6 +124,43 @@ def test_a_fault_in_a_line(site: Site, planted: Planted) -> None:
     texts = [one["text"] + one["option"] for one in found if one["id"] == planted.row]
     assert any(planted.words in one for one in texts), texts
     path.write_text(before)
+    assert site.findings() == []
+
+
+def test_a_flow_in_the_singular_is_no_option_of_another_block(site: Site) -> None:
+    """C21.a: `image` is an option of the block `egi`, too."""
+    path = site.root / "etc/fedcloud/appliance.yaml"
+    line = path.read_text().partition("images: on")[0].count("\n") + 1
+    site.edit("etc/fedcloud/appliance.yaml", ("images: on", "image: on"))
+    found = next(one for one in site.findings() if one["path"] == str(path))
+    assert (found["id"], found["line"]) == ("C21.a", line)
+    assert found["text"].endswith("did you mean images?")
+
+
+def test_a_file_of_authorities_that_is_not_there(site: Site) -> None:
+    """C21: without containers the programs would silently trust this system's alone."""
+    path = site.root / "etc/fedcloud/appliance.env"
+    text = path.read_text()
+    line = text.partition("FEDCLOUD_CA_BUNDLE=")[0].count("\n") + 1
+    path.write_text(re.sub("CA_BUNDLE=.*", f"CA_BUNDLE={site.root}/etc/no.pem", text))
+    (found,) = site.findings()
+    assert (found["id"], found["path"], found["line"]) == ("C21", str(path), line)
+    assert "no.pem does not exist, so only the authorities of this system" in found["text"]
+    (site.root / "etc/no.pem").touch()
+    assert site.findings() == []
+    path.write_text(text)
+
+
+def test_no_space_for_the_copy_of_the_host_key(site: Site) -> None:
+    """C02.b: the sender cannot be checked, because its key cannot be staged."""
+    (site.root / "run").mkdir(exist_ok=True)
+    with foreign.small_disk(site.root / "run", size="64k"):
+        with contextlib.suppress(OSError):
+            (site.root / "run/fill").write_bytes(bytes(2**20))
+        (found,) = site.findings()
+        assert (found["id"], found["program"]) == ("C02.b", "ssmsend")
+        assert found["path"].startswith(f"{site.root}/run/")
+        assert "free space on this file system" in found["text"]
     assert site.findings() == []
 
 

@@ -159,7 +159,7 @@ def test_a_clock_that_differs_from_a_server_of_the_site_s_authority(
         made = site(tmp_path, endpoint("Keystone", port, scheme="https"))
         assert list(clock.offset(made)) == []
         env = tmp_path / "etc/fedcloud/appliance.env"
-        env.write_text(f"FEDCLOUD_CA_BUNDLE=/ca/{pki.certificate.name}\n")
+        env.write_text(f"FEDCLOUD_CA_BUNDLE={pki.certificate}\n")
         assert [one.identifier for one in clock.offset(made)] == ["C01.a"]
 
 
@@ -430,6 +430,12 @@ def crontab(root: Path) -> Path:
 
 SPOILT: Mapping[str, tuple[str, Callable[[Path], Path], int]] = {
     "no user": ("C08.b", lambda root: table(root, "caso", LINE.replace("root ", "")), 1),
+    "no minute": ("C08", lambda root: table(root, "caso", LINE.replace("14", "74")), 1),
+    "no month": (
+        "C08",
+        lambda root: table(root, "caso", LINE.replace("* * root", "moon * root")),
+        1,
+    ),
     "no newline": ("C08.c", lambda root: table(root, "caso", LINE.rstrip()), 1),
     "group": ("C08.c", lambda root: table(root, "caso", LINE, mode=0o664), 0),
     "dot": ("C08.c", lambda root: table(root, "caso.old", LINE), 0),

@@ -99,6 +99,15 @@ def test_a_public_address_that_does_not_answer(
         assert list(outside.find(checked)) == []  # C07.b: another machine's address
 
 
+@pytest.mark.parametrize(
+    ("listen", "own"),
+    [("0.0.0.0", "127.0.0.1"), ("[::]", "::1"), ("192.0.2.7", "192.0.2.7")],  # noqa: S104
+)
+def test_where_a_bdii_answers_on_this_machine(listen: str, own: str, tmp_path: Path) -> None:
+    """A BDII that has no IPv4 is asked at the loopback of IPv6."""
+    assert outside._own(made(tmp_path, 2170, listen=listen)) == (own, 2170)
+
+
 def test_a_bdii_that_does_not_answer_here_or_listens_on_loopback(tmp_path: Path) -> None:
     """C50.a and C05.b, which other probes find."""
     assert list(outside.find(made(tmp_path, 1))) == []

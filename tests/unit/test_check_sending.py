@@ -310,6 +310,7 @@ def test_a_revoked_certificate(sending: Sending, trust: Trust, tmp_path: Path) -
         found = sending.the_one()
     assert (found.identifier, found.path) == ("C43.a", str(own.certificate))
     assert "revoked" in found.text
+    assert found.text.count(found.text.rpartition("; ")[2]) == 1  # the remedy, once
 
 
 def test_a_certificate_of_an_authority_that_is_not_installed(

@@ -155,7 +155,9 @@ def test_a_state_that_is_lost_has_a_row(site: Path, capsys: pytest.CaptureFixtur
     lines = screen(site, capsys, status=1)
     assert "is the state of another installation" in lines[lines.index(line_of(lines, "state")) + 1]
     write(site, mark.OF_STATE.lstrip("/"), kept)
-    assert not [line for line in screen(site, capsys, status=0) if line[6:].split()[:1] == ["state"]]
+    assert not [
+        line for line in screen(site, capsys, status=0) if line[6:].split()[:1] == ["state"]
+    ]
 
 
 def test_dead_letters_and_a_quarantine_alone_are_amber(

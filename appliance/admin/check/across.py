@@ -14,11 +14,12 @@ from pathlib import Path
 from appliance.admin.check.finding import of_problem
 from appliance.admin.check.probe import CheckedSite
 from appliance.admin.mounts import site_files
+from appliance.admin.runtime import native
 from appliance.admin.settings import PROFILES, Host
 from appliance.core import senders
 from appliance.core.cloud import vo
-from appliance.core.config import document, yaml_file
-from appliance.core.config.settings import OUTPUT_PATHS, Value
+from appliance.core.config import document, shell, yaml_file
+from appliance.core.config.settings import OUTPUT_PATHS, Value, state_of
 from appliance.core.run.errors import ConfigurationError
 from appliance.core.run.finding import Finding
 from appliance.core.run.layout import Layout
@@ -223,9 +224,28 @@ def _sections_of_shares(tree: yaml_file.Tree) -> Iterator[tuple[str, str]]:
             yield options["name"].text, f"{section}.auth"
 
 
+def _authorities(host: Host, layout: Layout) -> Iterator[Finding]:
+    """Yield a finding if the file of web servers' authorities cannot be read.
+
+    Without containers the authorities of this system are used then; a container is not started.
+    """
+    if not (host.is_native or host.is_beside):
+        return
+    option = "FEDCLOUD_CA_BUNDLE"
+    entry = site_files.environment(layout).get(shell.SECTION, option)
+    usual = {*native.AUTHORITIES, *(str(layout.path(one)) for one in native.AUTHORITIES)}
+    if entry and entry.text not in {"", *usual} and (fault := state_of(Path(entry.text))):
+        text = (
+            f"{entry.text} {fault}, so only the authorities of this system are trusted; correct the"
+            " path, or leave it empty"
+        )
+        yield Finding(str(entry.path), entry.line, option, text, "C21", is_error=False)
+
+
 def host_files(host: Host, layout: Layout, *, services: Iterable[str]) -> Iterator[Finding]:
     """Yield the findings in the files that the host itself reads."""
     yield from (of_problem(problem) for problem in host.warnings)
+    yield from _authorities(host, layout)
     if "cloudkeeper-os" in services:
         try:
             site_files.check(site_files.variables(layout), layout)

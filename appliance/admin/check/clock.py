@@ -72,9 +72,9 @@ def _tls(site: CheckedSite) -> ssl.SSLContext:
     """Return what verifies web servers: this system's authorities, and the ones of the site."""
     tls = ssl.create_default_context()
     named = site_files.variables(site.layout).get("FEDCLOUD_CA_BUNDLE", "")
-    with contextlib.suppress(OSError):  # reported where the file is read
+    with contextlib.suppress(OSError):  # another probe reports the file
         if named:
-            tls.load_verify_locations(cafile=site.layout.path(named))
+            tls.load_verify_locations(cafile=named)
     return tls
 
 

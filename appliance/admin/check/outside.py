@@ -13,7 +13,8 @@ from appliance.core import directory, hosts
 from appliance.core.run.finding import Finding
 
 _ANSWER = timedelta(seconds=8)
-_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  compared, not listened on
+_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  compared only
+"""Where a service answers on this machine that listens on all addresses of a family."""
 _ROOT = "o=glue"
 _WRITTEN = frozenset({0, directory.NO_SUCH_VALUE, 17, 19, 21, 65})
 """Result codes of a server that lets the client write: done, or refused for what was written.
@@ -47,7 +48,7 @@ def find(site: CheckedSite) -> Iterator[Finding]:
 def _own(site: CheckedSite) -> tuple[str, int]:
     """Return where the BDII answers on this machine."""
     address, port = site.host.listen or ("", PORT)
-    return ("127.0.0.1" if address in ("", *_EVERYWHERE) else address), port
+    return _LOOPBACK.get(address, address), port
 
 
 def _of_address(site: CheckedSite, own: tuple[str, int]) -> Iterator[Finding]:

@@ -8,6 +8,8 @@ commands need it at the same time, and no service could start then.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -227,6 +229,8 @@ def _of_failure(name: str, error: ApplianceError | OSError) -> Iterator[Finding]
         for problem in known.problems:
             row = identify(problem.option, problem.text)
             yield Finding(str(problem.path), problem.line, problem.option, problem.text, row, name)
+    elif os.strerror(errno.ENOSPC) in known.cause:
+        yield of_error(name, known, identifier="C02.b")
     elif row := trust.row_of(known):
         yield of_error(name, known, identifier=row)
     else:

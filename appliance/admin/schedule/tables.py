@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.admin.schedule import cron_times
 from appliance.core.run.errors import Problem
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SETTING = re.compile(r"\s*[A-Za-z_][A-Za-z0-9_]*\s*=")
-_FIELD = re.compile(r"[\d*/,-]+|[A-Za-z]{3}")
 _OURS = re.compile(
     r"/usr/local/bin/(caso-extract|ssm-send|cloudkeeper|cloud-info)\.sh\b|/appliance run [a-z-]+"
 )
@@ -100,10 +100,22 @@ def problems(path: Path) -> Iterator[Problem]:
         yield from _problems_of(line)
 
 
+def _is_time(times: str) -> bool:
+    try:
+        cron_times.fields(times)
+    except ValueError:
+        return False
+    return True
+
+
 def _problems_of(line: CronLine) -> Iterator[Problem]:
-    if not line.times.startswith("@") and not all(map(_FIELD.fullmatch, line.times.split())):
+    if not _is_time(line.times):
         yield Problem(
-            line.path, line.number, "", "the first five fields must be times, such as 14 * * * *"
+            line.path,
+            line.number,
+            "",
+            "cron ignores the whole file, because the first five fields are no times; write them"
+            " such as 14 * * * *",
         )
     if line.user.startswith("/") or not line.command:
         yield Problem(

@@ -6,30 +6,15 @@ the day of the week does, when both are restricted.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 from appliance.admin.machine import Machine
-from appliance.admin.schedule import state, tables
+from appliance.admin.schedule import cron_times, state, tables
 from appliance.core.run.layout import Layout
 
-_WORDS = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-}
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
-_NAMES: tuple[Sequence[str], ...] = ((), (), (), _MONTHS, _DAYS)
-_PART = re.compile(r"(?:\*|(\w+)(?:-(\w+))?)(?:/(\d+))?")
 _LONGEST = 8 * 366
 """Days after which a line has no next start: the 29 February of a leap year is the rarest day."""
 _NEXT = "NextElapseUSecRealtime"
@@ -68,17 +53,14 @@ def _earliest(lines: Sequence[tables.CronLine], *, now: datetime) -> datetime | 
 
 def following(times: str, *, now: datetime) -> datetime | None:
     """Return the next time of a line of cron after ``now``, in UTC; None if there is none."""
-    fields = _WORDS.get(times.lower(), times).split()
-    if len(fields) != len(_RANGES):  # @reboot, or no line that cron accepts
-        return None
     try:
-        minutes, hours, days, months, weekdays = (
-            _values(text, *bounds, names=names)
-            for text, bounds, names in zip(fields, _RANGES, _NAMES, strict=True)
-        )
-    except ValueError:  # `appliance status` names such a line
+        fields = cron_times.fields(times)
+    except ValueError:  # `appliance check` names such a line
         return None
-    has_either = not fields[2].startswith("*") and not fields[4].startswith("*")
+    if not fields:  # @reboot
+        return None
+    minutes, hours, days, months, weekdays = (one.values for one in fields)
+    has_either = fields[2].is_restricted and fields[4].is_restricted
     local = now.astimezone().replace(tzinfo=None)
     for day in (local.date() + timedelta(days=number) for number in range(_LONGEST)):
         fits = (day.day in days, day.isoweekday() % 7 in weekdays)
@@ -93,28 +75,6 @@ def _moments(day: date, hours: Sequence[int], minutes: Sequence[int]) -> Iterato
     for hour in hours:
         for minute in minutes:
             yield datetime.combine(day, time(hour, minute))
-
-
-def _values(text: str, least: int, most: int, *, names: Sequence[str]) -> list[int]:
-    """Return the sorted values of a field; raises `ValueError` for what cron does not accept."""
-    found: set[int] = set()
-    for part in text.lower().split(","):
-        match = _PART.fullmatch(part)
-        if match is None:
-            raise ValueError(text)
-        first, last, step = match.groups()
-        begin = least if first is None else _number(first, least, names)
-        end = most if first is None or (step and not last) else begin
-        end = _number(last, least, names) if last else end
-        if not least <= begin <= end <= most or step == "0":
-            raise ValueError(text)
-        found.update(range(begin, end + 1, int(step or 1)))
-    # 7 is Sunday, too.
-    return sorted({number % 7 for number in found} if names is _DAYS else found)
-
-
-def _number(text: str, least: int, names: Sequence[str]) -> int:
-    return names.index(text) + least if text in names else int(text)
 
 
 def _timers(names: Sequence[str], machine: Machine) -> Mapping[str, datetime]:

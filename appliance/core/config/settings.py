@@ -540,6 +540,14 @@ class Settings:
             entry = Setting("", each.path, each.line)
             self.warn(each.section, each.option, text, entry=entry)
 
+    def _is_slip(self, section: str, option: str, near: str) -> bool:
+        """Check whether a singular stands for a plural of this section, or the other way round.
+
+        That is likelier than an option in the wrong section.
+        """
+        is_form = near in (f"{option}s", option.removesuffix("s"))
+        return is_form and self._document.get(section, near) is None
+
     def _report_unknown(self, section: str, option: str) -> None:
         """Report an unknown option: as an error if an account would lack it, else as a warning."""
         elsewhere = [
@@ -548,7 +556,7 @@ class Settings:
         usual = _USUAL.get(option, "")
         meant = usual if usual in self._known[section] else option
         near = closest(meant, self._known[section])
-        if elsewhere:
+        if elsewhere and not self._is_slip(section, option, near):
             home = next((name for name in elsewhere if name in self._accounts), elsewhere[0])
             is_missed = self._document.get(home, option) is None
             hint = "; move it there" if is_missed else ", and is set there too; remove this line"

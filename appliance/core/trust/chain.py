@@ -88,6 +88,12 @@ def is_provable(
     return True
 
 
+_RENEW_AUTHORITY = (
+    "install that CA's newer certificate (apt-get install --only-upgrade igtf-policy-classic), or"
+    " get a certificate of another CA"
+)
+
+
 def who(certificate: x509.Certificate, subject: DN) -> str:
     """Return the name of a certificate of the chain in a message about ``subject``."""
     name = subject_of(certificate)
@@ -130,7 +136,9 @@ def _refusal(
     name = who(culprit, subject)
     if code == _EXPIRED:
         ended = f"{culprit.not_valid_after_utc:%Y-%m-%d %H:%MZ}"
-        return Untrusted(subject, f"{name} expired on {ended}", "renew it")
+        is_own = subject_of(culprit) == subject
+        remedy = "renew it" if is_own else _RENEW_AUTHORITY
+        return Untrusted(subject, f"{name} expired on {ended}", remedy)
     if code == _NOT_YET_VALID:
         starts = f"{culprit.not_valid_before_utc:%Y-%m-%d %H:%MZ}"
         return Untrusted(
