@@ -149,12 +149,11 @@ def schedule(site: Site, _: Told, found: re.Match[str]) -> None:
 
 def name_authorities(site: Site, reported: Told, found: re.Match[str]) -> None:
     remove(site, reported, found)
-    path = site.root / found[1].lstrip("/")
-    path.write_text(
-        re.sub(
-            r"(?m)^FEDCLOUD_CA_BUNDLE=.*", f"FEDCLOUD_CA_BUNDLE={reported.value}", path.read_text()
-        )
-    )
+    path, named = (site.root / name.lstrip("/") for name in (found[1], reported.value))
+    named.parent.mkdir()
+    named.touch()
+    text = re.sub(r"(?m)^FEDCLOUD_CA_BUNDLE=.*", f"FEDCLOUD_CA_BUNDLE={named}", path.read_text())
+    path.write_text(text)
 
 
 def switch_off(site: Site, _: Told, found: re.Match[str]) -> None:
