@@ -195,12 +195,12 @@ def fetch_base(
 
     With ``fresh``, the differences to the last build are printed.
     """
-    asked = [HERE / "base", *sorted((HERE / "packages").iterdir())]
+    asked = [HERE / "base", HERE / "package-list", *sorted((HERE / "packages").iterdir())]
     recipe = [epoch().encode(), *(path.read_bytes() for path in asked)]
 
     def make(directory: Path) -> None:
         with step("Debian packages of the images"):
-            _quietly([HERE / "base", directory], {"SOURCE_DATE_EPOCH": epoch()})
+            quietly([HERE / "base", directory], {"SOURCE_DATE_EPOCH": epoch()})
 
     base, changes = debian.fetch(cache / "base", recipe, make, fresh=fresh)
     if fresh:
@@ -232,7 +232,7 @@ def fetch_wheels(cache: Path) -> Path:
         directory.mkdir()
         requirements = directory / "requirements.txt"
         requirements.write_text(wanted)
-        _quietly([*_DOWNLOAD, "--dest", directory, "--requirement", requirements])
+        quietly([*_DOWNLOAD, "--dest", directory, "--requirement", requirements])
 
     return kept(cache / "wheelhouse", [wanted.encode()], make)
 
@@ -260,7 +260,7 @@ def fetch_host_wheels(cache: Path, lock: Path) -> Path:
             requirements.write_text("".join(rest))
             words = [*platforms, "--implementation", "cp", "--python-version", python]
             words += ["--dest", str(directory), "--requirement", str(requirements)]
-            _quietly([*_DOWNLOAD, *words])
+            quietly([*_DOWNLOAD, *words])
 
     return kept(
         cache / "host-wheels", [wanted.encode(), " ".join((*PYTHONS, *_PLATFORMS)).encode()], make
@@ -288,7 +288,7 @@ def build_wheel(wheels: Path, directory: Path) -> None:
         "--no-index",
     ]
     with tempfile.TemporaryDirectory() as out:
-        _quietly([*uv, "--find-links", wheels, "--out-dir", out, TOP])
+        quietly([*uv, "--find-links", wheels, "--out-dir", out, TOP])
         (wheel,) = Path(out).glob("*.whl")
         shutil.copy(wheel, directory)
 
@@ -315,7 +315,12 @@ def lay_out(cache: Path, base: Path, wheels: Path) -> Path:
     return context
 
 
-def _quietly(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
+def quietly(
+    command: Sequence[str | Path],
+    environment: Mapping[str, str] | None = None,
+    *,
+    stdin: str = "",
+) -> None:
     """Run a program without showing its output.
 
     Raises:
@@ -323,7 +328,7 @@ def _quietly(command: Sequence[str | Path], environment: Mapping[str, str] | Non
 
     """
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        command, capture_output=True, text=True, check=False, input=stdin,
         env={**os.environ, **(environment or {})},
     )  # fmt: skip
     if done.returncode:
