@@ -43,6 +43,7 @@ def pack(place: Path, target: Path, identity: Identity, *, size: int) -> None:
     target.unlink(missing_ok=True)
     for path in sorted(place.rglob("*")):
         os.utime(path, (identity.epoch, identity.epoch))
+    # --invariant would set the serial number, too, so it comes before it.
     # For mtools: its clock, its zone, and no look at the geometry.
     settings = {
         "SOURCE_DATE_EPOCH": str(identity.epoch),
@@ -50,7 +51,7 @@ def pack(place: Path, target: Path, identity: Identity, *, size: int) -> None:
         "MTOOLS_SKIP_CHECK": "1",
     }
     images.quietly(
-        ["mkfs.vfat", "-F", "32", "-n", "FEDCLOUD", "-i", identity.serial, "--invariant", "-C",
+        ["mkfs.vfat", "-F", "32", "--invariant", "-n", "FEDCLOUD", "-i", identity.serial, "-C",
          target, str(size // 1024)]
     )  # fmt: skip
     tops = sorted(place.iterdir())

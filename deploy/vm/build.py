@@ -45,8 +45,9 @@ def build(arguments: argparse.Namespace, work: Path) -> Path:
     name = f"FedCloud-Appliance.Debian.{recipe.RELEASE}-{known.day:%Y.%m.%d}"
     with step("qcow2"):
         disk.compress(raw, work / "disk.qcow2")
-    arguments.into.mkdir(parents=True, exist_ok=True)
-    made = arguments.into / f"{name}.qcow2"
+    directory: Path = arguments.into
+    directory.mkdir(parents=True, exist_ok=True)
+    made = directory / f"{name}.qcow2"
     shutil.move(work / "disk.qcow2", made)
     return made
 

@@ -60,7 +60,12 @@ def _table(identity: Identity) -> str:
 def _make_root(tree: Path, target: Path, identity: Identity) -> None:
     library = tree / "usr/lib/x86_64-linux-gnu"
     # Run by the tree's own loader, not by chroot: the tree is its input.
-    program = [library / "ld-linux-x86-64.so.2", "--library-path", library, tree / "usr/sbin/mke2fs"]
+    program: list[str | Path] = [
+        library / "ld-linux-x86-64.so.2",
+        "--library-path",
+        library,
+        tree / "usr/sbin/mke2fs",
+    ]
     extended = [
         f"hash_seed={identity.uuid('hash seed')}",
         f"offset={_ROOT_START}",

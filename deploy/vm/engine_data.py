@@ -62,7 +62,7 @@ def _check(engine: DockerDaemon, ids: Mapping[str, str]) -> None:
 
 
 def normalise(data: Path, target: Path) -> None:
-    """Move layers and images of a stopped engine to a new data root, with names that depend on them.
+    """Move layers and images of a stopped engine to a new data root, under names of their own.
 
     Each name of a layer is the hash of it and of all layers below, CHAIN.
     """
@@ -75,9 +75,7 @@ def normalise(data: Path, target: Path) -> None:
     (target / "overlay2/l").mkdir(parents=True, mode=0o710)
     (target / "overlay2").chmod(0o710)
     chains = sorted((database / "layerdb/sha256").iterdir())
-    shorts = {
-        _link(data, chain).read_text(): _short(chain.name) for chain in chains
-    }
+    shorts = {_link(data, chain).read_text(): _short(chain.name) for chain in chains}
     for chain in chains:
         _move(data, target, chain, shorts)
 

@@ -28,7 +28,7 @@ PROGRAMS: Mapping[str, str] = {
     "unshare": "util-linux",
 }
 """The Debian package of each program."""
-_FILES: Mapping[Path, str] = {disk.MASTER: "syslinux-common", boot.MODULES: "syslinux-common"}
+FILES: Mapping[Path, str] = {disk.MASTER: "syslinux-common", boot.MODULES: "syslinux-common"}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -43,7 +43,7 @@ def check_host(path: str = _PATH, *, user: int | None = None) -> None:
     if (os.geteuid() if user is None else user) != 0:
         raise UsageError("build-image", "only root can build an image", "run it with sudo")
     packages = {word for name, word in PROGRAMS.items() if shutil.which(name, path=path) is None}
-    packages |= {word for file, word in _FILES.items() if not file.exists()}
+    packages |= {word for file, word in FILES.items() if not file.exists()}
     if packages:
         words = " ".join(sorted(packages))
         raise Unavailable(words, "not installed", f"apt-get install {words}")
@@ -75,7 +75,9 @@ def find_bundle(named: Path | None, dist: Path, work: Path) -> Path:
         found = sorted(dist.glob("fedcloud-appliance-*"), key=lambda path: path.stat().st_mtime)
         if not found:
             raise Unavailable(
-                dist, "holds no bundle", "build one with scripts/build, or name a directory or a tar"
+                dist,
+                "holds no bundle",
+                "build one with scripts/build, or name a directory or a tar",
             )
         named = found[-1]
     if not named.exists():
@@ -85,7 +87,15 @@ def find_bundle(named: Path | None, dist: Path, work: Path) -> Path:
 
 def _unpack(path: Path, target: Path) -> Path:
     target.mkdir()
-    command = ["tar", "-C", target, "--no-same-owner", "--no-same-permissions", "-xf", path]
+    command: list[str | Path] = [
+        "tar",
+        "-C",
+        target,
+        "--no-same-owner",
+        "--no-same-permissions",
+        "-xf",
+        path,
+    ]
     done = subprocess.run(command, capture_output=True, check=False)
     tops = list(target.iterdir())
     if done.returncode or len(tops) != 1 or not tops[0].is_dir() or tops[0].is_symlink():

@@ -1,4 +1,4 @@
-"""The root file system of the machine, as a tree: packages, the bundle, our files, the engine's data.
+"""The machine's root file system: packages, the bundle, our files, the data of the engine.
 
 Programs of the tree run in it by chroot(8), with the kernel's /proc, in a mount namespace of their
 own: nothing stays mounted, however the build ends.
@@ -61,9 +61,7 @@ def make(
     tree.mkdir()
     with step("root file system") as detail:
         detail("packages")
-        images.quietly(
-            ["tar", "-C", tree, "--numeric-owner", "-xf", base.directory / recipe.ROOT]
-        )
+        images.quietly(["tar", "-C", tree, "--numeric-owner", "-xf", base.directory / recipe.ROOT])
         detail("bundle")
         install(tree, bundle, key)
         detail("files of the machine")
@@ -88,14 +86,24 @@ def install(tree: Path, bundle: Path, key: Path | None) -> None:
 def enter(tree: Path, *command: str, media: Path | None = None) -> None:
     """Run a program of the tree in it, with a directory at /media."""
     clean = [f"{name}={text}" for name, text in _CLEAN.items()]
-    words = ["unshare", "--mount", "sh", "-c", _ENTER, tree, media or "", "/usr/bin/env", "-i"]
+    words: list[str | Path] = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        _ENTER,
+        tree,
+        media or "",
+        "/usr/bin/env",
+        "-i",
+    ]
     images.quietly([*words, *clean, *command])
 
 
 def _copy(source: str, target: str) -> None:
     """Copy a file with the mode that git keeps, independent of the checkout's umask."""
     shutil.copyfile(source, target)
-    Path(target).chmod(0o755 if os.stat(source).st_mode & stat.S_IXUSR else 0o644)
+    Path(target).chmod(0o755 if Path(source).stat().st_mode & stat.S_IXUSR else 0o644)
 
 
 def _configure(tree: Path, identity: Identity) -> None:
