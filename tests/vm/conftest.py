@@ -19,5 +19,13 @@ def image() -> Path:
         return Path(given)
     if not BUILT.exists():
         BUILT.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run([TOP / "scripts/build-image", "--unsigned", "--disk", BUILT], check=True)
+        options = ["--unsigned", "--into", BUILT.parent]
+        bundle = _last_line([TOP / "scripts/build", *options])
+        Path(_last_line([TOP / "scripts/build-image", *options, bundle])).rename(BUILT)
     return BUILT
+
+
+def _last_line(command: list[str | Path]) -> str:
+    return subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.splitlines()[-1]
