@@ -32,10 +32,16 @@ def row(case: str, value: float, unit: str) -> None:
 def build(directory: Path) -> Path:
     """Build a bundle and an image of it; return the disk."""
     private, public = directory / "key.pem", directory / "key.pub"
-    made = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", private]
+    made: list[str | Path] = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", private]
     subprocess.run(made, check=True, umask=0o077)
     subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
-    command = [images.TOP / "scripts/build", "--key", private, "--into", directory]
+    command: list[str | Path] = [
+        images.TOP / "scripts/build",
+        "--key",
+        private,
+        "--into",
+        directory,
+    ]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     bundle = done.stdout.splitlines()[-1]
     begin = time.monotonic()
@@ -67,7 +73,8 @@ def _seconds_until_ldap(machine: VirtualMachine) -> float:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if "GLUE2DomainID" in done.stdout:
             return time.monotonic() - begin
-        assert machine.process is not None and machine.process.poll() is None, machine.console
+        assert machine.process is not None
+        assert machine.process.poll() is None, machine.console
         time.sleep(0.5)
 
 

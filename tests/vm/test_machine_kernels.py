@@ -17,7 +17,7 @@ _BROKEN = "9.9.9+broken"
 _INSTALL_BROKEN = f"""set -e
 cp /boot/vmlinuz-$(uname -r) /boot/vmlinuz-{_BROKEN}
 printf '' | cpio --quiet -o -H newc >/boot/initrd.img-{_BROKEN}
-for hook in /etc/kernel/postinst.d/zz-fedcloud-boot; do $hook {_BROKEN} /boot/vmlinuz-{_BROKEN}; done
+/etc/kernel/postinst.d/zz-fedcloud-boot {_BROKEN} /boot/vmlinuz-{_BROKEN}
 """
 
 
@@ -48,8 +48,9 @@ def test_the_engine_has_the_images_of_the_bundle(machine: VirtualMachine) -> Non
     assert wanted
     assert wanted == set(shown.stdout.splitlines())
     assert f"{images.REPOSITORY}/caso:" in shown.stdout
-    layers = machine.run("docker run --rm --network none --entrypoint python3"
-                         f" $(docker images -q {images.REPOSITORY}/caso) -c 'print(6 * 7)'")  # fmt: skip
+    name = shown.stdout.split()[0]
+    run = f"docker run --rm --network none --entrypoint /opt/fedcloud/bin/python {name}"
+    layers = machine.run(f"{run} -c 'print(6 * 7)'")
     assert layers.stdout == "42\n"
 
 
