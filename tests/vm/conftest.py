@@ -19,7 +19,7 @@ def image() -> Path:
         return Path(given)
     if not BUILT.exists():
         BUILT.parent.mkdir(parents=True, exist_ok=True)
-        options = ["--unsigned", "--into", BUILT.parent]
+        options: list[str | Path] = ["--unsigned", "--into", BUILT.parent]
         bundle = _last_line([TOP / "scripts/build", *options])
         Path(_last_line([TOP / "scripts/build-image", *options, bundle])).rename(BUILT)
     return BUILT
