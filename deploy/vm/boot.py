@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from deploy import images
-from deploy.vm.identity import Identity
+from deploy.vm.identity import BuildIdentity
 
 PROGRAM = "usr/lib/fedcloud/boot-partition"
 MODULES = Path("/usr/lib/syslinux/modules/bios")
@@ -23,7 +23,7 @@ _LOADER = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 _SETTINGS = "timeout 3\nconsole-mode keep\neditor no\n"
 
 
-def make(tree: Path, target: Path, identity: Identity, *, size: int) -> None:
+def make(tree: Path, target: Path, identity: BuildIdentity, *, size: int) -> None:
     """Make the file system of ``size`` bytes with the kernel of a tree."""
     place = tree / "boot/efi"
     images.quietly([tree / PROGRAM, "--root", tree, "--is-good"])
@@ -38,7 +38,7 @@ def make(tree: Path, target: Path, identity: Identity, *, size: int) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def pack(place: Path, target: Path, identity: Identity, *, size: int) -> None:
+def pack(place: Path, target: Path, identity: BuildIdentity, *, size: int) -> None:
     """Make a FAT file system with the files of a directory, and syslinux."""
     target.unlink(missing_ok=True)
     for path in sorted(place.rglob("*")):

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from deploy import images
-from deploy.vm.identity import Identity
+from deploy.vm.identity import BuildIdentity
 
 MIB = 2**20
 SIZE = 8 * 2**30
@@ -28,7 +28,7 @@ _ESP = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 _LINUX_ROOT = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
 
 
-def make(tree: Path, boot: Path, target: Path, identity: Identity) -> None:
+def make(tree: Path, boot: Path, target: Path, identity: BuildIdentity) -> None:
     """Write a raw disk from a tree and the file of a boot partition."""
     divide(target, identity)
     copy = ["dd", f"if={boot}", f"of={target}", "bs=1M", f"seek={_START // MIB}"]
@@ -36,7 +36,7 @@ def make(tree: Path, boot: Path, target: Path, identity: Identity) -> None:
     _make_root(tree, target, identity)
 
 
-def divide(target: Path, identity: Identity) -> None:
+def divide(target: Path, identity: BuildIdentity) -> None:
     """Write an empty disk with a partition table, and the program that BIOS starts."""
     with target.open("wb") as file:
         file.truncate(SIZE)
@@ -45,7 +45,7 @@ def divide(target: Path, identity: Identity) -> None:
         file.write(MASTER.read_bytes())
 
 
-def _table(identity: Identity) -> str:
+def _table(identity: BuildIdentity) -> str:
     def line(name: str, start: int, size: int, rest: str) -> str:
         place = f"start={start // _SECTOR}, size={size // _SECTOR}"
         return f"{place}, uuid={identity.uuid(name)}, name={name}, {rest}\n"
@@ -57,7 +57,7 @@ def _table(identity: Identity) -> str:
     )
 
 
-def _make_root(tree: Path, target: Path, identity: Identity) -> None:
+def _make_root(tree: Path, target: Path, identity: BuildIdentity) -> None:
     library = tree / "usr/lib/x86_64-linux-gnu"
     # Run by the tree's own loader, not by chroot: the tree is its input.
     program: list[str | Path] = [

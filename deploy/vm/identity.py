@@ -18,7 +18,7 @@ _NAMESPACE = uuid.UUID("6f0a3c1e-7f2b-5c39-9d0e-0d5b7c2f9a14")
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class BuildIdentity:
     """The digest of a build's inputs, and the day of its newest one."""
 
     digest: str
@@ -39,11 +39,11 @@ class Identity:
         return int(datetime.combine(self.day, time(), UTC).timestamp())
 
 
-def of(bundle_digest: str, base: debian.Base, trees: list[Path]) -> Identity:
+def of(bundle_digest: str, base: debian.Base, trees: list[Path]) -> BuildIdentity:
     """Return the identity of a build from a bundle, packages, and trees of files."""
     parts = [bundle_digest.encode(), (base.directory / debian.LIST).read_bytes()]
     parts += [part for tree in trees for part in _parts(tree)]
-    return Identity(debian.digest(parts), base.archive)
+    return BuildIdentity(debian.digest(parts), base.archive)
 
 
 def _parts(tree: Path) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from appliance.admin.install import progress
 from deploy import debian, images
 from deploy.vm import engine_data, recipe
-from deploy.vm.identity import Identity
+from deploy.vm.identity import BuildIdentity
 
 FILES = recipe.HERE / "files"
 _ENTER = """
@@ -47,7 +47,7 @@ def make(
     tree: Path,
     base: debian.Base,
     bundle: Path,
-    identity: Identity,
+    identity: BuildIdentity,
     *,
     key: Path | None,
     step: progress.Step,
@@ -106,7 +106,7 @@ def _copy(source: str, target: str) -> None:
     Path(target).chmod(0o755 if Path(source).stat().st_mode & stat.S_IXUSR else 0o644)
 
 
-def _configure(tree: Path, identity: Identity) -> None:
+def _configure(tree: Path, identity: BuildIdentity) -> None:
     root, boot = identity.uuid("root file system"), identity.serial
     (tree / "boot/efi").mkdir(mode=0o700)
     (tree / "etc/fstab").write_text(

@@ -21,7 +21,7 @@ from tests.testbed import bundle as bundles
 
 TOP = Path(__file__).resolve().parents[2]
 DAY = date(2026, 11, 29)
-KNOWN = identity.Identity("0123456789abcdef", DAY)
+KNOWN = identity.BuildIdentity("0123456789abcdef", DAY)
 PROGRAM = tree.FILES / boot.PROGRAM
 OLD, NEW = "6.12.9+deb13-amd64", "6.12.10+deb13-amd64"
 
@@ -121,7 +121,7 @@ class TestWhichBundlesABuildTakes:
 class TestWhatABuildDerivesFromItsInputs:
     def _of(
         self, tmp_path: Path, *, bundle: str, text: str, mode: int = 0o644
-    ) -> identity.Identity:
+    ) -> identity.BuildIdentity:
         base = debian.Base(tmp_path / "base", DAY)
         files = tmp_path / "files"
         for directory in (base.directory, files):
