@@ -52,7 +52,7 @@ def test_enabled_units_are_there() -> None:
 
 def test_only_root_can_change_a_file() -> None:
     files = [path for path in TOP.rglob("*") if path.is_file() and not path.is_symlink()]
-    assert [path for path in files if path.stat().st_mode & 0o133] == []
+    assert [path for path in files if path.stat().st_mode & 0o022] == []
 
 
 def test_cloud_init_lets_nobody_in_by_password_and_writes_nothing_to_the_console() -> None:
