@@ -267,8 +267,7 @@ def test_user_data_without_answers_is_explained(
 def test_a_machine_without_user_data_waits_for_its_administrator(
     machine: NewMachine, capsys: pytest.CaptureFixture[str], source: str, words: str
 ) -> None:
-    result = json.dumps({"v1": {"datasource": source, "errors": []}})
-    machine.place("run/cloud-init/result.json", result)
+    machine.place("var/lib/cloud/instance/datasource", f"{source}: {source}\n")
     assert machine.boot() == 1
     assert words in capsys.readouterr().out
     assert "log in and run appliance configure" in " ".join(machine.message().split())

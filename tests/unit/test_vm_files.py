@@ -45,6 +45,7 @@ def test_enabled_units_are_there() -> None:
     assert {path.name for path in links} == {
         "fedcloud-first-boot.service",
         "fedcloud-metadata.service",
+        "fedcloud-state.service",
     }
     for path in links:
         assert (TOP / str(path.readlink()).lstrip("/")).is_file(), path

@@ -24,6 +24,8 @@ HOST = "10.0.2.2"
 """The host, as a machine of QEMU's user network sees it."""
 USER = "debian"
 LDAP, SSH = 2170, 22
+BROKEN = "99.0-broken"
+"""The version of a kernel that does not come up."""
 _OVMF = Path("/usr/share/OVMF")
 _VARIABLES = "variables.fd"
 _IDLE = 600.0
@@ -127,6 +129,20 @@ class VirtualMachine:
         """Wait until a command ends with status 0; return the seconds of the wait."""
         return self._await(lambda: self.run(line, expect=None).returncode == 0, line, ceiling)
 
+    def comes_up(self) -> bool:
+        """Wait until a person can log in, or until it stops to start again, and return which."""
+        assert self.process is not None
+        process = self.process
+
+        def has_ended() -> bool:
+            return process.poll() is not None
+
+        def is_up() -> bool:
+            return has_ended() or self.run("true", expect=None).returncode == 0
+
+        self._await(is_up, "a login, or the end", CEILING, may_end=True)
+        return not has_ended()
+
     def run(self, line: str, *, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Run a line of shell there as root, who comes by sudo."""
         known = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
@@ -148,6 +164,13 @@ class VirtualMachine:
             typed.connect(str(self.directory / "serial"))
             typed.sendall(keys)
 
+    def add_broken_kernel(self) -> None:
+        """Install a kernel that is newer than the others and finds no root file system."""
+        self.run(
+            f"cp /boot/vmlinuz-$(uname -r) /boot/vmlinuz-{BROKEN}"
+            f" && echo nothing >/boot/initrd.img-{BROKEN} && /usr/lib/fedcloud/boot-partition"
+        )
+
     def cut_power(self) -> None:
         """End it as a power failure does."""
         if self.process is not None:
@@ -160,7 +183,7 @@ class VirtualMachine:
         assert self.process is not None
         self.run("systemctl poweroff", expect=None)
         process = self.process
-        self._await(lambda: process.poll() is not None, "the end", CEILING)
+        self._await(lambda: process.poll() is not None, "the end", CEILING, may_end=True)
         self.process = None
 
     def reboot(self) -> None:
@@ -168,7 +191,9 @@ class VirtualMachine:
         self.shut_down()
         self.boot()
 
-    def _await(self, is_true: Callable[[], bool], what: str, ceiling: float) -> float:
+    def _await(
+        self, is_true: Callable[[], bool], what: str, ceiling: float, *, may_end: bool = False
+    ) -> float:
         """Wait while the console says something new, or the machine computes."""
         begin = time.monotonic()
         patience = Patience(self._progress, idle=_IDLE, ceiling=ceiling)
@@ -176,7 +201,7 @@ class VirtualMachine:
             shown = f"{what}: not {patience}\n{self.console[-4000:]}"
             assert not patience.is_over(), shown
             assert self.process is not None
-            ended = self.process.poll()
+            ended = None if may_end else self.process.poll()
             assert ended is None, f"{what}: {shown}\n{_read(self.directory / 'qemu.log')}"
             time.sleep(1)
         return time.monotonic() - begin

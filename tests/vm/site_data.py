@@ -43,7 +43,8 @@ def filled(values: Mapping[str, str], *, files: Mapping[str, str], commands: Ite
         for path, content in files.items()
     )
     text = text.replace("write_files:\n", f"write_files:\n{more}", 1)
-    text += yaml.safe_dump({"bootcmd": [["sh", "-c", line] for line in commands]})
+    if run := [["sh", "-c", line] for line in commands]:  # cloud-init refuses an empty list
+        text += yaml.safe_dump({"bootcmd": run})
     assert yaml.safe_load(text)
     return text
 

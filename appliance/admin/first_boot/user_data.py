@@ -7,7 +7,6 @@ file, so a message about the answers names the line of the document.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,8 @@ ANSWERS = "/etc/fedcloud/answers.yaml"
 NAME = Path("user data")
 """Stands for the document where a message names a file."""
 _DOCUMENT = "/var/lib/cloud/instance/user-data.txt"
-_RESULT = "/run/cloud-init/result.json"
+_SOURCE = "/var/lib/cloud/instance/datasource"
+_NO_SOURCE = "DataSourceNone"
 _LIMIT = 2**20  # bytes; the metadata service of Nova passes 64 KiB
 _CONFIG = "#cloud-config"
 _OTHER_FORMS = (
@@ -51,7 +51,7 @@ class UserData:
             data = files.read_regular(layout.path(_DOCUMENT), limit=_LIMIT, follow=True)
         except OSError:
             data = b""
-        return cls(data.decode("utf-8", "replace"), _has_source(layout.path(_RESULT)))
+        return cls(data.decode("utf-8", "replace"), _has_source(layout.path(_SOURCE)))
 
     def absence(self) -> Problem | None:
         """Return what is wrong in the document, if it gave no answers; None if it is empty."""
@@ -120,9 +120,8 @@ def _items(node: Any) -> Iterator[Any]:
 
 
 def _has_source(path: Path) -> bool:
-    """Check whether cloud-init found a source; before it has ended, it may have."""
+    """Check whether cloud-init found a source of user data; without its word, it may have."""
     try:
-        found = json.loads(path.read_text())["v1"]["datasource"]
-    except (OSError, ValueError, LookupError, TypeError):
+        return _NO_SOURCE not in files.read_regular(path, limit=_LIMIT).decode(errors="replace")
+    except OSError:
         return True
-    return "DataSourceNone" not in str(found)
