@@ -124,7 +124,10 @@ def test_a_secret_outside_the_mounts_has_a_place(
     assert secret_file.of_option(settings, "a", "password") == ""
     with pytest.raises(ConfigurationError) as caught:
         settings.finish()
-    expected = "is not mounted in the container; move it into /etc/cloudkeeper/secrets"
+    expected = (
+        "is not mounted in the container; write it on the host,"
+        " or move it into /etc/cloudkeeper/secrets"
+    )
     assert str(caught.value) == f"{conf}:2: [a] password_file: /root/password {expected}"
 
 

@@ -509,6 +509,25 @@ def test_credentials_of_the_unit_are_staged(
     assert site.volumes() == []
 
 
+def test_a_file_of_a_secret_elsewhere_is_mounted(site: Site) -> None:
+    """Read-only, at its own path, and into no other job."""
+    secret = site.root / "srv/secrets/accounting"
+    secret.parent.mkdir(parents=True)
+    secret.write_text("s3cret\n")
+    extra = site.root / "etc/caso/caso.conf.d/site.conf"
+    extra.parent.mkdir(parents=True, exist_ok=True)
+    extra.write_text("[keystone_auth]\npassword_file = /srv/secrets/accounting\n")
+    assert site.run("caso").returncode == 0
+    assert site.volumes() == [f"{secret}:/srv/secrets/accounting:ro"]
+    assert site.run("ssmsend").returncode == 0
+    assert not [one for one in site.volumes() if "secrets" in one]
+    extra.write_text("[keystone_auth]\npassword_file = /srv/a b\n")
+    (site.root / "srv/a b").write_text("s3cret\n")
+    done = site.run("caso")
+    assert done.returncode == 2
+    assert f"{extra}:2: password_file: /srv/a b cannot be mounted" in done.stderr
+
+
 def test_foreign_names_where_the_key_is_staged(site: Site) -> None:
     """F-H1: an engine makes a directory where a mount has no source; ssmsend never ran again."""
     keys = site.root / "run/fedcloud/keys"

@@ -36,6 +36,7 @@ for service in cloudbdii sitebdii cloudkeeper-os; do
   case " $* " in
     *" $service sh -c "*)
       echo "check $service" >>checks
+      echo "$@" >checked
       touch "answer-$service"
       { echo 'fedcloud-check begun'; cat "answer-$service"; } >&2
       ! grep -q ERROR "answer-$service"
@@ -460,6 +461,60 @@ def test_settings_of_the_host_that_cannot_be_read_are_not_restarted_either(
     done = site.runs("bdii")
     assert done.returncode == 78
     assert "appliance.env:1: FEDCLOUD_VERSION: " in done.stderr
+
+
+def test_credentials_of_the_unit_and_files_of_secrets(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both for the service that may read them, in its check, too; copies go with the credential."""
+    given = tmp_path / "credentials"
+    given.mkdir()
+    (given / "backend").write_text("s3cret\n")
+    secret = site.root / "srv/secrets/backend"
+    secret.parent.mkdir(parents=True)
+    secret.write_text("s3cret\n")
+    conf = site.root / "etc/cloudkeeper/cloudkeeper-os.conf"
+    conf.write_text("[DEFAULT]\npassword_file = /srv/secrets/backend\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
+    copy = site.root / "run/fedcloud/keys/credentials-unit-cloudkeeper-os"
+    assert site.step("prepare", "cloudkeeper-os") == 0
+    checked = (site.place / "checked").read_text()
+    assert f"-v {secret}:/srv/secrets/backend:ro" in checked
+    assert f"-v {copy}:/run/fedcloud/credentials:ro" in checked
+    assert "-e CREDENTIALS_DIRECTORY=/run/fedcloud/credentials" in checked
+    status = (copy / "backend").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o400, 1999)
+    assert site.runs("cloudkeeper-os").returncode == 0
+    (started,) = [line for line in site.calls() if " up " in line]
+    assert started.startswith("-f cloudkeeper-os.secrets.yml up ")
+    override = site.root / "var/lib/fedcloud/services/cloudkeeper-os.secrets.yml"
+    found = json.loads(override.read_text())["services"]["cloudkeeper-os"]
+    assert found["environment"] == {"CREDENTIALS_DIRECTORY": "/run/fedcloud/credentials"}
+    assert {one["target"]: one["source"] for one in found["volumes"]} == {
+        "/srv/secrets/backend": str(secret),
+        "/run/fedcloud/credentials": str(copy),
+    }
+    assert all(one["read_only"] for one in found["volumes"])
+    assert "s3cret" not in override.read_text()
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    secret.unlink()
+    assert site.step("prepare", "cloudkeeper-os") == 0
+    assert not copy.exists()
+    assert not override.exists()
+
+
+def test_a_file_of_a_secret_that_cannot_be_mounted(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fault of the configuration like any other: one line, and no restart helps."""
+    (site.root / "srv").mkdir()
+    (site.root / "srv/a b").write_text("s3cret\n")
+    conf = site.root / "etc/cloudkeeper/cloudkeeper-os.conf"
+    conf.write_text("[DEFAULT]\npassword_file = /srv/a b\n")
+    assert site.step("prepare", "cloudkeeper-os") == 0
+    done = site.runs("cloudkeeper-os")
+    assert done.returncode == 78
+    assert f"{conf}:2: password_file: /srv/a b cannot be mounted" in capsys.readouterr().err
 
 
 def test_a_reload_with_a_bad_configuration_touches_nothing(

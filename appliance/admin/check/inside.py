@@ -24,6 +24,7 @@ from appliance.admin import settings
 from appliance.admin.check.finding import identify
 from appliance.admin.inventory import Job
 from appliance.admin.mounts import site_files
+from appliance.admin.run import credentials
 from appliance.admin.runtime import compose, compose_output, native
 from appliance.admin.settings import Host
 from appliance.core.config.settings import Value
@@ -149,6 +150,8 @@ def ask(
         return _ask_natively(name, service, host, layout, mounts=mounts, depth=depth, extra=extra)
     programs = [" ".join((*words, *depth.flags(words[0], extra))) for words in PROGRAMS[service]]
     flags = [word for mount in mounts for word in ("-v", mount)]
+    if any(mount.endswith(f":{credentials.PLACE}:ro") for mount in mounts):
+        flags += ["-e", f"{credentials.VARIABLE}={credentials.PLACE}"]
     # No --use-aliases and no ports: a check takes neither names nor ports of the running service.
     words = ["run", "--rm", "-T", "--no-deps", "--label", f"{CHECK_LABEL}={name}", *flags]
     command = settings.compose_command(host, *words, service, "sh", "-c", _SCRIPT, "sh", *programs)

@@ -23,9 +23,10 @@ from appliance.admin.check import inside, trust
 from appliance.admin.check.finding import identify, of_error
 from appliance.admin.check.inside import CheckAnswer, Depth, ProgramSettings
 from appliance.admin.images import needed
+from appliance.admin.mounts import secret_mounts
 from appliance.admin.run import hostkey
 from appliance.admin.runtime.engine import Engine
-from appliance.admin.service import kept
+from appliance.admin.service import kept, secrets
 from appliance.admin.settings import Host
 from appliance.core import clock
 from appliance.core.config.settings import Value
@@ -204,15 +205,26 @@ def _ask(
 ) -> CheckAnswer:
     job = inventory.JOBS.get(name)
     if job is None:
-        return inside.ask(name, service, host, layout, depth=depth, extra=extra)
+        unit = inventory.SERVICES.get(service, "")
+        is_inside = unit and not (host.is_native or host.is_beside)
+        secret = [*secrets.mounts(service, unit, layout)] if is_inside else []
+        return inside.ask(name, service, host, layout, mounts=secret, depth=depth, extra=extra)
     warnings: list[str] = []
     with hostkey.staged(
         job, layout, at=clock.now(), name=f"check-{name}", warn=warnings.append
     ) as mounts:
-        answer = inside.ask(name, service, host, layout, mounts=mounts, depth=depth, extra=extra)
+        seen = [*mounts, *_secrets(service, host, layout)]
+        answer = inside.ask(name, service, host, layout, mounts=seen, depth=depth, extra=extra)
     return replace(
         answer, findings=(*answer.findings, *(trust.of_warning(name, one) for one in warnings))
     )
+
+
+def _secrets(service: str, host: Host, layout: Layout) -> list[str]:
+    """Return the mounts of files of secrets; without containers every path is seen."""
+    if host.is_native or host.is_beside:
+        return []
+    return secret_mounts.of_service(service, layout)
 
 
 def _is_being_written(found: Finding) -> bool:

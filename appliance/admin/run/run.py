@@ -27,7 +27,7 @@ from typing import IO, Any, BinaryIO
 from appliance.admin import changing, inventory, settings
 from appliance.admin.images import needed
 from appliance.admin.inventory import Job
-from appliance.admin.mounts import site_files
+from appliance.admin.mounts import secret_mounts, site_files
 from appliance.admin.run import credentials, hostkey, journal, ping, supervise
 from appliance.admin.runtime import compose, compose_output, native
 from appliance.admin.runtime.engine import JOB_LABEL, Engine
@@ -315,7 +315,8 @@ class _JobRun:
             return False
 
     def _compose_run(self, mounts: Sequence[str], secrets: Path | None) -> list[str]:
-        volumes = [flag for mount in mounts for flag in ("-v", mount)]
+        own = secret_mounts.of_service(self._job.service, self._layout)
+        volumes = [flag for mount in (*mounts, *own) for flag in ("-v", mount)]
         if secrets:
             volumes += ["-v", f"{secrets}:{credentials.PLACE}:ro"]
             volumes += ["-e", f"{credentials.VARIABLE}={credentials.PLACE}"]

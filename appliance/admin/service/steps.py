@@ -34,7 +34,7 @@ from appliance.admin.bdii import search
 from appliance.admin.inventory import UNITS
 from appliance.admin.runtime import compose, compose_output
 from appliance.admin.runtime.engine import Engine
-from appliance.admin.service import choose, kept, notify
+from appliance.admin.service import choose, kept, notify, secrets
 from appliance.admin.service.choose import Choice, Decision, Start
 from appliance.admin.settings import Host
 from appliance.admin.state import mark
@@ -94,6 +94,7 @@ def _prepare(arguments: argparse.Namespace) -> ExitStatus:
         return ExitStatus.DONE
     notify.status("checks its configuration")
     # Before any container is touched: the old ones may serve until the new ones start.
+    secrets.prepare(unit, layout, is_start=True)
     decision = choose.decide(unit, host, layout, at=clock.now())
     with Engine(host.socket) as engine:
         # Before the first start there is nothing to remove, and docker-compose takes a second.
@@ -147,7 +148,8 @@ def _up(host: Host, layout: Layout, unit: str, *words: str) -> list[str]:
 def _overrides(host: Host, unit: str, layout: Layout) -> list[str]:
     """Return the flags for logs, and those that mount copies in place of the configuration."""
     path = choose.override_file(unit, layout)
-    return [*settings.log_overrides(host), *(["-f", str(path)] if path.exists() else [])]
+    copies = ["-f", str(path)] if path.exists() else []
+    return [*settings.log_overrides(host), *copies, *secrets.flags(unit, layout)]
 
 
 def _add_ready_arguments(parser: argparse.ArgumentParser) -> None:
@@ -244,6 +246,7 @@ def replace(host: Host, layout: Layout, unit: str, services: Sequence[str]) -> N
         Unavailable: A new container did not start.
 
     """
+    secrets.prepare(unit, layout, is_start=False)
     choose.require_good(services, host, layout)
     before = choose.read(unit, layout)
     site = {

@@ -100,7 +100,8 @@ def unseen_secret(path: object) -> str:
     directory = next((name for name in SECRETS if is_mounted(name)), "")
     if not directory or is_mounted(str(path)):
         return unseen(path)
-    return f"{path} is not mounted in the container; move it into {directory}"
+    words = f"write it on the host, or move it into {directory}"
+    return f"{path} is not mounted in the container; {words}"
 
 
 @functools.lru_cache(maxsize=2)
