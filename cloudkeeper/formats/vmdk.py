@@ -22,8 +22,9 @@ _AT_END, _FOOTER = 2**64 - 1, 1024
 # other than the one that QEMU uses.
 _DESCRIPTOR, _LEAST_DESCRIPTOR, _MAX_DESCRIPTOR = 1, 20, 40
 _TYPES = {"monolithicSparse", "streamOptimized"}
-# The only extent of a disk that is one file: sparse, writable, of a name without a directory.
-_EXTENT = re.compile(r'RW \d{1,12} SPARSE "[^"/\\\\]+"')
+# The only extent of a disk that is one file: sparse, of a name without a directory. What VMware
+# exports is read-only, and has the name of a stream in place of the file's.
+_EXTENT = re.compile(r'(RW|RDONLY) \d{1,12} SPARSE "[^"/\\\\]+"')
 # The fields that such a disk may have; others, such as changeTrackPath, name files.
 _FIELD = re.compile(
     r"(version|encoding|CID|parentCID|isNativeSnapshot|createType|parentFileNameHint|ddb\.[\w.]+)"

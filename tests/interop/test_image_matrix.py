@@ -80,6 +80,14 @@ GOOD: dict[str, tuple[Make, str, Format]] = {
         "",
         Format.VMDK,
     ),
+    "exported by VMware.vmdk": (
+        lambda images: images.described(
+            (b'RW 8192 SPARSE "stream.vmdk"', b'RDONLY 8192 SPARSE "generated-stream.vmdk"'),
+            name="stream.vmdk",
+        ),
+        "",
+        Format.VMDK,
+    ),
     "dynamic.vdi": (made("dynamic.vdi"), "VDI", Format.VDI),
     "static.vdi": (made("static.vdi"), "", Format.VDI),
     "dynamic.vhd": (made("dynamic.vhd"), "VHD", Format.VHD),
@@ -365,6 +373,12 @@ BAD: dict[str, tuple[Make, str, str]] = {
     "second extent, tab.vmdk": (lines(b'RW\t8192 SPARSE "y"'), "", "has the line"),
     "second extent, two spaces.vmdk": (lines(b'RW  8192 SPARSE "y"'), "", "has the line"),
     "second extent, read only.vmdk": (lines(b'RDONLY 8192 FLAT "y"'), "", "has the line"),
+    "second extent, read only and sparse.vmdk": (
+        lines(b'RDONLY 8192 SPARSE "y"'),
+        "",
+        "has 2 extents",
+    ),
+    "extent without access.vmdk": (instead(b"RW 8192", b"NOACCESS 8192"), "", "has the line"),
     "second extent behind a CR.vmdk": (
         lines(b'#\rRW 1 FLAT "/x" 0'),
         "",
