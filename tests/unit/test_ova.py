@@ -18,6 +18,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from cloudkeeper import formats
+from cloudkeeper.frontend.conversion import QemuImg
 from cloudkeeper.model import Format
 from deploy.ova import archive, verify
 from deploy.ova.__main__ import main
@@ -101,6 +102,29 @@ def test_a_pipe_gives_the_disk(ova: Path, tmp_path: Path) -> None:
     with (tmp_path / VMDK).open("rb") as file:
         found = vmdk_stream.read(file)
     assert sorted(found.grains) == [0, *range(48, 52)]
+
+
+@pytest.mark.programs("qemu-img")
+def test_the_manual_s_two_commands_give_the_disk(ova: Path, raw: Path, tmp_path: Path) -> None:
+    """R03; our image source reads the same disk inside the archive."""
+    command = f"cat '{ova}' | tar x '{VMDK}' && qemu-img convert -O qcow2 '{VMDK}' disk.qcow2"
+    subprocess.run(["/bin/bash", "-c", command], cwd=tmp_path, check=True)
+    QemuImg().convert(formats.inspect(ova, Format.OVA), Format.RAW, tmp_path / "ours.raw")
+    for name in ("disk.qcow2", "ours.raw"):
+        subprocess.run(["qemu-img", "compare", "-q", raw, tmp_path / name], check=True)
+
+
+@pytest.mark.programs("qemu-img")
+def test_a_cut_download_gives_no_disk(ova: Path, tmp_path: Path) -> None:
+    """A pipe that ends early: tar says so, and qemu-img misses the footer."""
+    command = f"head -c 20000 '{ova}' | tar x '{VMDK}'"
+    done = subprocess.run(
+        ["/bin/bash", "-c", command], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert (done.returncode, b"Unexpected EOF in archive" in done.stderr) == (2, True)
+    convert = ["qemu-img", "convert", "-O", "qcow2", VMDK, "disk.qcow2"]
+    done = subprocess.run(convert, cwd=tmp_path, capture_output=True, check=False)
+    assert (done.returncode, b"Could not open" in done.stderr) == (1, True)
 
 
 def test_the_manifest_has_the_digests(unpacked: Path) -> None:
