@@ -1,31 +1,59 @@
-"""The image that all machines of these tests boot."""
+"""The disk that all machines of these tests boot."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-TOP = Path(__file__).resolve().parents[2]
-BUILT = TOP / ".cache/vm-image/fedcloud.qcow2"
+from deploy import images
+from deploy.ova import archive
+from deploy.ova.virtual_machine import VirtualMachine
+from tests import documents
+from tests.documents import TOP
+
+GIVEN = "FEDCLOUD_VM_DISK"
+"""A disk to boot in place of one that is built, for work on these tests."""
 
 
 @pytest.fixture(scope="session")
 def image() -> Path:
-    """Return the disk: that of FEDCLOUD_VM_DISK, else one that is built from this checkout."""
-    if given := os.environ.get("FEDCLOUD_VM_DISK"):
+    """Return the disk of this commit, as the two commands of the manual make it of the OVA."""
+    if given := os.environ.get(GIVEN):
         return Path(given)
-    if not BUILT.exists():
-        BUILT.parent.mkdir(parents=True, exist_ok=True)
-        options: list[str | Path] = ["--unsigned", "--into", BUILT.parent]
-        bundle = _last_line([TOP / "scripts/build", *options])
-        Path(_last_line([TOP / "scripts/build-image", *options, bundle])).rename(BUILT)
-    return BUILT
+    asked = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(asked, cwd=TOP, check=True, capture_output=True, text=True).stdout
+    directory = TOP / ".cache/vm-image" / commit.strip()
+    disk = directory / "fedcloud.qcow2"
+    if not disk.exists():
+        _build(directory)
+        _convert(directory)
+    return disk
 
 
-def _last_line(command: list[str | Path]) -> str:
-    return subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout.splitlines()[-1]
+def _build(directory: Path) -> None:
+    """Build bundle, image and OVA."""
+    bundle, made = directory / "bundle", directory / "image"
+    if not made.exists():
+        subprocess.run([TOP / "scripts/build", "--unsigned", "--into", bundle], check=True)
+        (unpacked,) = (path for path in bundle.iterdir() if path.is_dir())
+        program = str(TOP / "scripts/build-image")
+        subprocess.run([program, "--unsigned", str(unpacked), "--into", str(made)], check=True)
+    (qcow2,) = made.glob("*.qcow2")
+    raw = directory / "disk.raw"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", qcow2, raw], check=True)
+    day = datetime.strptime(qcow2.stem[-10:], "%Y.%m.%d").replace(tzinfo=UTC).date()
+    archive.write(raw, directory, VirtualMachine("13", images.version(), day))
+    raw.unlink()
+
+
+def _convert(directory: Path) -> None:
+    """Type the commands of the page, with a file in place of the address of the release."""
+    (ova,) = directory.glob("*.ova")
+    typed = documents.block("machine-image.md", "disk").text
+    for word, value in {"URL": f"file://{directory}", "DATE": ova.stem.rpartition("-")[2]}.items():
+        typed = typed.replace(word, value)
+    subprocess.run(["bash", "-euo", "pipefail", "-c", typed], cwd=directory, check=True)
