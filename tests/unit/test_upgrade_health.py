@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,51 @@ def test_a_failed_reload_is_followed_by_a_restart(
     with pytest.raises(Unavailable, match=f"restart {BDII}"):
         host.renew_services(is_unit_changed=False)
     assert done == [RELOAD, f"restart {BDII}", f"try-restart {BACKEND}.service"]
+
+
+BAD, WORSE = {"C04 bdii": "it does not answer"}, {"C05 bdii": "it has no entries"}
+
+
+@pytest.mark.parametrize(
+    ("looks", "is_starting", "number", "verdict"),
+    [
+        ([{}, {}], False, 2, []),
+        ([BAD, {}, {}], False, 3, []),
+        ([BAD, BAD, {}, {}], False, 4, []),
+        ([BAD, BAD, BAD], False, 3, [*BAD.values()]),
+        ([BAD, WORSE, BAD, BAD, BAD], False, 5, [*BAD.values()]),
+        ([BAD, BAD, BAD, BAD, {}, {}], True, 6, []),
+        ([BAD, {}, BAD, {}, BAD, {}], False, 6, ["the faults come and go; see appliance check"]),
+        ([{"before": "an old fault"}] * 2, False, 2, []),
+    ],
+)
+def test_how_long_the_gate_looks(
+    looks: list[dict[str, str]],
+    number: int,
+    verdict: list[str],
+    *,
+    is_starting: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Clients get no answer while it waits for what stays bad."""
+    left = iter(looks)
+    count = 0
+
+    def look(_layout: Layout) -> dict[str, str]:
+        nonlocal count
+        count += 1
+        return next(left)
+
+    state = "activating" if is_starting else "active"
+    there = machine(tmp_path / "bin", bdii=state)
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    command = tmp_path / "bin/appliance"
+    command.write_text("#!/bin/sh\necho appliance 99.0\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(health, "Machine", lambda: Machine(run=tmp_path / "run", path=there.path))
+    monkeypatch.setattr(health, "_COMMAND", str(command))
+    monkeypatch.setattr(health, "faults", look)
+    (tmp_path / "etc/fedcloud").mkdir(parents=True)
+    found = health.new_faults({"before"}, "99.0", Layout(Path("/")), pause=timedelta(0))
+    assert (found, count) == (verdict, number)

@@ -23,6 +23,8 @@ _TIMEOUT = 300
 """Seconds for the check."""
 _LOOKS = 6
 """At most so many looks; the services have that long to become healthy."""
+_SAME = 3
+"""So many looks with the same faults decide; they follow each other in a third of the pause."""
 
 
 def faults(layout: Layout) -> dict[str, str]:
@@ -96,19 +98,33 @@ def new_faults(
 ) -> list[str]:
     """Return the faults that an upgrade brought; none after two good looks one after the other.
 
-    A fault of the first looks may go: services need some time. One that comes and goes counts.
+    A fault of the first looks may go: services need some time. One that comes and goes counts. The
+    same faults in `_SAME` looks, while no unit is about to start, stay: clients get no answer while
+    the gate waits.
     """
-    good = 0
-    found: list[str] = []
+    good = same = 0
+    is_starting, found = False, list[str]()
     for number in range(_LOOKS):
         if number:
-            time.sleep(pause.total_seconds())
+            time.sleep((pause if good or is_starting else pause / _SAME).total_seconds())
+        is_starting, earlier = _is_starting(layout), found
         found = [line for fault, line in faults(layout).items() if fault not in before]
         found += _wrong_command(version, layout)
         good = 0 if found else good + 1
+        same = same + 1 if found == earlier else 1
         if good == 2:  # noqa: PLR2004  see above
             return []
+        if found and same >= _SAME and not is_starting:
+            return found
     return found or ["the faults come and go; see appliance check"]
+
+
+def _is_starting(layout: Layout) -> bool:
+    """Return whether systemd is about to start or to reload a service, which may take a while."""
+    machine = Machine()
+    if layout.root != Path("/") or not machine.has_systemd:
+        return False
+    return any(machine.state(unit) in ("activating", "reloading") for unit in units(layout))
 
 
 def _wrong_command(version: str, layout: Layout) -> list[str]:
