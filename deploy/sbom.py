@@ -12,13 +12,15 @@ import subprocess
 import tarfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import quote
 
 from deploy.dockerd import DOCKER, DockerDaemon
+from deploy.ova.virtual_machine import VirtualMachine
 
+_MACHINE = "fedcloud-appliance"
 _DEBIAN = "var/lib/dpkg/"
 _PYTHON = "opt/fedcloud/lib/python3.11/site-packages/"
 
@@ -44,23 +46,21 @@ def of_image(engine: DockerDaemon, tag: str, *, at: datetime) -> str:
     return _document(about, components, at=at)
 
 
-def of_machine(
-    root: Path, bundle: Path, *, name: str, version: str, release: str, at: datetime
-) -> str:
-    """Return the document for a machine of a Debian ``release`` with the file system ``root``.
+def of_machine(root: Path, bundle: Path, machine: VirtualMachine) -> str:
+    """Return the document for a machine with the file system ``root``.
 
     The content of its container images is taken from the documents of its ``bundle``.
     """
     status = (root / f"{_DEBIAN}status").read_text(encoding="utf-8")
-    components: list[dict[str, Any]] = list(_debian(status, release=release))
+    components: list[dict[str, Any]] = list(_debian(status, release=machine.release))
     # Python of the host's programs only: Debian's own is among its packages.
     metadata = root.glob("opt/**/site-packages/*.dist-info/METADATA")
     components += [_python(path.read_text(encoding="utf-8")) for path in metadata]
     for path in sorted(bundle.glob("sbom/*.cdx.json")):
         image = json.loads(path.read_text())
         components.append({**image["metadata"]["component"], "components": image["components"]})
-    about = {"type": "operating-system", "name": name, "version": version}
-    return _document(about, components, at=at)
+    about = {"type": "operating-system", "name": _MACHINE, "version": machine.version}
+    return _document(about, components, at=datetime.combine(machine.day, time(), UTC))
 
 
 def _document(

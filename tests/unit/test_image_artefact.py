@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,10 @@ from cloudkeeper.frontend.registry import artefact, signatures, signing_key
 from cloudkeeper.frontend.registry.signatures import ArtefactSignature, SignatureForm
 from deploy import checksums, image_artefact, sbom
 from deploy.bundle import BundleError
+from deploy.ova import verify
 from deploy.ova.virtual_machine import VirtualMachine
+from deploy.vm import published
+from deploy.vm.published import ImagePublisher
 from tests.cosign import KeyPair, openssl
 
 pytestmark = pytest.mark.programs("openssl")
@@ -253,6 +256,31 @@ def test_unsigned_checksums_have_no_signature_of_an_earlier_build(disk: Path, ke
     assert not list(disk.parent.glob("*.sig"))
 
 
+def test_all_forms_are_published_beside_the_disk(disk: Path, key: KeyPair) -> None:
+    """Signed with one key; the qcow2 comes last, for programs that read the last line."""
+    raw = disk.parent.parent / "disk.raw"
+    raw.write_bytes(b"disk" * 100_000)
+    publisher = ImagePublisher(key.private, SOURCE)
+    publisher.check()
+    made = published.write(raw, disk, MACHINE, publisher, bill=BILL)
+    names = [f"{MACHINE.name}{end}" for end in (".ova", ".oci", ".qcow2")]
+    assert made == [disk.parent / name for name in names]
+    verify.check(made[0])
+    done = check_sums(disk.parent, "sha512", "--strict")
+    assert done.stdout == f"{names[0]}: OK\n{names[2]}: OK\n"
+    assert {path.name for path in disk.parent.glob("*.sig")} == {"SHA256SUMS.sig", "SHA512SUMS.sig"}
+    assert BUNDLE in referrers(made[1])
+    digest = json.loads((made[1] / "index.json").read_text())["manifests"][0]["digest"]
+    source = document(made[1], digest)["annotations"]["org.opencontainers.image.source"]
+    assert source == SOURCE
+
+
+def test_a_publisher_s_key_is_checked_before_anything_is_built(key: KeyPair) -> None:
+    with pytest.raises(BundleError, match="others can read this key"):
+        ImagePublisher(key.public).check()
+    ImagePublisher().check()
+
+
 # The bill of materials.
 
 STATUS = """\
@@ -289,9 +317,7 @@ def test_the_bill_of_the_machine(tmp_path: Path) -> None:
     about = {"type": "container", "name": "egifedcloud/sitebdii", "version": "1.4.0"}
     text = json.dumps({"metadata": {"component": about}, "components": inner})
     (bundle / "sbom/sitebdii.cdx.json").write_text(text)
-    at = datetime(2026, 12, 1, tzinfo=UTC)
-    names = {"name": "fedcloud-appliance", "version": "1.4.0", "release": "13"}
-    made = sbom.of_machine(root, bundle, at=at, **names)
+    made = sbom.of_machine(root, bundle, MACHINE)
     found = json.loads(made)
     assert (found["bomFormat"], found["specVersion"]) == ("CycloneDX", "1.5")
     assert found["metadata"] == {
@@ -309,4 +335,4 @@ def test_the_bill_of_the_machine(tmp_path: Path) -> None:
         "pkg:deb/debian/tzdata@2026a%2Bdfsg~1?arch=all&distro=debian-13",
         "pkg:pypi/pyyaml@6.0.3",
     ]
-    assert sbom.of_machine(root, bundle, at=at, **names) == made
+    assert sbom.of_machine(root, bundle, MACHINE) == made
