@@ -146,7 +146,8 @@ def _space(path: Path) -> str:
     # Some file systems have no fixed number of files, and give zero.
     if free < _LEAST_SPACE or (left.f_files and left.f_favail < _LEAST_FILES):
         words = f"{free // 2**20} MiB and {left.f_favail} files are free"
-        raise LocalFailure(there, words, "free space on this file system")
+        remedy = "free space" if free < _LEAST_SPACE else "remove small files"
+        raise LocalFailure(there, words, f"{remedy} on this file system")
     missing = "" if there == path else "; the first run makes it"
     return f"can be written, {free // 2**20} MiB free{missing}"
 

@@ -45,6 +45,7 @@ _TRIED = {
 }
 _LOCAL = frozenset({"site", "state", "spool", "ledger", "checkpoint"})
 _FULL = re.compile(rf"files are free|{errno.ENOSPC}")
+_SMALL_FILES = re.compile(r"remove small files")
 
 
 def findings(configuration: CasoConfiguration) -> Iterator[Finding]:
@@ -90,5 +91,6 @@ def _local(result: Result, configuration: CasoConfiguration, row: str) -> Findin
         path = str(configuration.paths[0])
         return Finding(path, 0, result.subject, result.text, row, tried=path)
     if result.name in ("state", "spool"):
-        row = "C02.b" if _FULL.search(result.text) else "C40.a"
+        full = "C02.c" if _SMALL_FILES.search(result.text) else "C02.b"
+        row = full if _FULL.search(result.text) else "C40.a"
     return Finding(result.subject, 0, "", result.text, row, tried=result.subject)

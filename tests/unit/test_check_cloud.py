@@ -19,6 +19,7 @@ from appliance.core.run.finding import Finding, of_json
 from caso.cmds import extract
 from cloud_info_provider.cmds import service
 from cloudkeeper.cmds import backend
+from tests import foreign
 from tests.simulators import offering_cloud, openstack
 from tests.simulators.offering_cloud import flavor, image
 from tests.simulators.openstack import Answer, Cloud, Credential, Request
@@ -324,6 +325,25 @@ def test_a_clock_of_the_cloud_that_differs(accounting: Accounting) -> None:
     accounting.cloud.clock_offset = timedelta(hours=2)
     rows = {one.identifier for one in accounting.check()}
     assert rows == {"C01.a"}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("size", "row", "remedy"),
+    [("1g,nr_inodes=20", "C02.c", "remove small files"), ("10m", "C02.b", "free space")],
+)
+def test_no_room_for_records(size: str, row: str, remedy: str, accounting: Accounting) -> None:
+    """C02.b, C02.c."""
+    spool = accounting.root / "full"
+    spool.mkdir()
+    accounting.write(messengers="ssm")
+    with accounting.path.open("a") as file:
+        file.write(f"[ssm]\noutput_path = {spool}\n")
+    with foreign.small_disk(spool, size=size):
+        found = accounting.the_one()
+        assert (found.identifier, found.path) == (row, str(spool))
+        assert found.text.endswith(f"{remedy} on this file system")
+    assert accounting.check() == []
 
 
 # --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from appliance.admin import settings
 from appliance.admin.check import check, endpoints, inside, parallel, registry
 from appliance.admin.check.inside import Depth
 from appliance.admin.check.probe import LONG, CheckedSite, Need, Probe
-from appliance.admin.check.programs import Programs
+from appliance.admin.check.programs import Programs, row_of_container
 from appliance.admin.check.report import CheckReport
 from appliance.admin.command import main
 from appliance.admin.inventory import JOBS, SERVICES, Flow
+from appliance.admin.runtime import compose, compose_output
 from appliance.core.config.settings import ENDPOINT, Value
 from appliance.core.run.errors import Unavailable
 from appliance.core.run.finding import Finding, of_json
@@ -309,8 +311,35 @@ def test_each_place_is_shown_once_and_errors_first() -> None:
     assert str(report.findings[0]) in (str(FAULT), str(twice))
 
 
+def test_what_the_host_finds_at_a_path_counts_for_its_programs() -> None:
+    """A full disk is not reported for each program that writes to it, nor is a missing Compose."""
+    report = CheckReport()
+    of_host = Finding("/var/spool/apel", 0, "", "0 MiB are free", "C02.b")
+    no_compose = Finding("/usr/bin/docker-compose", 0, "", "is no program", "C04.b", "caso")
+    kept = Finding("/var/spool/apel", 0, "", "root owns it; chown it", "C40.a", "caso")
+    others = [replace(of_host, text="0 MiB and 9 files are free", program="caso"), kept]
+    for one in (of_host, *others, no_compose, replace(no_compose, program="ssmsend")):
+        report.add(parallel.Outcome(probe(nothing), (one,), has_looked=True))
+    report.sort()
+    assert sorted(report.findings) == sorted([of_host, no_compose, kept])
+
+
 # --------------------------------------------------------------------------------------------------
 # programs
+
+
+@pytest.mark.parametrize(
+    ("error", "row"),
+    [
+        (compose.not_started(Path("/dev/null"), PermissionError(13, "Permission denied")), "C04.b"),
+        (compose_output.failure("caso", ["Cannot connect to the Docker daemon at x"]), "C04.a"),
+        (Unavailable("caso", "the image x is not loaded"), "C04.c"),
+        (Unavailable("caso", "the image x is not as in /etc/fedcloud/images.lock"), "C04.d"),
+        (Unavailable("caso", "no idea"), "C04"),
+    ],
+)
+def test_the_row_of_a_container_that_does_not_run(error: Unavailable, row: str) -> None:
+    assert row_of_container(error) == row
 
 
 def test_a_finding_goes_through_the_output_of_a_program() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from appliance.admin.check.finding import of_error
 from appliance.admin.check.probe import CheckedSite
-from appliance.admin.check.programs import row_of_image
+from appliance.admin.check.programs import row_of_container
 from appliance.admin.images import needed
 from appliance.admin.inventory import CONTAINERS
 from appliance.admin.runtime import compose
@@ -39,4 +39,4 @@ def _images(site: CheckedSite, engine: Engine) -> Iterator[Finding]:
             try:
                 needed.require(engine, site.host, [service])
             except Unavailable as error:
-                yield of_error("", error, identifier=row_of_image(error.cause))
+                yield of_error("", error, identifier=row_of_container(error))

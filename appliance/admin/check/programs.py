@@ -25,12 +25,13 @@ from appliance.admin.check.inside import CheckAnswer, Depth, ProgramSettings
 from appliance.admin.images import needed
 from appliance.admin.mounts import secret_mounts
 from appliance.admin.run import hostkey
+from appliance.admin.runtime import compose
 from appliance.admin.runtime.engine import Engine
 from appliance.admin.service import kept, secrets
 from appliance.admin.settings import Host
 from appliance.core import clock
 from appliance.core.config.settings import Value
-from appliance.core.run.errors import ApplianceError, ConfigurationError, LocalFailure
+from appliance.core.run.errors import ApplianceError, ConfigurationError, LocalFailure, Unavailable
 from appliance.core.run.finding import Finding
 from appliance.core.run.layout import Layout
 
@@ -246,11 +247,16 @@ def _of_failure(name: str, error: ApplianceError | OSError) -> Iterator[Finding]
     elif row := trust.row_of(known):
         yield of_error(name, known, identifier=row)
     else:
-        yield of_error(name, known, identifier=row_of_image(known.cause))
+        yield of_error(name, known, identifier=row_of_container(known))
 
 
-def row_of_image(cause: str) -> str:
-    """Return the row of a failure to use an image."""
+def row_of_container(error: ApplianceError) -> str:
+    """Return the row of a failure to run a container or to use its image."""
+    cause = error.cause
+    if isinstance(error, Unavailable) and compose.is_at_fault(error):
+        return "C04.b"
+    if "Docker engine" in cause:
+        return "C04.a"
     if "as in" in cause and "images.lock" in cause:
         return "C04.d"
     return "C04.c" if "image" in cause else "C04"

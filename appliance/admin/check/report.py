@@ -44,10 +44,20 @@ class CheckReport:
                 self.findings.append(one)
 
     def sort(self) -> None:
-        """Sort the findings, errors first; keep one of several with the same place and id."""
+        """Sort the findings, errors first; keep one of several with the same place and id.
+
+        Without a line, what the host has found at a path counts for its programs, too, and the same
+        words about a path are shown once.
+        """
         first: dict[object, Finding] = {}
+        of_host = {(one.path, one.identifier) for one in self.findings if not one.program}
         for one in sorted(self.findings, key=lambda one: (not one.is_error, one)):
-            place = (one.path, one.line, one.identifier) if one.line else (str(one), one.program)
+            if one.line:
+                place: object = (one.path, one.line, one.identifier)
+            elif one.path and one.program and (one.path, one.identifier) in of_host:
+                continue
+            else:
+                place = (str(one), one.identifier) if one.path else (str(one), one.program)
             first.setdefault(place, one)
         self.findings = list(first.values())
 

@@ -150,6 +150,11 @@ def not_started(program: Path, error: OSError) -> Unavailable:
     return Unavailable(program, (error.strerror or str(error)).lower(), remedy)
 
 
+def is_at_fault(error: Unavailable) -> bool:
+    """Check whether Compose itself is missing, too old or no program."""
+    return error.remedy in (_INSTALL, _REPLACE)
+
+
 def quiet(program: Path) -> list[str]:
     """Return the flags that keep a Compose from drawing its progress; none for 1.29.2.
 
