@@ -43,6 +43,13 @@ def machine(engine: DockerDaemon) -> Iterator[Machine]:
         yield machine
 
 
+@pytest.fixture(scope="module")
+def new_machine(engine: DockerDaemon) -> Iterator[Machine]:
+    """Return a machine for the tests of one file, which leave it with another release."""
+    with booted(engine) as machine:
+        yield machine
+
+
 @pytest.fixture(scope="session")
 def appliance(machine: Machine, testbed: Testbed) -> Appliance:
     """Return the installed appliance, configured for the test bed, with nothing started."""

@@ -122,9 +122,10 @@ def versions(machine: Machine) -> Mapping[str, str]:
 
 
 def test_an_upgrade_refuses_clients_for_five_seconds_at_most(
-    machine: Machine, engine: DockerDaemon, tmp_path: Path
+    new_machine: Machine, engine: DockerDaemon, tmp_path: Path
 ) -> None:
     """10 000 entries; a tree in part, or an empty one, is seen by nobody."""
+    machine = new_machine
     shipped = Shipped.of_checkout(engine)
     with engine.alone():
         newer = make_newer(engine, shipped, machine.directory / "media")

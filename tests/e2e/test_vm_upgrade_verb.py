@@ -139,8 +139,9 @@ def require_served(met: dict[str, Any], machine: Machine, *, runs: int = 1) -> N
 
 @pytest.fixture(scope="module")
 def host(
-    machine: Machine, engine: DockerDaemon, tmp_path_factory: pytest.TempPathFactory
+    new_machine: Machine, engine: DockerDaemon, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[UpgradedMachine]:
+    machine = new_machine
     shipped = Shipped.of_checkout(engine)
     media = machine.directory / "media"
     with engine.alone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ IMAGES_VO, IMAGES_PROJECT = "ops", "vo-ops"
 CA_BUNDLE = "/etc/ssl/certs/example-cloud.pem"
 TOP = Path(__file__).resolve().parents[2]
 GRID = "etc/grid-security"
+_MACHINES = itertools.count()
 _EVERYTHING = """
     find /etc /opt /usr/local /image_data /var/lib/fedcloud /var/spool /var/log \
       ! -path '/var/log/journal*' ! -type d \
@@ -42,7 +44,7 @@ _EVERYTHING = """
 @contextmanager
 def booted(engine: DockerDaemon) -> Iterator[Machine]:
     """Run a new machine for the block, with a signed bundle of this checkout below /media."""
-    directory = TOP / f".cache/vm/{os.getpid()}"
+    directory = TOP / f".cache/vm/{os.getpid()}-{next(_MACHINES)}"
     shutil.rmtree(directory, ignore_errors=True)
     (directory / "media").mkdir(parents=True)
     Shipped.of_checkout(engine).put(directory / "media")
