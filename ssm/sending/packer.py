@@ -15,6 +15,7 @@ from appliance.core.trust import mime, smime
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from appliance.core.trust.certificates import Identity
 from appliance.core.trust.errors import Malformed, Untrusted
+from appliance.core.trust.unreadable import UNREADABLE
 from ssm import envelope
 from ssm.sending import split
 from ssm.settings import Link, SenderSettings
@@ -65,7 +66,7 @@ def load_recipient(
         recipient = x509.load_pem_x509_certificate(path.read_bytes())
     except OSError as error:
         raise LocalFailure.from_os(error) from None
-    except ValueError:
+    except UNREADABLE:
         remedy = "install the receiver's certificate"
         raise Malformed(path, "is not a certificate in PEM form", remedy) from None
     envelope.check_recipient(recipient, subject=path)

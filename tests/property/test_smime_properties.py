@@ -68,6 +68,7 @@ def test_any_bytes(sample: Sample, data: bytes) -> None:
         sample.verify(data)
 
 
+@pytest.mark.long
 def test_every_changed_byte_of_the_signed_part_is_noticed(sample: Sample) -> None:
     assert sample.message[sample.start : sample.end].count(b"VMUUID: one") == 3
     for position in range(sample.start, sample.end):
@@ -137,6 +138,15 @@ def test_a_name_whose_value_is_a_bit_string(sample: Sample) -> None:
     der = host.public_bytes(Encoding.DER).replace(text, b"\x03\x05Hosts")
     with pytest.raises(Malformed, match="its subject cannot be read"):
         subject_of(x509.load_der_x509_certificate(der))
+
+
+def test_an_extension_that_is_twice_in_the_signer_s_certificate(sample: Sample) -> None:
+    """cryptography raises an exception of its own kind, which is no ValueError."""
+    constraints, purposes = b"\x55\x1d\x13", b"\x55\x1d\x25"
+    assert constraints in sample.opaque
+    assert purposes in sample.opaque
+    with pytest.raises(Malformed, match="the extensions of its certificate cannot be read"):
+        sample.verify(sample.opaque.replace(constraints, purposes))
 
 
 @settings(max_examples=examples(100))

@@ -17,6 +17,7 @@ from appliance.core import files
 from appliance.core.config import secret_file
 from appliance.core.run.errors import LocalFailure, UsageError
 from appliance.core.run.layout import Layout
+from appliance.core.trust.unreadable import UNREADABLE
 
 _LIMIT = 2**20  # bytes of a file
 _SHORTEST = 12
@@ -37,7 +38,7 @@ def certificate(path: Path, layout: Layout) -> x509.Certificate:
     try:
         found = x509.load_pem_x509_certificate(_content(path, _NAME_CERTIFICATE))
         key = found.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (*UNREADABLE, UnsupportedAlgorithm) as error:
         cause = "is not a certificate in PEM"
         raise UsageError(path, cause, _NAME_CERTIFICATE) from error
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size < _LEAST_BITS:
@@ -53,7 +54,7 @@ def _host_key(layout: Layout) -> bytes:
     path = layout.path(_HOST_CERTIFICATE)
     try:
         return _public(x509.load_pem_x509_certificate(path.read_bytes()))
-    except (OSError, ValueError, UnsupportedAlgorithm):  # `appliance check` reports it
+    except (OSError, *UNREADABLE, UnsupportedAlgorithm):  # `appliance check` reports it
         return b""
 
 

@@ -30,6 +30,7 @@ from appliance.admin import account
 from appliance.admin.certificates import places
 from appliance.core import files
 from appliance.core.run.layout import Layout
+from appliance.core.trust.unreadable import UNREADABLE
 
 _AUTHORITY_NAME = "fedcloud appliance: cloudkeeper and its backend"
 _AUTHORITY_LIFE = timedelta(days=3650)
@@ -194,7 +195,10 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 def _names(certificate: x509.Certificate) -> list[str]:
-    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, *UNREADABLE):
+        return []
     return [str(name.value) for name in found]
 
 
@@ -210,7 +214,7 @@ def _load(certificate: Path, key: Path) -> _Pair | None:
     """Return the pair; None if a file is missing, cannot be parsed or does not match."""
     try:
         pair = _Pair(*_parse(certificate.read_bytes(), key.read_bytes()))
-    except (FileNotFoundError, ValueError, TypeError, x509.ExtensionNotFound):
+    except (FileNotFoundError, TypeError, *UNREADABLE):
         return None
     return pair if pair.certificate.public_key() == pair.key.public_key() else None
 

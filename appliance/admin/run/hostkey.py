@@ -249,6 +249,7 @@ def _check(certificate: Path, key: Path, *, layout: Layout, at: datetime) -> Seq
     from cryptography.x509.oid import ExtendedKeyUsageOID  # noqa: PLC0415
 
     from appliance.core.trust.certificates import Identity  # noqa: PLC0415
+    from appliance.core.trust.unreadable import UNREADABLE  # noqa: PLC0415
 
     for path, what in (
         (certificate, "the certificate of this host (PEM)"),
@@ -258,7 +259,7 @@ def _check(certificate: Path, key: Path, *, layout: Layout, at: datetime) -> Seq
             raise Unavailable(path, "does not exist", f"copy {what} to this path")
     identity = Identity.load(certificate, key_path=key, at=at)
     warnings = [identity.expiry_warning(at=at), _chain_warning(identity, layout=layout, at=at)]
-    with contextlib.suppress(x509.ExtensionNotFound):
+    with contextlib.suppress(x509.ExtensionNotFound, *UNREADABLE):
         purposes = identity.certificate.extensions.get_extension_for_class(
             x509.ExtendedKeyUsage
         ).value

@@ -98,12 +98,14 @@ def _revocation_lists(directory: Path) -> tuple[list[datetime], list[datetime]]:
 def _end_of_list(path: Path) -> datetime | None:
     from cryptography import x509  # noqa: PLC0415  start-up is a cost
 
+    from appliance.core.trust.unreadable import UNREADABLE  # noqa: PLC0415
+
     data = files.read_regular(path, limit=_LARGEST_LIST, follow=True)
     is_text = data.lstrip().startswith(b"-----")
     try:
         load = x509.load_pem_x509_crl if is_text else x509.load_der_x509_crl
         return load(data).next_update_utc
-    except ValueError:  # `appliance check` and the programs that use it report it
+    except UNREADABLE:  # `appliance check` and the programs that use it report it
         return None
 
 

@@ -26,6 +26,7 @@ from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.distinguished_name import CanonicalName, canonical
 from appliance.core.trust.revocation_lists import RevocationLists
 from appliance.core.trust.signing_policy import SigningPolicy
+from appliance.core.trust.unreadable import UNREADABLE
 
 INSTALL = (
     "install the IGTF trust anchors (Debian's package igtf-policy-classic, or EGI's"
@@ -86,7 +87,7 @@ class Anchors:
             except OSError as error:
                 denied = error if isinstance(error, PermissionError) else denied
                 problems.append(f"{path / name}: cannot be read: {error.strerror}")
-            except (ValueError, x509.InvalidVersion, crypto.Error):
+            except (*UNREADABLE, crypto.Error):
                 problems.append(f"{path / name}: cannot be read: not PEM")
         if not anchors:
             cause = "no CA certificate (HASH.0) can be read in this directory"

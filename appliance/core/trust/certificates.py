@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from appliance.core.run.errors import LocalFailure
 from appliance.core.trust.distinguished_name import DN, slash_form
 from appliance.core.trust.errors import Malformed, Untrusted
+from appliance.core.trust.unreadable import UNREADABLE
 
 EXPIRY_WARNINGS = (1, 7, 14, 30)
 """Days before the end of a certificate that a warning names."""
@@ -129,7 +130,7 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
         raise LocalFailure.from_os(error, subject=path) from None
-    except (ValueError, x509.InvalidVersion):
+    except UNREADABLE:
         raise Malformed(
             path, "no certificate in PEM form", "install the host certificate"
         ) from None

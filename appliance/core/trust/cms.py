@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from appliance.core.trust.errors import Malformed, Tampered, Untrusted
+from appliance.core.trust.unreadable import UNREADABLE
 
 DIGESTS: Mapping[str, hashes.HashAlgorithm] = {
     "sha256": hashes.SHA256(),
@@ -29,8 +30,7 @@ DIGESTS: Mapping[str, hashes.HashAlgorithm] = {
 }
 """The accepted digests by asn1crypto's names; SHA-1 is accepted by option only."""
 _ASN1_ERRORS = (
-    ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError,
-    x509.InvalidVersion,
+    *UNREADABLE, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError,
 )  # fmt: skip
 """Exceptions of asn1crypto and cryptography for bytes that are not the expected structure."""
 _SET, _SEQUENCE, _CONTEXT_0 = b"\x31", b"\x30", b"\xa0"
@@ -235,7 +235,7 @@ def _load_readable(certificates: Sequence[bytes]) -> list[x509.Certificate]:
     loaded = []
     for certificate in certificates:
         if _is_positive(_issuer_and_serial(certificate)[1]):
-            with contextlib.suppress(ValueError, x509.InvalidVersion):
+            with contextlib.suppress(*UNREADABLE):
                 loaded.append(x509.load_der_x509_certificate(certificate))
     return loaded
 

@@ -22,6 +22,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from appliance.core.files import read_regular
 from appliance.core.trust.distinguished_name import CanonicalName, canonical
+from appliance.core.trust.unreadable import UNREADABLE
 
 _MAX_BYTES = 64 * 2**20
 """The largest file; the largest list of the IGTF has 5 MB."""
@@ -100,7 +101,7 @@ class RevocationLists:
                     found.setdefault(canonical(crl.issuer), []).append(InstalledList(path, crl))
                 except OSError as error:
                     problems[path] = f"{name}: the CRL cannot be read: {error.strerror}"
-                except (ValueError, TypeError, x509.InvalidVersion):
+                except (*UNREADABLE, TypeError):
                     problems[path] = f"{name}: not a CRL that can be read"
             if path in problems:
                 unreadable.setdefault(name.name[:8], []).append(problems[path])
@@ -124,7 +125,7 @@ def named_list_issuers(certificate: x509.Certificate) -> frozenset[CanonicalName
     names: set[CanonicalName] = set()
     for kind in (x509.CRLDistributionPoints, x509.FreshestCRL):
         # OpenSSL refuses a certificate whose extension cannot be read.
-        with contextlib.suppress(x509.ExtensionNotFound, ValueError):
+        with contextlib.suppress(x509.ExtensionNotFound, *UNREADABLE):
             extension = certificate.extensions.get_extension_for_oid(kind.oid)
             for point in cast("Iterable[x509.DistributionPoint]", extension.value):
                 names |= _directory_names(point.crl_issuer or ())
@@ -137,14 +138,14 @@ def _directory_names(names: Iterable[x509.GeneralName]) -> set[CanonicalName]:
 
 def _certificate_issuer(entry: x509.RevokedCertificate) -> set[CanonicalName] | None:
     """Return the names of the issuer that an entry names, if it names one."""
-    with contextlib.suppress(x509.ExtensionNotFound, ValueError):
+    with contextlib.suppress(x509.ExtensionNotFound, *UNREADABLE):
         extension = entry.extensions.get_extension_for_class(x509.CertificateIssuer)
         return _directory_names(extension.value)
     return None
 
 
 def _reason(entry: x509.RevokedCertificate) -> x509.ReasonFlags | None:
-    with contextlib.suppress(x509.ExtensionNotFound, ValueError):
+    with contextlib.suppress(x509.ExtensionNotFound, *UNREADABLE):
         return entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
     return None
 

@@ -22,6 +22,7 @@ from appliance.core.trust import cms, mime
 from appliance.core.trust.ca_directory import CADirectory
 from appliance.core.trust.distinguished_name import DN, slash_form
 from appliance.core.trust.errors import Malformed, Untrusted
+from appliance.core.trust.unreadable import UNREADABLE
 
 _MAX_DN = 1024
 _DER_SEQUENCE, _LONG_LENGTH = b"\x30", b"\x80"
@@ -139,7 +140,7 @@ def _check_usage(certificate: x509.Certificate, *, subject: DN) -> None:
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
         return
-    except ValueError:
+    except UNREADABLE:
         raise Malformed(subject, "the extensions of its certificate cannot be read") from None
     if not (usage.digital_signature or usage.content_commitment):
         cause = "its certificate is not for signatures (key usage)"

@@ -24,6 +24,7 @@ from appliance.core.run import log
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.trust.ca_directory import CADirectory, CRLPolicy
 from appliance.core.trust.errors import Malformed, NoAnchor, Untrusted
+from appliance.core.trust.unreadable import UNREADABLE
 
 if TYPE_CHECKING:
     _Connection = ssl.SSLSocket | ssl.SSLObject
@@ -206,7 +207,7 @@ def _presented(connection: _Connection) -> list[x509.Certificate]:
             x509.load_der_x509_certificate(own),
             *(x509.load_der_x509_certificate(der) for der in _chain(connection) if der != own),
         ]
-    except (ValueError, x509.InvalidVersion):
+    except UNREADABLE:
         raise Malformed("the peer", "presents a certificate that cannot be read") from None
 
 
