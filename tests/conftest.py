@@ -26,6 +26,9 @@ from tests.testbed import Authority, Testbed
 from tests.testbed import pki as testbed_pki
 from tests.testbed.broker import Broker
 
+AUTHORITIES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+"""Variables that name the CAs which the system trusts."""
+
 _TOP = Path(__file__).resolve().parents[1]
 _KEYS = 16
 """RSA keys of all tests of a checkout; no test makes as many and compares them."""
@@ -70,7 +73,12 @@ def tmp_path(
     run, in one process.
     """
     name = re.sub(r"\W", "_", request.node.name)[:_LONGEST_NAME]
-    path = tmp_path_factory.mktemp(f"{name}{request.node.stash[_number]}", numbered=False)
+    name = f"{name}{request.node.stash[_number]}"
+    if place := needs.memory(request.node):
+        path = place / name
+        path.mkdir(0o700)
+    else:
+        path = tmp_path_factory.mktemp(name, numbered=False)
     failed = request.session.testsfailed
     yield path
     if request.session.testsfailed == failed:
@@ -78,30 +86,21 @@ def tmp_path(
 
 
 @pytest.fixture(autouse=True)
-def _usual_umask() -> Iterator[None]:
-    """Restore the umask: dirq and programs that run in this process set one of their own."""
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
-
-
-@pytest.fixture(autouse=True)
 def _usual_process() -> Iterator[None]:
-    """Undo what programs that run in this process change in it: their log and their stop."""
-    root = logging.getLogger()
+    """Undo what programs that run in this process change in it: umask, log, stop, what they read.
+
+    One fixture for all of it, because each costs time at each of some thousand tests.
+    """
+    for remembered in (log._secrets, settings._observed, settings._shown):
+        remembered.clear()
+    mask, root = os.umask(0o022), logging.getLogger()
     before = root.level
     yield
     if root.level != before:  # setting it empties the caches of all loggers
         root.setLevel(before)
     log.check_only(is_on=False)
     vars(retry)["_interrupted"].clear()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_of_other_tests() -> None:
-    """Forget the secrets and options that a program has read in another test of this process."""
-    for remembered in (log._secrets, settings._observed, settings._shown):
-        remembered.clear()
+    os.umask(mask)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -177,5 +176,5 @@ def few_system_authorities(monkeypatch: pytest.MonkeyPatch, system_authority: Pa
 
     OpenSSL takes 20 ms to read the hundred and more that a system trusts, for each connection.
     """
-    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+    for name in AUTHORITIES:
         monkeypatch.setenv(name, str(system_authority))

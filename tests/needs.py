@@ -1,6 +1,7 @@
 """A plugin of pytest: which tests are quick, and preparing what the others need.
 
     pytest -p tests.needs --quick [PATH …]    only tests that need nothing but Python packages
+    pytest -p tests.needs --quick --short …   of these, without those that take long
     pytest -p tests.needs --prepare …         prepares what the selected tests need, and no more
 
 A test's folder and its markers, which pyproject.toml lists, say what it needs. Quick tests may use
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +52,11 @@ _running = ""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the two options."""
+    """Add the options."""
     group = parser.getgroup("needs")
     group.addoption("--quick", action="store_true", help="only tests that need only Python")
+    group.addoption("--short", action="store_true", help="no tests that are marked as long")
+    group.addoption("--memory", type=Path, help="directory in memory, for files of quick folders")
     group.addoption("--prepare", action="store_true", help="prepare what the tests need")
 
 
@@ -86,14 +90,19 @@ def is_beside_the_cloud(config: pytest.Config) -> bool:
 
 def is_quick(item: pytest.Item) -> bool:
     """Check whether a test can run here as it is, and depends on no other program's pace."""
-    folder = item.path.relative_to(_TESTS).parts[0]
     markers = _markers(item)
     return (
-        folder in QUICK_FOLDERS
+        _folder(item.path) in QUICK_FOLDERS
         and _NEEDY.isdisjoint(markers)
         and (os.geteuid() == 0 or "root" not in markers)
         and all(shutil.which(name, path=_PATH) for name in _programs(item))
     )
+
+
+def memory(item: pytest.Item) -> Path | None:
+    """Return the directory in memory for a test's files, if it is of a quick folder."""
+    place: Path | None = item.config.getoption("memory", None)
+    return place if place and _folder(item.path) in QUICK_FOLDERS else None
 
 
 def row(item: pytest.Item) -> str:
@@ -123,7 +132,12 @@ def rank(item: pytest.Item) -> tuple[int, int]:
 
 def is_shared(item: pytest.Item) -> bool:
     """Check whether several processes may run tests of an item's row at once."""
-    return row(item) not in _ROWS and "e2e" not in item.path.relative_to(_TESTS).parts
+    return row(item) not in _ROWS and _folder(item.path) != "e2e"
+
+
+@cache
+def _folder(path: Path) -> str:
+    return path.relative_to(_TESTS).parts[0]
 
 
 def _programs(item: pytest.Item) -> Iterator[str]:
@@ -139,8 +153,10 @@ def _markers(item: pytest.Item) -> set[str]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the quick tests, after -k and -m have chosen."""
     if config.getoption("quick"):
-        others = [item for item in items if not is_quick(item)]
-        items[:] = [item for item in items if is_quick(item)]
+        skipped = {"long"} if config.getoption("short") else set()
+        found = {item: is_quick(item) and skipped.isdisjoint(_markers(item)) for item in items}
+        others = [item for item in items if not found[item]]
+        items[:] = [item for item in items if found[item]]
         config.stash[_left] = len(others)
         config.hook.pytest_deselected(items=others)
 

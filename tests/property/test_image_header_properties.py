@@ -96,6 +96,7 @@ def start_is_readable(content: bytes) -> None:
         formats.inspect_start(content[: formats.START], name="image", declared="RAW")
 
 
+@pytest.mark.long
 def test_altered_headers_raise_unusable_only(seeds: dict[str, bytes], tmp_path: Path) -> None:
     for name, content in images(seeds, 600, 1):
         path = tmp_path / f"image.{name.rpartition('.')[2]}"

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -203,6 +204,7 @@ def truth(now: datetime) -> dict[tuple[str, str], int]:
     return found
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None)
 @example(steps=[("run", 31.0), ("run", 26.0), ("period", 1.0, 26.0)])
 @given(steps=st.lists(operations, min_size=2, max_size=12))

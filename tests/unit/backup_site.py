@@ -8,7 +8,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from appliance.admin import account
@@ -101,12 +103,22 @@ def journal(path: Path, amounts: dict[str, int], month: str = "2026-11") -> None
 
 
 def make_certificate(folder: Path, name: str, kind: str = "rsa", option: str = "") -> Path:
-    """Make a key and a certificate with openssl; return the certificate."""
-    files = ["-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem")]
+    """Write a key and a certificate that openssl made, once per name; return the certificate."""
+    key, certificate = _pair(name, kind, option)
+    put(folder / f"{name}.key", key, 0o600)
+    return put(folder / f"{name}.pem", certificate)
+
+
+@cache
+def _pair(name: str, kind: str, option: str) -> tuple[str, str]:
+    """Return a key and a certificate, once per process: openssl takes long for a key of RSA."""
     options = ["-pkeyopt", option] if option else []
     command = ["openssl", "req", "-x509", "-newkey", kind, *options, "-nodes", "-days", "2"]
-    subprocess.run([*command, "-subj", f"/CN={name}", *files], check=True, capture_output=True)
-    return folder / f"{name}.pem"
+    with tempfile.TemporaryDirectory() as folder:
+        key, certificate = Path(folder, "key"), Path(folder, "certificate")
+        command += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(command, check=True, capture_output=True)
+        return key.read_text(), certificate.read_text()
 
 
 def snapshot(root: Path) -> dict[str, object]:

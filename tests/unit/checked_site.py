@@ -192,7 +192,7 @@ def _filled(made: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     (root / "var/lib/fedcloud/runtime").write_text("native\n")
     # The host looks for what sender.cfg names below the root, ssmsend does not.
     below = root / str(root).lstrip("/")
-    below.parent.mkdir(exist_ok=True)
+    below.parent.mkdir(parents=True, exist_ok=True)
     below.symlink_to(root)
     monkeypatch.setattr(programs, "_FRESH", 0)
     monkeypatch.setattr(inside, "_run", made.ask)

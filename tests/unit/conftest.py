@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-
-@pytest.fixture(autouse=True)
-def _few_authorities(few_system_authorities: None) -> None:
-    pass
+from tests.conftest import AUTHORITIES
 
 
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exempt this host from proxies: else requests reads the whole environment twice each time."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+@pytest.fixture(scope="module", autouse=True)
+def _few_authorities_and_no_proxies(system_authority: Path) -> Iterator[None]:
+    """Trust one CA, and exempt this host from proxies, once for all tests of a file.
+
+    Without the exemption requests reads the whole environment twice at each request.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in AUTHORITIES:
+            patch.setenv(name, str(system_authority))
+        patch.setenv("no_proxy", "127.0.0.1,localhost")
+        yield

@@ -35,6 +35,7 @@ def offer(site: BackendSite, name: str = "one") -> Offer:
     return Offer.make(site.root / "images", f"{name}.qcow2")
 
 
+@pytest.mark.long
 def test_calls_for_several_images_run_side_by_side(site: BackendSite) -> None:
     """The feature "parallel": into one project and into two, with updates among them."""
     names = [f"{ONE[:-2]}{number:02d}" for number in range(12)]

@@ -952,6 +952,7 @@ DEATHS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("scenario", "is_heard"), DEATHS)
 def test_killed_at_each_write(site: SharingSite, scenario: str, *, is_heard: bool) -> None:
     """The next run ends right, and meanwhile nobody is without a good version."""

@@ -272,6 +272,7 @@ def test_not_while_the_appliance_is_changed(
     assert "is being changed" in line
 
 
+@pytest.mark.long
 def test_the_commands_of_the_page(site: Path, tmp_path: Path) -> None:
     """Typed as they stand, with /srv as a directory of the test."""
     page = "backup.md"

@@ -630,6 +630,7 @@ def test_files_and_directories(tmp_path: Path) -> None:
         settings.load(arguments(), Layout(tmp_path))
 
 
+@pytest.mark.long
 def test_a_default_directory_that_cannot_be_entered(tmp_path: Path) -> None:
     (tmp_path / "a.conf").touch(mode=0o600)
     (tmp_path / "a.conf").write_text(f"[DEFAULT]\nsite_name = A\nmessengers = ssm\n{LOGIN}")

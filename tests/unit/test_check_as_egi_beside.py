@@ -29,7 +29,7 @@ from tests.unit.test_publishing import document
 
 __all__ = ["ams", "authority", "root"]
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.long]
 
 DN = f"{HOST_DN}/CN=host.example.net"
 SENDERS = "eu.egi.cloud.accounting"

@@ -19,7 +19,7 @@ from tests.simulators.openstack import Answer, Cloud, Request
 from tests.testbed import Authority
 from tests.testbed.pki import HOST_DN
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.long]
 
 TOP = Path(__file__).parents[2]
 CASO = """\

@@ -328,6 +328,7 @@ def test_an_image_that_is_missing(frontend: Frontend) -> None:
     assert frontend.find() == []
 
 
+@pytest.mark.long
 def test_removals_that_are_held(frontend: Frontend) -> None:
     """C63.b: the command of the message, as it stands there, helps."""
     images = [frontend.site.image(one, RAW[:-1] + bytes([one])) for one in range(1, 7)]
@@ -459,6 +460,7 @@ def test_an_image_without_a_signature(egi: Frontend, tmp_path: Path) -> None:
     assert egi.find() == []
 
 
+@pytest.mark.long
 def test_tags_that_go_back_or_are_gone(egi: Frontend, registry: Registry) -> None:
     """C60.c, C60.f, C63.a; a new image that no sync has seen is no fault."""
     old = dict(registry.tags)

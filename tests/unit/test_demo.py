@@ -397,6 +397,7 @@ def cleaned(top: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd="/")
 
 
+@pytest.mark.long
 def test_cleaning_needs_no_environment_and_takes_nothing_of_others(bare: Path) -> None:
     state = bare / ".cache/demo"
     (state / "site-images").mkdir(parents=True)

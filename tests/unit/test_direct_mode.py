@@ -46,6 +46,7 @@ pytestmark = pytest.mark.programs("openssl")
 TOP = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_a_run_has_the_same_result_as_through_grpc(
     site: ImageSite, web: ImageServer, authority: Authority
 ) -> None:
@@ -324,6 +325,7 @@ def program(site: ImageSite, *flags: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("parallel", ["1", "2"])
 def test_sigterm_ends_an_upload_and_leaves_nothing(site: ImageSite, parallel: str) -> None:
     """The incomplete image goes, and both records say why."""
@@ -425,6 +427,7 @@ def test_a_context_ends_with_its_deadline() -> None:
     assert CallContext((), deadline=timedelta(0)).peer() == "direct:"
 
 
+@pytest.mark.long
 def test_a_second_sigterm_ends_it_at_once(site: ImageSite) -> None:
     """The cloud does not answer: the first signal waits for it, within a limit."""
     asked, released = threading.Event(), threading.Event()

@@ -74,6 +74,7 @@ def test_the_answer_is_kept_for_a_day(gocdb: Gocdb, tmp_path: Path) -> None:
     assert look_up_id(tmp_path, gocdb).id == "8G0"
 
 
+@pytest.mark.long
 def test_several_clouds_in_one_file(gocdb: Gocdb, tmp_path: Path) -> None:
     """A host may publish several; the look-up of one keeps the answers of the others."""
     assert look_up_id(tmp_path, gocdb).id == "7G0"

@@ -67,6 +67,7 @@ def test_a_leftover_s_mode_does_not_stay(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o600
 
 
+@pytest.mark.long
 def test_writers_at_the_same_time_leave_one_of_their_contents(tmp_path: Path) -> None:
     path = tmp_path / "state"
     script = (

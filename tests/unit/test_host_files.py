@@ -490,6 +490,7 @@ def named_rows(path: Path) -> set[str]:
     return set(re.findall(r"\b[RD]\d\d\b", docstrings(path)[1]))
 
 
+@pytest.mark.long
 def test_every_row_is_named_by_a_test() -> None:
     rows = set(
         re.findall(r"^\| ([RD]\d\d) \|", (TOP / "docs/requirements.md").read_text(), re.MULTILINE)
@@ -507,6 +508,7 @@ def named_findings(path: Path) -> set[str]:
     return set(re.findall(r"\bF-[A-Z]\d+\b", "\n".join(docstrings(path))))
 
 
+@pytest.mark.long
 def test_every_finding_is_named_by_a_test() -> None:
     """R20 is of another kind, about other starters of jobs; the rest waits to be mended."""
     wanted = {f"F-{kind}{n}" for kind, most in FINDINGS.items() for n in range(1, most + 1)}

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import pytest
+
 from caso.kinds import storage
 from caso.kinds.cloud import check, render
 from caso.kinds.months import ExtractionWindow
@@ -74,6 +76,7 @@ def hostile(choice: random.Random, index: int) -> tuple[dict[str, Any], timedelt
     return server, age
 
 
+@pytest.mark.long
 def test_no_hour_is_withheld() -> None:
     choice = random.Random(20261130)
     context = ProjectContext(

@@ -179,6 +179,7 @@ print(size, largest, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "size"), [("gzip", 2**26), ("bzip2", 2**26), ("xz", 2**26), ("zstd", 2**28)]
 )

@@ -70,6 +70,7 @@ def receiving(daemon: socket.socket) -> Iterator[list[dict[str, str]]]:
         thread.join()
 
 
+@pytest.mark.long
 @pytest.mark.root
 def test_lines(site: Site, daemon: socket.socket) -> None:
     """A job's lines have fields, as have the messages about the job; no file gets any."""

@@ -382,6 +382,7 @@ def test_keys_of_a_command_line(host: Path, release: str) -> None:
         assert states(host) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("release", ["2019x", "20220425"])
 @pytest.mark.usefixtures("mounted")
 def test_the_check_finds_nothing_wrong(

@@ -87,6 +87,7 @@ def kill_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     return lambda: count[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("release", ["20160403", "2019x"])
 def test_killed_at_every_step(
     release: str, top: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
@@ -286,6 +287,7 @@ def test_messages_stay_where_this_host_has_accounted(
     assert "3 messages stay: this host has accounted" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_messages_killed_at_every_step(
     pair: tuple[Path, Path], top: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

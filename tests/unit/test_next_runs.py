@@ -68,6 +68,7 @@ def shown(site: Site, capsys: pytest.CaptureFixture[str], *, status: int) -> dic
     return {one["job"]: one for one in jobs}
 
 
+@pytest.mark.long
 @pytest.mark.root
 def test_each_job_is_one_forecast(asked: Site, capsys: pytest.CaptureFixture[str]) -> None:
     found = shown(asked, capsys, status=1)
@@ -87,6 +88,7 @@ def test_each_job_is_one_forecast(asked: Site, capsys: pytest.CaptureFixture[str
     assert "information.json: does not exist" in found["cloud-info-json"]["failure"]
 
 
+@pytest.mark.long
 @pytest.mark.root
 def test_nothing_is_changed_on_disk(asked: Site, capsys: pytest.CaptureFixture[str]) -> None:
     """No run record either, which would hide that of the last run."""
@@ -106,6 +108,7 @@ def test_nothing_is_changed_on_disk(asked: Site, capsys: pytest.CaptureFixture[s
     assert not (asked.root / "var/lib/fedcloud/runs").exists()
 
 
+@pytest.mark.long
 @pytest.mark.root
 def test_one_screen_of_80_columns(asked: Site, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [ROW | {"month": f"20{year}-01", "kind": "k" * 90} for year in range(10, 60)]
@@ -122,7 +125,9 @@ def test_one_screen_of_80_columns(asked: Site, capsys: pytest.CaptureFixture[str
 def test_a_failure_is_shown_with_its_remedy(
     asked: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (asked.root / "etc/fedcloud/appliance.yaml").write_text("engine:\n  socket: /run/gone.sock\n")
+    settings = asked.root / "etc/fedcloud/appliance.yaml"
+    text = settings.read_text().replace(str(asked.engine.socket), "/run/gone.sock")
+    settings.write_text(text)
     assert main(["diff", "--root", str(asked.root)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
@@ -132,6 +137,7 @@ def test_a_failure_is_shown_with_its_remedy(
     assert "start it with systemctl start docker" in words
 
 
+@pytest.mark.long
 @pytest.mark.root
 @pytest.mark.parametrize(
     ("answer", "words"),

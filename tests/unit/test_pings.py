@@ -106,6 +106,7 @@ def ping(site: Site, pki: Authority, url: str, *, mode: int = 0o600) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_good_run_pings_its_start_and_its_end(site: Site, switch: Switch) -> None:
     done = site.run("caso")
     assert (done.returncode, done.stderr.count("ping")) == (0, 0), done.stderr
@@ -114,6 +115,7 @@ def test_a_good_run_pings_its_start_and_its_end(site: Site, switch: Switch) -> N
     assert SECRET not in "".join(site.reported("arguments") + site.reported("environment"))
 
 
+@pytest.mark.long
 def test_a_bad_run_pings_its_last_line(site: Site, switch: Switch) -> None:
     site.behave("exit 3")
     assert site.run("caso").returncode == 3

@@ -129,6 +129,7 @@ def test_a_second_restore_changes_nothing(new: Path, plain: Path) -> None:
     assert backup_site.snapshot(new) == before
 
 
+@pytest.mark.long
 def test_the_keys_of_every_recipient(site: Path, hosts: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         backup_site.make_certificate(tmp_path, name)

@@ -382,6 +382,7 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 """
 
 
+@pytest.mark.long
 def test_a_hundred_simultaneous_starts_make_one_run(site: Site, tmp_path: Path) -> None:
     """R12, D10: no overlap; a start that finds the job running says so and is done."""
     gate, said = site.place / "gate", tmp_path / "said"

@@ -182,7 +182,7 @@ def test_a_step_shows_on_a_terminal_that_it_is_at_work(checkout: Path) -> None:
     lines = [line.split() for line in shown.replace("\r\n", "").split("\r")]
     assert lines[0] == ["label"]
     shown_seconds = [int(line[1]) for line in lines[1:] if line[2:] == ["s"]]
-    assert shown_seconds[:1] in ([1], [2]), lines
+    assert shown_seconds[0] >= 1, lines  # later than after a second on a loaded machine
     assert shown_seconds == sorted(shown_seconds)
     assert {"Running"} & set(shown.split()) == set()
 
@@ -245,6 +245,7 @@ def unpacked_pip() -> Path:
     return unpacked
 
 
+@pytest.mark.long
 def test_the_package_installer_is_installed_by_its_hash(checkout: Path, tmp_path: Path) -> None:
     """F-H16: pip refuses a package of the right name and version whose content is another."""
     index = tmp_path / "index"

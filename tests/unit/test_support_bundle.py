@@ -82,6 +82,7 @@ def bundle(site: Path, target: Path) -> dict[str, str]:
         return {name: file.read().decode() for name, file in members.items() if file}
 
 
+@pytest.mark.long
 def test_nothing_that_was_planted_is_in_it(
     site: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

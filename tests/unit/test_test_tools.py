@@ -17,6 +17,8 @@ def test_good(): pass
 def test_bad(): assert False
 @pytest.mark.timed
 def test_timed(): pass
+@pytest.mark.long
+def test_long(): pass
 @pytest.mark.programs("no-such-program")
 def test_missing(): pass
 def test_unnamed(): subprocess.run(["openssl", "version"])
@@ -66,15 +68,22 @@ def test_a_quick_run_counts_what_it_leaves_and_names_no_program_silently(checkou
     assert status == 1
     assert "Left to scripts/test: 2 tests of these folders" in shown
     assert "mark this test with pytest.mark.programs('openssl')" in shown
-    assert "2 failed, 1 passed, 2 deselected" in shown
+    assert "2 failed, 2 passed, 2 deselected" in shown
 
 
+def test_a_short_run_leaves_long_tests_to_the_full_one(checkout: Path) -> None:
+    _, shown = run(checkout, "-p", "tests.needs", "--quick", "--short", "-k", "good or long")
+    assert "Left to scripts/test: 1 tests of these folders" in shown
+    assert "1 passed, 5 deselected" in shown
+
+
+@pytest.mark.long
 def test_a_run_goes_on_where_the_last_one_ended(checkout: Path, tmp_path: Path) -> None:
     words = ("-p", "tests.resume", "--passed", str(tmp_path / "passed"), "-k", "good or bad")
     status, shown = run(checkout, *words, "--within", "-1")
     assert (status, "the time is over before tests/unit" in shown) == (75, True)
     assert not (tmp_path / "passed").exists()
     status, shown = run(checkout, *words)
-    assert (status, "1 failed, 1 passed, 3 deselected" in shown) == (1, True), shown
+    assert (status, "1 failed, 1 passed, 4 deselected" in shown) == (1, True), shown
     status, shown = run(checkout, *words)
-    assert (status, "1 failed, 4 deselected" in shown) == (1, True), shown
+    assert (status, "1 failed, 5 deselected" in shown) == (1, True), shown

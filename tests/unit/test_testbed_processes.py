@@ -116,6 +116,7 @@ def test_record_from_before_a_reboot_is_nobody(records: Records) -> None:
     os.kill(ours.pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_slow_start_is_waited_for_as_long_as_it_is_at_work(
     records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 TOP = Path(__file__).parents[2]
 PAGE = (TOP / "docs/troubleshooting.md").read_text()
 PRODUCT = ("appliance", "bdii", "caso", "cloud_info_provider", "cloudkeeper", "ssm")
@@ -42,6 +44,7 @@ def pieces(message: str) -> list[str]:
     return [piece for piece in message.split("…") if piece.strip(" :;,[]().")]
 
 
+@pytest.mark.long
 def test_quoted_messages_are_ones_that_a_program_prints() -> None:
     """The words of each are in one text, in their order, with only a value between them."""
     sources = "\n".join([*literals(), script()])

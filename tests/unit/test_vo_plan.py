@@ -112,6 +112,7 @@ def test_a_plan_shows_everything_and_changes_nothing(vo_site: VoSite) -> None:
     assert oct(vo_site.plan.stat().st_mode & 0o777) == "0o600"
 
 
+@pytest.mark.long
 def test_a_plan_is_applied_once(vo_site: VoSite) -> None:
     planned(vo_site, "--cores", "64")
     out, _ = vo_site.ran("apply", str(vo_site.plan))
@@ -148,6 +149,7 @@ def test_a_plan_is_applied_once(vo_site: VoSite) -> None:
     assert "Nothing is left to change." in planned(vo_site)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", ["POST /v3/groups", "PATCH /v3/OS-FEDERATION"])
 def test_an_apply_that_fails_goes_on_with_the_same_plan(at: str, vo_site: VoSite) -> None:
     planned(vo_site)
@@ -162,6 +164,7 @@ def test_an_apply_that_fails_goes_on_with_the_same_plan(at: str, vo_site: VoSite
     assert len(vo_site.state.rules) == 2
 
 
+@pytest.mark.long
 def test_a_mapping_that_changed_is_refused(vo_site: VoSite) -> None:
     planned(vo_site)
     vo_site.state.rules = [OTHER, {"local": [], "remote": [{"type": "new"}]}]
@@ -171,6 +174,7 @@ def test_a_mapping_that_changed_is_refused(vo_site: VoSite) -> None:
     assert vo_site.state.changes == []
 
 
+@pytest.mark.long
 def test_a_cloud_that_needs_more_than_the_plan_has_is_refused(vo_site: VoSite) -> None:
     vo_site.state.users.clear()
     out = planned(vo_site)
@@ -188,6 +192,7 @@ def test_a_cloud_that_needs_more_than_the_plan_has_is_refused(vo_site: VoSite) -
     assert vo_site.state.changes == []
 
 
+@pytest.mark.long
 def test_a_project_that_is_there_gets_the_property(vo_site: VoSite) -> None:
     vo_site.state.projects["p"] = {"id": "p", "name": "ours", "domain_id": "default"}
     out = planned(vo_site, "--project", "ours")
@@ -246,6 +251,7 @@ def test_the_login_comes_from_the_command_line(vo_site: VoSite, tmp_path: Path) 
     assert "auth_url: must be set: Keystone's URL" in err
 
 
+@pytest.mark.long
 def test_an_account_that_is_no_administrator(vo_site: VoSite) -> None:
     vo_site.state.refuses = lambda request: request.path == "/v3/domains"
     _, err = vo_site.ran("plan", VO, expect=3)
@@ -258,6 +264,7 @@ def test_an_account_that_is_no_administrator(vo_site: VoSite) -> None:
     assert "127.0.0.1:9: cannot be reached" in vo_site.ran("plan", VO, expect=3)[1]
 
 
+@pytest.mark.long
 def test_a_playbook_and_a_patch(vo_site: VoSite) -> None:
     (play,) = yaml.safe_load(planned(vo_site, "--format", "ansible", "--cores", "8"))
     tasks = {next(key for key in task if "." in key): task for task in play["tasks"]}
@@ -275,6 +282,7 @@ def test_a_playbook_and_a_patch(vo_site: VoSite) -> None:
     assert "--- a/etc/caso/caso.conf\n" in out
 
 
+@pytest.mark.long
 def test_a_removal_lists_what_is_lost_and_waits(
     vo_site: VoSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,6 +342,7 @@ def test_a_plan_s_file_reads_back(vo_site: VoSite) -> None:
     assert found.rule is not None
 
 
+@pytest.mark.long
 def test_the_commands_of_the_how_to(vo_site: VoSite) -> None:
     fills = {
         "/srv/clouds.yaml": str(vo_site.clouds),
