@@ -107,6 +107,15 @@ def test_a_file_without_holes_makes_the_same_bytes(tmp_path: Path) -> None:
     assert written(dense) == written(raw)
 
 
+def test_pieces_of_data_that_meet_in_one_grain(tmp_path: Path) -> None:
+    """A file system has holes that are smaller than a grain; the grain is stored once."""
+    raw = tmp_path / "disk.raw"
+    make(raw, [(GRAIN + at, 4096, "text") for at in (0, 20480, 45056)], 3 * GRAIN)
+    found = vmdk_stream.read(io.BytesIO(written(raw)))
+    assert found.grains == grains(raw)
+    assert list(found.grains) == [1]
+
+
 def test_a_disk_of_zeros(tmp_path: Path) -> None:
     """It has a directory without tables."""
     (tmp_path / "disk.raw").write_bytes(bytes(3 * GRAIN))

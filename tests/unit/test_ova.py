@@ -141,6 +141,14 @@ def test_the_same_disk_makes_the_same_bytes(ova: Path, raw: Path, tmp_path: Path
     assert archive.write(raw, tmp_path, MACHINE).read_bytes() == ova.read_bytes()
 
 
+def test_a_description_of_any_length_has_its_room(tmp_path: Path) -> None:
+    """Wherever the numbers, which are known last, move a border of blocks."""
+    (tmp_path / "disk.raw").write_bytes(b"x")
+    for length in range(0, 260, 6):
+        machine = VirtualMachine("13", "1" * length, MACHINE.day)
+        verify.check(archive.write(tmp_path / "disk.raw", tmp_path, machine))
+
+
 def test_an_earlier_file_is_replaced(ova: Path, raw: Path, tmp_path: Path) -> None:
     (tmp_path / ova.name).write_bytes(b"earlier")
     archive.write(raw, tmp_path, MACHINE)
