@@ -1,6 +1,7 @@
 """The forms in which the built disk is published: OVA, artefact, checksums. Nothing is booted.
 
-The disk that the manual's two commands give is compared with the one that the other tests boot.
+The other tests boot what the manual's two commands make of the OVA: here, that is compared with the
+qcow2 that is published.
 """
 
 from __future__ import annotations
@@ -27,20 +28,16 @@ def ova(image: Path) -> Path:
     return max(image.parent.glob("FedCloud-Appliance.Debian.*.ova"))
 
 
-def test_the_manual_s_two_commands_give_the_disk_that_boots(
-    image: Path, ova: Path, tmp_path: Path
-) -> None:
-    disk = f"{ova.stem}-disk001.vmdk"
-    command = f"cat '{ova}' | tar x '{disk}' && qemu-img convert -O qcow2 '{disk}' fedcloud.qcow2"
-    subprocess.run(["/bin/bash", "-c", command], cwd=tmp_path, check=True)
-    subprocess.run(["qemu-img", "compare", "-q", image, tmp_path / "fedcloud.qcow2"], check=True)
+def test_the_manual_s_two_commands_give_the_published_disk(image: Path, ova: Path) -> None:
+    published = ova.with_suffix(".qcow2")
+    subprocess.run(["qemu-img", "compare", "-q", published, image], check=True)
 
 
-def test_the_ova_is_whole_and_small(image: Path, ova: Path) -> None:
+def test_the_ova_is_whole_and_small(ova: Path) -> None:
     verify.check(ova)
     assert formats.inspect(ova, Format.OVA).format is Format.VMDK
     assert ova.stat().st_size <= GB
-    assert image.stat().st_size <= 0.9 * GB
+    assert ova.with_suffix(".qcow2").stat().st_size <= 0.9 * GB
 
 
 def test_the_checksums_are_those_of_the_files(ova: Path) -> None:
@@ -52,14 +49,14 @@ def test_the_checksums_are_those_of_the_files(ova: Path) -> None:
         assert f"{ova.name}: OK\n" in done
 
 
-def test_the_artefact_has_the_disk_and_its_bill(image: Path, ova: Path) -> None:
+def test_the_artefact_has_the_disk_and_its_bill(ova: Path) -> None:
     layout = ova.with_suffix(".oci")
     first, bill, *_ = json.loads((layout / "index.json").read_text())["manifests"]
     manifest = layout / "blobs" / first["digest"].replace(":", "/")
     found = artefact.read(manifest.read_bytes(), subject=ova.stem)
     assert found is not None
     disk = layout / "blobs" / found.layer.replace(":", "/")
-    subprocess.run(["cmp", disk, image], check=True)
+    subprocess.run(["cmp", disk, ova.with_suffix(".qcow2")], check=True)
     about = json.loads((layout / "blobs" / bill["digest"].replace(":", "/")).read_text())
     text = (layout / "blobs" / about["layers"][0]["digest"].replace(":", "/")).read_text()
     names = {component["name"] for component in json.loads(text)["components"]}
