@@ -25,6 +25,7 @@ from deploy.ova import verify
 from deploy.ova.virtual_machine import VirtualMachine
 from deploy.vm import published
 from deploy.vm.published import ImagePublisher
+from tests import documents
 from tests.cosign import KeyPair, openssl
 
 pytestmark = pytest.mark.programs("openssl")
@@ -273,6 +274,31 @@ def test_all_forms_are_published_beside_the_disk(disk: Path, key: KeyPair) -> No
     digest = json.loads((made[1] / "index.json").read_text())["manifests"][0]["digest"]
     source = document(made[1], digest)["annotations"]["org.opencontainers.image.source"]
     assert source == SOURCE
+
+
+def test_the_page_s_commands_verify_a_download(disk: Path, key: KeyPair) -> None:
+    """They stop at a download that was altered, and at another publisher's key."""
+    raw, directory = disk.parent.parent / "disk.raw", disk.parent
+    raw.write_bytes(b"disk" * 100_000)
+    ova, _, _ = published.write(raw, disk, MACHINE, ImagePublisher(key.private), bill=BILL)
+    (directory / "KEY.pem").write_bytes(key.public.read_bytes())
+    typed = documents.block("machine-image.md", "verify").text.replace("DATE", "2026.12.01")
+
+    def verify_it() -> subprocess.CompletedProcess[str]:
+        command = ["bash", "-e", "-c", typed]
+        return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+
+    done = verify_it()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"Verified OK\n{ova.name}: OK\n{disk.name}: OK\n"
+    assert (directory / MACHINE.disk).stat().st_size > 64 * 1024
+    content = ova.read_bytes()
+    ova.write_bytes(content[:-1] + b"x")
+    assert (verify_it().returncode, f"{ova.name}: FAILED\n" in verify_it().stdout) == (1, True)
+    ova.write_bytes(content)
+    stranger = KeyPair.create(key.private.parent, "stranger")
+    (directory / "KEY.pem").write_bytes(stranger.public.read_bytes())
+    assert verify_it().stdout == "Verification failure\n"
 
 
 def test_a_publisher_s_key_is_checked_before_anything_is_built(key: KeyPair) -> None:
