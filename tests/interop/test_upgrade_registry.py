@@ -236,11 +236,15 @@ def test_a_private_project_is_read_with_an_account(
     private = publish(front, made / f"fedcloud-appliance-{NEWER}", PRIVATE)
     line = refusal(capsys, 3, host, private.reference)
     assert f"write {front.host} USER:SECRET into /etc/fedcloud/registry.auth" in line
-    accounts = put(host / "etc/fedcloud/registry.auth", f"{front.host} {USER}:wrong\n")
+    accounts = put(host / "etc/fedcloud/registry.auth", f"{front.host} {USER}:wrong\n", 0o640)
+    assert f"{accounts}: others can read it; chmod 600" in refusal(
+        capsys, 2, host, private.reference
+    )
+    accounts.chmod(0o600)
     line = refusal(capsys, 3, host, private.reference)
     assert "robot$site" in line
     assert "/etc/fedcloud/registry.auth:1" in line
-    put(accounts, f"{front.host} {USER}:{PASSWORD}\n")
+    put(accounts, f"{front.host} {USER}:{PASSWORD}\n", 0o600)
     assert check(host, private.reference) == 1
     assert PASSWORD not in capsys.readouterr().out
 
@@ -267,7 +271,7 @@ def test_a_registry_that_asks_for_a_password(
         digest = oci_registry.push_layout(registry, layout, NAME, tag=NEWER)
         reference = f"oci://{registry.host}/{NAME}@{digest}"
         assert "the registry denies anonymous access" in refusal(capsys, 3, host, reference)
-        put(host / "etc/fedcloud/registry.auth", f"{registry.host} {USER}:{PASSWORD}\n")
+        put(host / "etc/fedcloud/registry.auth", f"{registry.host} {USER}:{PASSWORD}\n", 0o600)
         assert check(host, reference) == 1
 
 

@@ -30,6 +30,7 @@ from appliance.core.download.downloader import Downloader, Timeouts
 from appliance.core.download.partial import PartialData
 from appliance.core.download.resume import CannotResume
 from appliance.core.registry import account, names
+from appliance.core.registry.account import RegistryAccount
 from appliance.core.registry.client import NOT_FOUND, RegistryClient
 from appliance.core.registry.login import Login
 from appliance.core.registry.names import Digest
@@ -154,9 +155,16 @@ def _worded(reference: BundleReference) -> Iterator[None]:
         raise LocalFailure.from_os(error, subject=where, remedy=remedy) from error
 
 
+def _accounts(path: Path) -> Mapping[str, RegistryAccount]:
+    if not path.exists():
+        return {}
+    if path.stat().st_mode & 0o077:
+        raise UsageError(path, "others can read it", f"chmod 600 {files.shell_word(path)}")
+    return account.read(path)
+
+
 def _client(reference: BundleReference, layout: Layout) -> RegistryClient:
-    path = layout.path(ACCOUNTS)
-    known = account.read(path) if path.exists() else {}
+    known = _accounts(layout.path(ACCOUNTS))
     authorities = web_reader.of_site(layout, {}, timeout=_TIMEOUTS.read).authorities
     trust = ssl.create_default_context(cafile=str(authorities))
     downloader = Downloader(trust)
