@@ -19,6 +19,7 @@ from appliance.admin.install.record import InstallRecord
 from appliance.admin.upgrade import state_forms
 from appliance.admin.upgrade.bundle import VerifiedBundle
 from appliance.admin.versions import ordered
+from appliance.core.download.pace import amount
 from appliance.core.run.errors import Unavailable, UsageError
 from appliance.core.run.layout import Layout
 
@@ -27,7 +28,6 @@ _PROGRAMS = "/opt/fedcloud"
 _UNPACKING = "/var/tmp"  # noqa: S108  the installer makes a directory of its own there
 _UNPACKED = 4
 """How many bytes an environment takes for one of its wheels."""
-_GB = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def check_space(preview: Preview) -> None:
     for place, needed in wanted.values():
         free = shutil.disk_usage(place).free
         if free < needed:
-            cause = f"the upgrade needs {needed / _GB:.1f} GB, {free / _GB:.1f} GB are free"
+            cause = f"the upgrade needs {amount(needed)}, {amount(free)} are free"
             raise Unavailable(place, cause, "free space there; nothing was changed")
 
 
@@ -123,7 +123,7 @@ def lines(preview: Preview) -> Iterator[str]:
         yield f"! {name}: keeps your changes; the new version would be {name}.fedcloud-new"
     yield from preview.forms
     for place, needed in preview.needs:
-        yield f"space in {place}: {needed / _GB:.2f} GB"
+        yield f"space in {place}: {amount(needed)}"
 
 
 def _copied(layout: Layout) -> int:

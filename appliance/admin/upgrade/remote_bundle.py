@@ -27,6 +27,7 @@ from appliance.admin.upgrade import kept
 from appliance.core import files, hosts, proxy
 from appliance.core.download.connections import UntrustedServer
 from appliance.core.download.downloader import Downloader, Timeouts
+from appliance.core.download.pace import amount
 from appliance.core.download.partial import PartialData
 from appliance.core.download.resume import CannotResume
 from appliance.core.registry import account, names
@@ -243,8 +244,8 @@ class _Download:
         ) as file:
             hashed, received = _begun(file, self._layer.size)
             self._check_space(received)
-            words = f", {received / 1e6:.0f} MB of it are here" if received else ""
-            size = f"{self._layer.size / 1e6:.0f} MB"
+            words = f", {amount(received)} of it are here" if received else ""
+            size = amount(self._layer.size)
             print(f"bundle of {size} from {self._client.host}{words}", flush=True)
             for block in self._blocks(received):
                 file.write(block)
@@ -279,7 +280,7 @@ class _Download:
     def _check_space(self, received: int) -> None:
         free, needed = shutil.disk_usage(self._part).free, self._layer.size - received
         if free < needed:
-            cause = f"the bundle needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+            cause = f"the bundle needs {amount(needed)}, {amount(free)} are free"
             raise Unavailable(self._part.parent, cause, "free space there; nothing was changed")
 
 
