@@ -19,6 +19,7 @@ from appliance.admin.check import check
 from appliance.admin.configure import configure
 from appliance.admin.first_boot.progress import BootProgress
 from appliance.admin.machine import Machine
+from appliance.admin.schedule import state
 from appliance.admin.settings import Host
 from appliance.admin.status import site
 from appliance.admin.status.row import Light, worst
@@ -86,7 +87,10 @@ def _state(layout: Layout) -> Iterator[str]:
             yield from _few(problems or ["Not configured: run appliance configure"])
             return
         report, _ = check.check(host, layout, [])
-        yield from _few([*problems, *map(str, report.findings)], "appliance check --offline")
+        # Once jobs are scheduled, what kept the first boot from that is over.
+        kept = problems if state.disagreements(layout, host) else ()
+        found = dict.fromkeys((*kept, *map(str, report.findings)))
+        yield from _few([*found], "appliance check --offline")
         yield _lights(host, layout)
     except ApplianceError as error:
         yield from _few([*problems, *str(error).splitlines()])
