@@ -111,6 +111,7 @@ class VirtualMachine:
         # At each boot those of a new machine: OpenStack keeps none.
         shutil.copy(_OVMF / "OVMF_VARS_4M.fd", self.directory / _VARIABLES)
         console = self.directory / f"console.{len(list(self._consoles()))}"
+        console.touch()  # a wait that begins before QEMU has opened it looks at this file
         with (self.directory / "qemu.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command(self, overlay, console), stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -90,7 +90,7 @@ def test_user_data_alone_sends_the_first_record(site: FederatedMachine, tmp_path
     said = site.machine.console
     assert NEXT in said, said[-4000:]
     repository = site.repository(tmp_path)
-    assert repository.run("ssmreceive", "--count", "1").returncode == 0
+    assert repository.run("ssmreceive", "--idle-exit", "20").returncode == 0  # all of them
     assert "APEL-cloud-message" in repository.elements()[0]["body"]
 
 
@@ -168,7 +168,8 @@ def test_cron_delivers_records(site: FederatedMachine, tmp_path: Path) -> None:
         "sed -i -E 's/^[0-9]+ [^ ]+ \\* \\* \\* root/* * * * * root/' /etc/cron.d/{caso,ssmsend}"
     )
     repository = site.repository(tmp_path)
-    assert repository.run("ssmreceive", "--count", "1").returncode == 0
+    receiver = repository.start("ssmreceive", "--count", "1")
+    assert receiver.wait(timeout=1500) == 0
     assert "APEL-cloud-message" in repository.elements()[0]["body"]
     commands = machine.run("journalctl --no-pager -o cat -t CRON").stdout
     for script, log in (("caso-extract", "caso"), ("ssm-send", "ssm")):
