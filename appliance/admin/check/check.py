@@ -151,8 +151,11 @@ def check(
     writes: bool = False,
     is_as_egi: bool = False,
     sends_test: bool = False,
+    is_patient: bool = False,
 ) -> tuple[CheckReport, CheckedSite]:
     """Check the ``chosen`` jobs and services; without a choice this host, and all that are on.
+
+    If it ``is_patient``, nobody waits for it, and a slow host has more time for each probe.
 
     Raises:
         UsageError: Flags contradict each other or the choice.
@@ -188,7 +191,7 @@ def check(
         if probe.finds(only)
         and _is_chosen(probe, site, is_offline=is_offline, is_selected=bool(chosen))
     ]
-    if is_as_egi and writes:  # many wait for the program that boots a server
+    if is_patient or (is_as_egi and writes):  # many wait for the program that boots a server
         probes = [replace(probe, deadline=BOOT) for probe in probes]
     for number, outcome in enumerate(parallel.outcomes(probes, site), start=1):
         report.add(outcome, only=only)

@@ -55,8 +55,8 @@ LIVE = frozenset(
 """The programs that have ``--check-live``."""
 WRITING = frozenset({"cloudkeeper-os"})
 """Those of them that have ``--write``."""
-_LIMIT = 120
-"""Time limit of one container in seconds; a check takes one or two."""
+_LIMIT = 300
+"""Time limit of one container in seconds; a check takes one or two, on an emulated machine 60."""
 _BOOT_LIMIT = 420
 """The same where the program boots a server."""
 _BEGUN, _ENDED = "fedcloud-check begun", "fedcloud-check ended"

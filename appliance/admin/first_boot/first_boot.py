@@ -10,7 +10,9 @@ console of the machine, and to its message of the day (`appliance.admin.motd`).
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -53,6 +55,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return ExitStatus.DONE
     if os.geteuid() != 0:
         raise UsageError("appliance", "only root can configure it", "sudo appliance first-boot")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # people watch the console
     with changing.small("first-boot", layout):
         progress = BootProgress.read(layout)
         try:
@@ -145,7 +149,7 @@ def _errors(host: Host, layout: Layout) -> Iterator[str]:
         *(job.name for job in JOBS.values() if job.is_scheduled and host.is_wanted(job.name)),
         *filter(host.is_wanted, SERVICES),
     ]
-    report, _ = check.check(host, layout, wanted)
+    report, _ = check.check(host, layout, wanted, is_patient=True)
     for bug in report.bugs:
         raise bug
     yield from (str(one) for one in report.findings if one.is_error)

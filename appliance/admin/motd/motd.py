@@ -86,7 +86,7 @@ def _state(layout: Layout) -> Iterator[str]:
         if not configure.is_configured(layout):
             yield from _few(problems or ["Not configured: run appliance configure"])
             return
-        report, _ = check.check(host, layout, [])
+        report, _ = check.check(host, layout, [], is_patient=True)
         # Once jobs are scheduled, what kept the first boot from that is over.
         kept = problems if state.disagreements(layout, host) else ()
         found = dict.fromkeys((*kept, *map(str, report.findings)))
