@@ -56,8 +56,13 @@ def small(name: str, layout: Layout) -> Iterator[None]:
         Busy: Another run of the verb holds it.
 
     """
-    with lock.hold(layout.path(f"/run/fedcloud/{name}.lock"), wait=_PATIENCE):
+    with lock.hold(layout.path(lock_of(name)), wait=_PATIENCE):
         yield
+
+
+def lock_of(name: str) -> str:
+    """Return the lock of one verb, as `small` holds it."""
+    return f"/run/fedcloud/{name}.lock"
 
 
 def restore_mark(layout: Layout) -> Path:

@@ -20,9 +20,12 @@ from dirq.QueueSimple import QueueSimple
 from appliance.admin.command import main
 from appliance.admin.schedule import upcoming
 from appliance.admin.state import mark
+from appliance.admin.upgrade import record as upgrades
+from appliance.admin.upgrade.record import UpgradeRecord, UpgradeState
 from appliance.core.run.errors import ExitStatus
 from appliance.core.run.layout import Layout
 from appliance.core.run.record import RunRecord
+from tests.unit import backup_site
 
 TOP = Path(__file__).parents[2]
 
@@ -158,6 +161,21 @@ def test_a_state_that_is_lost_has_a_row(site: Path, capsys: pytest.CaptureFixtur
     assert not [
         line for line in screen(site, capsys, status=0) if line[6:].split()[:1] == ["state"]
     ]
+
+
+def test_an_upgrade_that_did_not_end_has_a_row(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upgrades.write(UpgradeRecord("1.0.0", "99.0"), Layout(site))
+    lines = screen(site, capsys, status=1)
+    number = lines.index(line_of(lines, "upgrade"))
+    assert lines[number].startswith("warn ")
+    assert "appliance upgrade --rollback" in " ".join(lines[number + 1 : number + 3])
+    with backup_site.held(site / "run/fedcloud/upgrade.lock"):
+        assert line_of(screen(site, capsys, status=0), "upgrade").startswith("ok  ")
+    for state in (UpgradeState.DONE, UpgradeState.BACK):
+        upgrades.note(UpgradeRecord("1.0.0", "99.0"), state, Layout(site))
+        assert not [line for line in screen(site, capsys, status=0) if " upgrade " in line]
 
 
 def test_dead_letters_and_a_quarantine_alone_are_amber(

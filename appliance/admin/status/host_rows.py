@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from appliance.admin import changing
 from appliance.admin.inventory import Flow
 from appliance.admin.run import hostkey
 from appliance.admin.state import mark
@@ -14,7 +15,10 @@ from appliance.admin.status import evidence
 from appliance.admin.status.age import Age
 from appliance.admin.status.evidence import SiteEvidence
 from appliance.admin.status.row import Figure, Figures, Light, Row, stamp
+from appliance.admin.upgrade import record as upgrades
+from appliance.admin.upgrade.record import UpgradeState
 from appliance.core import files
+from appliance.core.run import lock
 from appliance.core.run.errors import ApplianceError, LocalFailure
 from appliance.core.run.record import CREDENTIAL_END
 
@@ -34,6 +38,7 @@ _LEAST_SPACE, _LITTLE_SPACE = 100 * 2**20, 2**30
 def rows(site: SiteEvidence, images: Age | None) -> Iterator[Row]:
     """Yield the rows of the host."""
     yield from _state(site)
+    yield from _upgrade(site)
     yield from _lists(site)
     yield from _certificate(site)
     yield from _authorities(site)
@@ -51,6 +56,24 @@ def _state(site: SiteEvidence) -> Iterator[Row]:
     """Yield a row if the state directory is empty where it was not, or that of another host."""
     if fault := mark.fault(site.layout):
         yield Row(_HOST, "state", Light.BAD, mark.STATE, f"{mark.STATE} {fault}")
+
+
+def _upgrade(site: SiteEvidence) -> Iterator[Row]:
+    """Yield a row if an upgrade was begun and has not ended: it runs, or was killed."""
+    try:
+        found = upgrades.read(site.layout)
+    except (ApplianceError, OSError) as error:
+        yield Row(_HOST, "upgrade", Light.UNKNOWN, reason=str(error))
+        return
+    if found is None or found.state is not UpgradeState.BEGUN:
+        return
+    details = f"{found.before} -> {found.after}"
+    figures: Figures = {"before": found.before, "after": found.after}
+    if runs := lock.holder(site.layout.path(changing.lock_of("upgrade"))):
+        yield Row(_HOST, "upgrade", Light.OK, f"{details}, {runs}", figures=figures)
+        return
+    reason = "did not end; repeat it, or run appliance upgrade --rollback"
+    yield Row(_HOST, "upgrade", Light.WARNING, details, reason, figures=figures)
 
 
 def _lists(site: SiteEvidence) -> Iterator[Row]:
