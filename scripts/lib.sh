@@ -103,7 +103,8 @@ environment() {
     flock 8  # another command may be making it just now
     is_made && exit 0
     ensure_uv 8>&-
-    step "Python environment: $name" make_environment "$name" "$lock" "$@" 8>&-
+    step "Python environment: $name" make_environment "$name" "$lock" "$@" 8>&- ||
+      die "$lock: its packages could not be installed; the first time this needs a package index"
     printf '%s' "$want" >"$mark"
   ) 8>"$ENVS/.lock"
 }

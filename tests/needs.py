@@ -4,6 +4,8 @@
     pytest -p tests.needs --quick --short …   of these, without those that take long
     pytest -p tests.needs --prepare …         prepares what the selected tests need, and no more
 
+Whoever is not root runs no test that needs root, with either option; a line counts those left out.
+
 A test's folder and its markers, which pyproject.toml lists, say what it needs. Quick tests may use
 openssl and the like where they are installed, and root's rights where they have them; none of them
 may start another program of a Debian package.
@@ -26,6 +28,8 @@ _TESTS = Path(__file__).resolve().parent
 QUICK_FOLDERS = ("unit", "property", "wire")
 _NEEDY = frozenset({"broker", "cloud", "container", "glance", "matrix", "timed", "vm"})
 """Markers that keep a test out of the quick ones."""
+_OF_ROOT = frozenset({"container", "root", "vm"})
+"""Markers of tests that only root can run: an engine needs root, too."""
 _ROWS = {
     "cloud": {"broker", "cloud"},
     "glance": {"glance"},
@@ -45,6 +49,7 @@ _DEBIAN_PROGRAMS = frozenset(
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 _left = pytest.StashKey[int]()
+_of_root = pytest.StashKey[int]()
 _named: set[str] = set()
 """The programs that the running test names."""
 _running = ""
@@ -62,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Watch which programs quick tests start; an audit hook cannot be removed again."""
-    config.stash[_left] = 0
+    config.stash[_left] = config.stash[_of_root] = 0
     if config.getoption("quick"):
         sys.addaudithook(_refuse_debian_programs)
 
@@ -155,10 +160,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("quick"):
         skipped = {"long"} if config.getoption("short") else set()
         found = {item: is_quick(item) and skipped.isdisjoint(_markers(item)) for item in items}
-        others = [item for item in items if not found[item]]
-        items[:] = [item for item in items if found[item]]
-        config.stash[_left] = len(others)
-        config.hook.pytest_deselected(items=others)
+        config.stash[_left] = _keep(config, items, found)
+    elif config.getoption("prepare") and os.geteuid() != 0:
+        found = {item: _OF_ROOT.isdisjoint(_markers(item)) for item in items}
+        config.stash[_of_root] = _keep(config, items, found)
+
+
+def _keep(config: pytest.Config, items: list[pytest.Item], found: dict[pytest.Item, bool]) -> int:
+    """Keep what is found to be wanted; return how many tests are left out."""
+    others = [item for item in items if not found[item]]
+    items[:] = [item for item in items if found[item]]
+    config.hook.pytest_deselected(items=others)
+    return len(others)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -202,7 +215,11 @@ def _needs(item: pytest.Item) -> Iterator[str]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Say in one line how many tests are left to the full run."""
+    """Say in one line how many tests are left out, and why."""
+    if count := config.stash[_of_root]:
+        terminalreporter.write_line(
+            f"Left to root: {count} tests; run this command as root for them."
+        )
     if config.getoption("quick"):
         terminalreporter.write_line(
             f"Left to scripts/test: {config.stash[_left]} tests of these folders, which need root, "

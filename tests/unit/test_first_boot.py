@@ -293,10 +293,10 @@ def test_what_the_check_finds_is_started_only_when_corrected(
     assert str(key) in said
     assert "Nothing is started" in said
     assert (machine.units(), machine.jobs) == ([], [])
-    assert str(key) in machine.message()
+    assert str(key) in machine.message().replace("\n  ", "")  # which may be cut in the path
     key.chmod(0o400)
     assert main(["start", "--root", str(machine.root)]) == 0
-    assert str(key) not in machine.message()
+    assert str(key) not in machine.message().replace("\n  ", "")
     assert machine.jobs == ["caso", "ssmsend"]
     assert machine.boot() == 0
 

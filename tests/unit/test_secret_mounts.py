@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -100,8 +101,10 @@ def test_a_directory_and_a_device_are_left_to_the_program(tmp_path: Path) -> Non
     assert mounts(tmp_path, "caso") == []
 
 
-def test_the_site_of_another_root(tmp_path: Path) -> None:
+def test_the_site_of_another_root() -> None:
     """Its files may be named with the root, as messages have them, or without it."""
-    path = put(tmp_path / SECRET[1:], "s3cret\n")
-    name(tmp_path, "caso", str(path))
-    assert mounts(tmp_path, "caso") == [f"{path}:{path}:ro"]
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:  # memory is below /dev
+        root = Path(directory)
+        path = put(root / SECRET[1:], "s3cret\n")
+        name(root, "caso", str(path))
+        assert mounts(root, "caso") == [f"{path}:{path}:ro"]
