@@ -24,8 +24,6 @@ HOST = "10.0.2.2"
 """The host, as a machine of QEMU's user network sees it."""
 USER = "debian"
 LDAP, SSH = 2170, 22
-BROKEN = "99.0-broken"
-"""The version of a kernel that does not come up."""
 _OVMF = Path("/usr/share/OVMF")
 _VARIABLES = "variables.fd"
 _IDLE = 600.0
@@ -130,20 +128,6 @@ class VirtualMachine:
         """Wait until a command ends with status 0; return the seconds of the wait."""
         return self._await(lambda: self.run(line, expect=None).returncode == 0, line, ceiling)
 
-    def comes_up(self) -> bool:
-        """Wait until a person can log in, or until it stops to start again, and return which."""
-        assert self.process is not None
-        process = self.process
-
-        def has_ended() -> bool:
-            return process.poll() is not None
-
-        def is_up() -> bool:
-            return has_ended() or self.run("true", expect=None).returncode == 0
-
-        self._await(is_up, "a login, or the end", CEILING, may_end=True)
-        return not has_ended()
-
     def run(self, line: str, *, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Run a line of shell there as root, who comes by sudo."""
         known = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
@@ -164,13 +148,6 @@ class VirtualMachine:
         with socket.socket(socket.AF_UNIX) as typed:
             typed.connect(str(self.directory / "serial"))
             typed.sendall(keys)
-
-    def add_broken_kernel(self) -> None:
-        """Install a kernel that is newer than the others and finds no root file system."""
-        self.run(
-            f"cp /boot/vmlinuz-$(uname -r) /boot/vmlinuz-{BROKEN}"
-            f" && echo nothing >/boot/initrd.img-{BROKEN} && /usr/lib/fedcloud/boot-partition"
-        )
 
     def cut_power(self) -> None:
         """End it as a power failure does."""

@@ -127,22 +127,6 @@ def test_machines_of_one_image_have_keys_of_their_own(
     assert keys[0].isdisjoint(keys[1])
 
 
-def test_a_kernel_that_does_not_come_up_is_replaced(interrupted: VirtualMachine) -> None:
-    """With UEFI: it has three attempts, then the loader starts the one before by itself."""
-    good = interrupted.run("uname -r").stdout
-    interrupted.add_broken_kernel()
-    interrupted.reboot()
-    attempts = 1
-    while not interrupted.comes_up():
-        attempts += 1
-        assert attempts <= 5, interrupted.console[-4000:]
-        interrupted.cut_power()
-        interrupted.boot()
-    assert attempts == 4
-    assert interrupted.run("uname -r").stdout == good
-    assert "Kernel panic" in interrupted.console
-
-
 def test_a_machine_without_metadata_and_network_waits_for_its_administrator(
     image: Path, tmp_path: Path
 ) -> None:

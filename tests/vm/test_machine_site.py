@@ -229,15 +229,3 @@ def test_a_reboot_brings_everything_back(site: FederatedMachine) -> None:
     assert machine.run("systemctl --failed --no-legend --plain").stdout == ""
     said = machine.run("appliance check --offline --only C02", expect=None).stdout
     assert "the volume that was mounted here is missing" in said
-
-
-def test_the_second_entry_starts_the_kernel_before(site: FederatedMachine) -> None:
-    """With BIOS: a person chooses it in the menu, here on the serial console."""
-    machine = site.machine
-    good = machine.run("uname -r").stdout
-    machine.add_broken_kernel()
-    machine.reboot()
-    machine.await_text("previous")
-    machine.press(b"\x1b[B\r")  # one line down, then Enter
-    machine.await_login()
-    assert machine.run("uname -r").stdout == good
