@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.admin.check import information
 from tests import foreign
 from tests.testbed import Authority
 from tests.unit import checked_site
@@ -161,6 +162,19 @@ def test_no_space_for_the_copy_of_the_host_key(site: Site) -> None:
         assert (found["id"], found["program"]) == ("C02.b", "ssmsend")
         assert found["path"].startswith(f"{site.root}/run/")
         assert "free space on this file system" in found["text"]
+    assert site.findings() == []
+
+
+def test_a_list_of_bdiis_without_any(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C50.c: also before the services run for the first time."""
+    monkeypatch.setattr(information, "runs", lambda *_: False)
+    path = site.root / "etc/sitebdii/site-urls.conf"
+    before = path.read_text()
+    path.write_text("# none\n")
+    (found,) = site.findings()
+    assert (found["id"], found["path"]) == ("C50.c", str(path))
+    assert "names no BDII" in found["text"]
+    path.write_text(before)
     assert site.findings() == []
 
 

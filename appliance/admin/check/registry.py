@@ -124,7 +124,12 @@ def of_programs(names: Sequence[str]) -> Iterator[Probe]:
 def _of_program(name: str, site: CheckedSite) -> Sequence[Finding]:
     found = [in_profile(one, site.host.profile) for one in site.programs.findings(name)]
     hidden = _consequences(name, found, site)
-    return [one for one in found if one.identifier not in hidden or _is_of_another_host(one)]
+    return [one for one in found if one.identifier not in hidden or _is_cause(one)]
+
+
+def _is_cause(finding: Finding) -> bool:
+    """Check whether nothing else explains a finding: a list without BDIIs, or another host's."""
+    return (finding.identifier == "C50.c" and not finding.line) or _is_of_another_host(finding)
 
 
 def _is_of_another_host(finding: Finding) -> bool:
