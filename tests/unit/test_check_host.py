@@ -430,9 +430,9 @@ def crontab(root: Path) -> Path:
 
 SPOILT: Mapping[str, tuple[str, Callable[[Path], Path], int]] = {
     "no user": ("C08.b", lambda root: table(root, "caso", LINE.replace("root ", "")), 1),
-    "no minute": ("C08", lambda root: table(root, "caso", LINE.replace("14", "74")), 1),
+    "no minute": ("C08.c", lambda root: table(root, "caso", LINE.replace("14", "74")), 1),
     "no month": (
-        "C08",
+        "C08.c",
         lambda root: table(root, "caso", LINE.replace("* * root", "moon * root")),
         1,
     ),

@@ -16,7 +16,10 @@ from appliance.core.run.layout import Layout
 
 _ROWS = (
     ("C08.b", r"sixth field"),
-    ("C08.c", r"newline|others can write|for its name|root does not own|CR LF|% ends"),
+    (
+        "C08.c",
+        r"ignores the whole file|others can write|for its name|root does not own|CR LF|% ends",
+    ),
 )
 _DAY = timedelta(days=1)
 _LARGEST = 2**20
