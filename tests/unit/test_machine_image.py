@@ -341,6 +341,16 @@ class TestTheKernelsOfTheBootPartition:
         )
 
 
+def test_an_account_made_by_the_build_has_the_day_of_the_image(tmp_path: Path) -> None:
+    """The build's own day would differ from build to build."""
+    shadow = tmp_path / "shadow"
+    shadow.write_text("root:!*:20000:0:99999:7:::\nfedcloud:!:99999::::::\nnew:!:::::::\n")
+    tree.settle_passwords(shadow, KNOWN.epoch)
+    day = (DAY - date(1970, 1, 1)).days
+    wanted = f"root:!*:20000:0:99999:7:::\nfedcloud:!:{day}::::::\nnew:!:::::::\n"
+    assert shadow.read_text() == wanted
+
+
 def _words(path: Path) -> set[str]:
     lines = path.read_text().splitlines()
     return {line for line in lines if line and not line.startswith("#")}
