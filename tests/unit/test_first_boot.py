@@ -22,6 +22,7 @@ from appliance.admin.start import start
 from appliance.core.run import cli
 from tests.unit import checked_site
 from tests.unit.checked_site import BACKEND, CASO, RC, Site
+from tests.vm import site_data
 
 pytestmark = pytest.mark.root
 
@@ -370,3 +371,26 @@ def test_a_machine_that_is_too_small_is_reported(
     if is_small:
         monkeypatch.setattr(motd, need, 2**60)
     assert ("give it 2 GB and 20 GB" in machine.message()) == is_small
+
+
+def test_the_document_of_the_page_is_complete(machine: NewMachine) -> None:
+    """R03: with a site's values, it configures and starts accounting and information."""
+    grid = machine.root / "etc/grid-security"
+    values = {
+        "CERTIFICATE": (grid / "hostcert.pem").read_text(),
+        "KEY": (grid / "hostkey.pem").read_text(),
+        "SITE-NAME": "SITE-1",
+        "PROJECT-ID": "4c9e1f",
+        **{
+            f"{name}: {{name: {name}, password: PASSWORD}}": (
+                f"{name}: {{name: {name}, password: {PASSWORD}}}"
+            )
+            for name in ("accounting", "information")
+        },
+    }
+    (grid / "hostkey.pem").unlink()
+    (grid / "hostcert.pem").unlink()
+    machine.give(site_data.filled(values, files={}, commands=[]))
+    (grid / "hostkey.pem").chmod(0o400)
+    assert machine.boot() == 0
+    assert machine.jobs == ["caso", "ssmsend"]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 
+from tests.testbed import Authority
+from tests.testbed.layout import Layout
 from tests.vm import machine, site_data, test_machine_faults
 from tests.vm.machine import Firmware, Hardware, VirtualMachine
 
@@ -56,3 +60,34 @@ def test_the_documents_of_the_machines_are_answers() -> None:
     assert answers["accounts"] == {
         "information": {"name": "information", "password": test_machine_faults.PASSWORD}
     }
+
+
+def test_the_document_of_a_site_of_the_test_bed(tmp_path: Path) -> None:
+    """Certificates, key and authorities arrive as they are; ports of the bed are reached."""
+    authority = Authority.create(tmp_path / "ca", key="ec")
+    authority.publish(tmp_path / "grid")
+    account = SimpleNamespace(name="reader", password="it's: a #secret")
+    bed: Any = SimpleNamespace(
+        seed=lambda: SimpleNamespace(
+            accounts={"accounting": account, "information": account},
+            projects={"a": SimpleNamespace(vo="ops", id="0a"), "b": SimpleNamespace(vo="", id="1")},
+        ),
+        host_credential=lambda name: authority.issue(f"{name}.example.org", key="ec"),
+        broker=SimpleNamespace(host="localhost", tls_port=4711),
+        keystone_url="https://127.0.0.1:5000/v3",
+        ca_file=authority.certificate,
+        ca_directory=tmp_path / "grid",
+        layout=Layout(tmp_path, 23800),
+    )
+    tree = yaml.safe_load(site_data.of_site(bed, queue="/queue/one"))
+    files = {one["path"]: one["content"] for one in tree["write_files"]}
+    answers = yaml.safe_load(files["/etc/fedcloud/answers.yaml"])
+    assert answers["accounts"]["accounting"] == {"name": "reader", "password": account.password}
+    assert (answers["profile"], answers["queue"]) == ("private", "/queue/one")
+    assert answers["vos"] == {"ops": "0a"}
+    assert files[site_data.AUTHORITY] == authority.certificate.read_text()
+    for path in (tmp_path / "grid").iterdir():
+        assert files[f"/etc/grid-security/certificates/{path.name}"] == path.read_text()
+    commands = "\n".join(line for _, _, line in tree["bootcmd"])
+    assert "4711" in commands
+    assert "23800" in commands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -71,7 +72,7 @@ def of_site(bed: Testbed, *, queue: str) -> str:
         "vo.example.org: PROJECT-ID": "\n".join(f"{vo}: {one}" for vo, one in projects.items()),
         **{
             f"{{name: {name}, password: PASSWORD}}": (
-                f"{{name: {one.name}, password: '{one.password}'}}"
+                f"{{name: {one.name}, password: {json.dumps(one.password)}}}"
             )
             for name, one in accounts.items()
         },
