@@ -5,6 +5,7 @@ They boot by UEFI, and by BIOS where there is nothing to say about it.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -85,11 +86,12 @@ def interrupted(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     directory = tmp_path_factory.mktemp("interrupted")
     content, volume = directory / "content", directory / "volume.raw"
     content.mkdir()
-    (content / "image.raw").write_bytes(bytes(40 * 2**20))
+    # Of zeros, mkfs would make a hole.
+    (content / "image.raw").write_bytes(os.urandom(58 * 2**20))
     with volume.open("wb") as file:
-        file.truncate(48 * 2**20)
-    made = ["mkfs.ext4", "-q", "-m", "0", "-L", "image_data", "-d", str(content), str(volume)]
-    subprocess.run(made, check=True)
+        file.truncate(64 * 2**20)
+    made = ["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", "-L", "image_data"]
+    subprocess.run([*made, "-d", str(content), str(volume)], check=True)
     hardware = Hardware(Firmware.UEFI, volumes=(volume,))
     machine = VirtualMachine(directory, image, hardware)
     machine.give(document(), instance="two")
@@ -110,6 +112,7 @@ def test_an_interrupted_first_boot_goes_on(interrupted: VirtualMachine) -> None:
 
 
 def test_a_full_volume_holds_no_boot_back(interrupted: VirtualMachine) -> None:
+    assert int(interrupted.run("df --output=avail -BM /image_data | tail -n 1").stdout[:-2]) < 2
     assert interrupted.run("findmnt -no LABEL /image_data").stdout == "image_data\n"
     interrupted.run("appliance flows --on images")
     said = interrupted.run("appliance check --offline --only C02", expect=None).stdout
