@@ -31,7 +31,7 @@ from caso.kinds.text import LONGEST
 from caso.ledger.model import MONTHS
 from caso.messengers import record_types
 from caso.messengers.messenger import Messenger
-from caso.messengers.registry import MESSENGERS
+from caso.messengers.registry import reader
 from caso.sources import registry as sources
 from caso.sources.source import BENCHMARK_TYPE, BENCHMARK_VALUE, AcceleratorKeys, Names
 
@@ -372,14 +372,15 @@ def _sources(settings: Settings) -> tuple[str, ...]:
 
 def _messengers(settings: Settings, layout: Layout) -> tuple[Messenger, ...]:
     chosen = settings.words("DEFAULT", "messengers", default=("noop",))
-    known = [name for name in chosen if name in MESSENGERS]
+    known = [name for name in chosen if reader(name)]
     for name in chosen:
         if name not in known:
             settings.error("DEFAULT", "messengers", f"{name!r} is not a messenger; write ssm")
     if not chosen:
         settings.error("DEFAULT", "messengers", "names no messenger; write ssm")
     # Without a known one, the options of the one to write are checked.
-    read = [MESSENGERS[name](settings, layout, name) for name in known or ("ssm",)]
+    readers = [(name, reader(name)) for name in known or ("ssm",)]
+    read = [found(settings, layout, name) for name, found in readers if found]
     sending = [messenger for messenger in read if messenger.name != "noop"]
     if known and not sending:
         settings.warn(

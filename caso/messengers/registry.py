@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from appliance.core.config.settings import Settings
 from appliance.core.run.layout import Layout
@@ -21,9 +21,12 @@ _MODULES = (
 """Modules of this folder, each with ``NAMES`` and ``read``."""
 
 
-def _readers() -> Mapping[str, Reader]:
-    modules = [importlib.import_module(f"caso.messengers.{name}") for name in _MODULES]
-    return {name: module.read for module in modules for name in module.NAMES}
-
-
-MESSENGERS = _readers()
+def reader(name: str) -> Reader | None:
+    """Return the reader of a messenger, by any of its names; None if there is no such messenger."""
+    # Nearly all sites write the name of a module. The others need not be loaded then.
+    for module in sorted(_MODULES, key=lambda one: one != name):
+        found = importlib.import_module(f"caso.messengers.{module}")
+        if name in found.NAMES:
+            read: Reader = found.read
+            return read
+    return None

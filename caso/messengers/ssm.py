@@ -41,7 +41,6 @@ def read(settings: Settings, layout: Layout, name: str) -> Messenger:
     version = NAMES[name]
     if name != "ssm" and version == NAMES["ssm"]:
         settings.deprecate("DEFAULT", "messengers", f"{name}: write ssm")
-    kinds = {**KINDS, "cloud": cloud.kind(version)}
     sent: tuple[str, ...] = ("cloud",)  # the form v0.2 is older than all other kinds
     if version == NAMES["ssm"]:
         others = [kind for kind in record_types.KNOWN if kind != "cloud"]
@@ -49,7 +48,7 @@ def read(settings: Settings, layout: Layout, name: str) -> Messenger:
         section = name if name in ("ssm", "ssmv4") else "ssm"
         sent = record_types.chosen(settings, section, asked=asked)
     return SSM(
-        kinds=tuple(kinds[kind] for kind in sent),
+        kinds=tuple(cloud.kind(version) if kind == "cloud" else KINDS[kind] for kind in sent),
         outputs=_outputs(settings, layout, sent),
         max_size=settings.integer("ssm", "max_size", default=100, minimum=1),
     )

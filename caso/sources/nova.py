@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from appliance.core import clock
 from appliance.core.cloud import network
@@ -19,19 +20,23 @@ from appliance.core.cloud.session import Scope
 from appliance.core.run.errors import Unavailable
 from caso.kinds.months import BEGINNING, ExtractionWindow
 from caso.kinds.text import fit
-from caso.sources import accelerators
 from caso.sources.listing import OVERLAP, LivedServers
 from caso.sources.resizes import ServerCores
 from caso.sources.server import NotUnderstood, life_of, public_ips, reading, records
 from caso.sources.source import ProjectContext, Source, Unaccountable, Usage
 from caso.sources.suspension import Suspensions
 
+if TYPE_CHECKING:  # few sites have accelerators, and start-up is a cost
+    from caso.sources.accelerators import ServerAccelerators
+
+_ACCELERATOR = "accelerator"
+
 
 class NovaSource:
     """The servers of a project."""
 
     name = "nova"
-    kinds: tuple[str, ...] = ("cloud", accelerators.KIND)
+    kinds: tuple[str, ...] = ("cloud", _ACCELERATOR)
 
     def records(
         self, scope: Scope, window: ExtractionWindow, context: ProjectContext
@@ -52,8 +57,10 @@ class NovaSource:
         )
         cores = ServerCores(Servers(scope), window, context) if "cloud" in context.kinds else None
         found = None
-        if accelerators.KIND in context.kinds:
-            found = accelerators.ServerAccelerators(Servers(scope), window, context)
+        if _ACCELERATOR in context.kinds:
+            from caso.sources.accelerators import ServerAccelerators  # noqa: PLC0415
+
+            found = ServerAccelerators(Servers(scope), window, context)
         try:
             for server in servers:
                 _note_owner(server, context)
@@ -76,7 +83,7 @@ def _of_server(
     window: ExtractionWindow,
     context: ProjectContext,
     cores: ServerCores | None,
-    found: accelerators.ServerAccelerators | None,
+    found: ServerAccelerators | None,
 ) -> Iterator[Usage]:
     """Yield the records of a server, kind by kind."""
     if cores is not None:

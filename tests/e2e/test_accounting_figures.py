@@ -89,6 +89,23 @@ def test_a_run_loads_no_client_library_and_keeps_what_it_has_loaded(site: Hourly
     assert shown.stdout.decode().splitlines()[-1] == "0 [] True"
 
 
+@pytest.mark.parametrize("site", [Shape(10, 2)], indirect=True)
+def test_a_run_loads_the_kinds_and_the_messenger_of_its_site(site: HourlySite) -> None:
+    """Decision 82: start-up is a quarter of an hourly run."""
+    text = (
+        "import sys; from caso.cmds.extract import main; status = main();"
+        "kinds = {'storage', 'ip', 'accelerator'}; messengers = {'noop', 'logstash', 'waiting'};"
+        "late = {f'caso.kinds.{one}' for one in kinds}"
+        " | {f'caso.messengers.{one}' for one in messengers} | {'caso.sources.accelerators'};"
+        "print(status, sorted(late & sys.modules.keys()))"
+    )
+    site.site.an_hour_ago()
+    shown = subprocess.run(
+        [sys.executable, "-c", text, *site.site.argv[1:]], capture_output=True, check=True
+    )
+    assert shown.stdout.decode().splitlines()[-1] == "0 []"
+
+
 @pytest.mark.parametrize("site", [Shape(8000, 4)], indirect=True)
 def test_large_projects(site: HourlySite) -> None:
     """A token, addresses and two pages of usage for each project, and no details.
