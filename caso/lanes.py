@@ -144,7 +144,7 @@ class Lane:
     def flush(self) -> None:
         """Send the records of the page that take nothing back."""
         page, self._page = self._page, []
-        sent = page if self._may_decrease else self._charged([*self._guarded(page)])
+        sent = page if self._may_decrease else [*self._guarded(page)]
         if self.forecast is not None:
             self.forecast.add(sent)
         if self._outbox is not None:
@@ -180,46 +180,34 @@ class Lane:
 
     def _guarded(self, page: Sequence[UsageRecord]) -> Iterator[UsageRecord]:
         asked = [
-            (record.key, month_of(record.measured), record.progress, record.amount)
+            (
+                *(record.key, month_of(record.measured), record.progress, record.amount),
+                self.kind.cpu(record),
+            )
             for record in page
         ]
-        found = self._ledger.deliveries.shrinking(self.stream, asked)
-        shrinking = {(one.key, one.month): one for one in found}
-        for record in page:
-            shrinkage = shrinking.get((record.key, month_of(record.measured)))
-            if shrinkage is None:
-                yield record
-            else:
-                yield from self._raised(record, shrinkage)
+        known = self._ledger.deliveries.compared(self.stream, asked)
+        shrinking = {(one.key, one.month): one for one in known.shrinking}
+        for record, (key, month, *_) in zip(page, asked, strict=True):
+            shrinkage = shrinking.get((key, month))
+            sent = [record] if shrinkage is None else self._raised(record, shrinkage)
+            for one in sent:
+                yield self._charged(one, known.charged.get((key, month)))
 
-    def _charged(self, page: Sequence[UsageRecord]) -> Sequence[UsageRecord]:
-        """Return records with no less CPU time than was delivered.
+    def _charged(self, record: UsageRecord, known: Charged | None) -> UsageRecord:
+        """Return the record with no less CPU time than was delivered.
 
         There is less if a server was resized to fewer cores, and the ledger that had seen the
         earlier ones is lost. Then it goes on from what was delivered.
         """
+        if self._recharged is not None and self._recharged[0] == record.key:
+            known = known or self._recharged[1]  # of the month before, in this window
+        self._recharged = None
         life = self.kind.life
-        if life is None:
-            return page
-        asked = [
-            (record.key, month_of(record.measured), record.amount, cpu)
-            for record in page
-            if (cpu := self.kind.cpu(record)) is not None
-        ]
-        more = self._ledger.deliveries.charged(self.stream, asked)
-        if not more and self._recharged is None:
-            return page
-        found = list(page)
-        for place, record in enumerate(page):
-            known = more.get((record.key, month_of(record.measured)))
-            if self._recharged is not None and self._recharged[0] == record.key:
-                known = known or self._recharged[1]  # of the month before, in this window
-            self._recharged = None
-            one = record if known is None else life.charged(record, *known)
-            if one is not record:
-                found[place] = one
-                self._recharged = one.key, Charged(one.amount, self.kind.cpu(one) or 0)
-        return found
+        one = record if known is None or life is None else life.charged(record, *known)
+        if one is not record:
+            self._recharged = one.key, Charged(one.amount, self.kind.cpu(one) or 0)
+        return one
 
     def _raised(self, record: UsageRecord, shrinkage: Shrinkage) -> Iterator[UsageRecord]:
         """Yield a record that goes as far as the delivered one, if that says something new."""

@@ -23,7 +23,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from appliance.core import clock
 from caso.ledger import names, windows
@@ -108,14 +108,15 @@ ON old.month = asked.month AND old.destination = :destination AND old.thing = th
 WHERE (coalesce(old.progress, old.amount), old.amount) > (asked.progress, asked.amount)
 """
 _CHARGED = """
-SELECT charged.key, charged.month, old.amount, old.cpu
-FROM temp.charged CROSS JOIN things ON things.kind = :kind AND things.key = charged.key
+SELECT asked.key, asked.month, old.amount, old.cpu
+FROM temp.asked CROSS JOIN things ON things.kind = :kind AND things.key = asked.key
 CROSS JOIN deliveries AS old ON old.month = CASE
-    WHEN EXISTS (SELECT 1 FROM deliveries AS same WHERE same.month = charged.month
+    WHEN EXISTS (SELECT 1 FROM deliveries AS same WHERE same.month = asked.month
     AND same.destination = :destination AND same.thing = things.id)
-    THEN charged.month ELSE charged.before END
+    THEN asked.month
+    ELSE asked.month - CASE WHEN asked.month % 100 > 1 THEN 1 ELSE 89 END END
 AND old.destination = :destination AND old.thing = things.id
-WHERE old.cpu > charged.cpu OR old.cpu * charged.amount > charged.cpu * old.amount
+WHERE old.cpu > asked.cpu OR old.cpu * asked.amount > asked.cpu * old.amount
 """
 _REACHED = """
 SELECT reached.key, reached.month, old.amount, coalesce(old.cpu, 0)
@@ -161,6 +162,22 @@ class Reconciled:
 
     confirmed: list[str]
     withdrawn: list[str]
+
+
+class Compared(NamedTuple):
+    """What was delivered of records before, where that is more than they have."""
+
+    shrinking: list[Shrinkage]
+    """Records that go less far than the delivered ones, or as far with a smaller amount.
+
+    Addresses that were released since are missing in a later count for the same moment.
+    """
+    charged: dict[tuple[str, Month], Charged]
+    """What has more CPU time, or more for each second of the amount.
+
+    CPU time grows from month to month, so that of the month before counts if there is none of the
+    same month.
+    """
 
 
 class Intent:
@@ -261,50 +278,33 @@ class Deliveries:
     def shrinking(
         self, stream: Stream, page: Sequence[tuple[str, Month, int, int]]
     ) -> list[Shrinkage]:
-        """Return which records (key, month, progress, amount) take back what was delivered.
+        """Return which records (key, month, progress, amount) take back what was delivered."""
+        return self.compared(stream, [(*one, None) for one in page]).shrinking
 
-        They go less far than the delivered ones, or as far with a smaller amount: addresses that
-        were released since are missing in a later count for the same moment.
+    def compared(
+        self, stream: Stream, page: Sequence[tuple[str, Month, int, int, int | None]]
+    ) -> Compared:
+        """Compare records (key, month, progress, amount, CPU time) with what was delivered.
 
         The region and the Keystone of the stream do not matter: a site may name them differently
         from one day to the next, and the repository keeps one record all the same.
         """
         with self._file.reading() as connection:
             connection.executemany(
-                "INSERT INTO temp.asked VALUES (?, ?, ?, ?)",
-                ((names.pack(key), *more) for key, *more in page),
+                "INSERT INTO temp.asked VALUES (?, ?, ?, ?, ?)",
+                [(names.pack(key), *more) for key, *more in page],
             )
             numbers = {
                 "kind": names.find_word(connection, stream.kind),
                 "destination": names.find_word(connection, stream.destination),
             }
-            found = connection.execute(_SHRINKING, numbers).fetchall()
+            shrinking = connection.execute(_SHRINKING, numbers).fetchall()
+            charged = connection.execute(_CHARGED, numbers).fetchall()
             connection.execute("DELETE FROM temp.asked")
-        return [Shrinkage(names.unpack(key), month, old, new) for key, month, old, new in found]
-
-    def charged(
-        self, stream: Stream, page: Sequence[tuple[str, Month, int, int]]
-    ) -> dict[tuple[str, Month], Charged]:
-        """Return where more CPU time was delivered than records (key, month, amount, cpu) have.
-
-        More of it, or more for each second of the amount. It grows from month to month, so that of
-        the month before counts if there is none of the same month.
-        """
-        with self._file.reading() as connection:
-            connection.executemany(
-                "INSERT INTO temp.charged VALUES (?, ?, ?, ?, ?)",
-                (
-                    (names.pack(key), month, month_before(month), amount, cpu)
-                    for key, month, amount, cpu in page
-                ),
-            )
-            numbers = {
-                "kind": names.find_word(connection, stream.kind),
-                "destination": names.find_word(connection, stream.destination),
-            }
-            found = connection.execute(_CHARGED, numbers).fetchall()
-            connection.execute("DELETE FROM temp.charged")
-        return {(names.unpack(key), month): Charged(*more) for key, month, *more in found}
+        return Compared(
+            [Shrinkage(names.unpack(key), *more) for key, *more in shrinking],
+            {(names.unpack(key), month): Charged(*more) for key, month, *more in charged},
+        )
 
     def reached(
         self, stream: Stream, page: Sequence[tuple[str, Month]], *, is_cumulative: bool

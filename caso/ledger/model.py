@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple, NewType
 
@@ -165,13 +165,15 @@ class Outstanding:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+_NO_FACTS: Mapping[str, object] = {}
+
+
+class Sight(NamedTuple):
     """A thing that a listing shows."""
 
     key: str
     user: str | None = None
-    facts: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, object] = _NO_FACTS
     """What a record of it needs, and no names of people or machines."""
     since: datetime | None = None
     """Since when the facts hold, if the service says so; otherwise since this look."""

@@ -103,15 +103,15 @@ STEPS: Sequence[str] = (_FIRST,)
 """Step N makes version N + 1 of the tables from version N; version 0 is an empty file."""
 
 TEMPORARY = """
-CREATE TEMPORARY TABLE asked (key, month INTEGER, progress INTEGER, amount INTEGER);
-CREATE TEMPORARY TABLE charged (
-    key, month INTEGER, before INTEGER, amount INTEGER, cpu INTEGER
+CREATE TEMPORARY TABLE asked (
+    key, month INTEGER, progress INTEGER, amount INTEGER, cpu INTEGER
 );
 CREATE TEMPORARY TABLE reached (key, month INTEGER, earliest INTEGER);
 CREATE TEMPORARY TABLE page (
     key, month INTEGER, amount INTEGER, progress INTEGER, cpu INTEGER, measured INTEGER,
     vo INTEGER, user INTEGER, message INTEGER, flags INTEGER
 );
+CREATE TEMPORARY TABLE shown (key, facts INTEGER, user INTEGER, since INTEGER);
 CREATE TEMPORARY TABLE seen (
     look INTEGER, thing INTEGER, facts INTEGER, user INTEGER, since INTEGER,
     PRIMARY KEY (look, thing)

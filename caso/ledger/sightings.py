@@ -28,6 +28,12 @@ from caso.ledger import names
 from caso.ledger.model import Origin, Sight, Sighting, moment_of, seconds
 from caso.ledger.store import LedgerFile
 
+_ADD_THINGS = "INSERT OR IGNORE INTO things (kind, key) SELECT ?, key FROM temp.shown"
+_SEE = """
+INSERT OR REPLACE INTO temp.seen (look, thing, facts, user, since)
+SELECT ?, things.id, shown.facts, shown.user, shown.since
+FROM temp.shown CROSS JOIN things ON things.kind = ? AND things.key = shown.key
+"""
 _CHANGED = """
 SELECT seen.thing, seen.facts, seen.user, seen.since, old.since FROM temp.seen AS seen
 LEFT JOIN sightings AS old ON old.thing = seen.thing AND old.until IS NULL
@@ -44,6 +50,7 @@ UPDATE sightings SET lost = coalesce(
 WHERE origin = :origin AND kind = :kind AND until IS NULL AND lost IS NULL
 AND thing NOT IN (SELECT thing FROM temp.seen WHERE look = :look)
 """
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +78,21 @@ class Look:
         numbers = self._file.numbers
         with self._file.transaction(is_durable=False) as connection:
             kind = numbers.word(connection, self._kind)
-            packed = [names.pack(sight.key) for sight in sights]
             connection.executemany(
-                "INSERT OR IGNORE INTO things (kind, key) VALUES (?, ?)",
-                ((kind, key) for key in packed),
-            )
-            connection.executemany(
-                "INSERT OR REPLACE INTO temp.seen (look, thing, facts, user, since)"
-                " SELECT ?, id, ?, ?, ? FROM things WHERE kind = ? AND key = ?",
-                (
+                "INSERT INTO temp.shown VALUES (?, ?, ?, ?)",
+                [
                     (
-                        self._number,
+                        names.pack(sight.key),
                         numbers.facts(connection, _text(sight)),
                         numbers.user(connection, sight.user),
                         None if sight.since is None else seconds(sight.since),
-                        kind,
-                        key,
                     )
-                    for sight, key in zip(sights, packed, strict=True)
-                ),
+                    for sight in sights
+                ],
             )
+            connection.execute(_ADD_THINGS, (kind,))
+            connection.execute(_SEE, (self._number, kind))
+            connection.execute("DELETE FROM temp.shown")
 
     def close(self, at: datetime) -> list[Vanished]:
         """Note what has changed, and return what has vanished, when the listing is complete.
@@ -228,7 +230,7 @@ def _note_changes(connection: sqlite3.Connection, values: dict[str, int]) -> Non
 
 
 def _text(sight: Sight) -> str:
-    return json.dumps(dict(sight.facts), sort_keys=True, separators=(",", ":"))
+    return _JSON.encode(dict(sight.facts))
 
 
 def _sighting(row: Sequence[Any]) -> Sighting:

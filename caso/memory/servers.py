@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from appliance.core import clock
 from caso.memory.store import MemoryFile
@@ -50,8 +49,7 @@ _STATES = {
 """The status of a server that Nova's API shows for a state in its usage."""
 
 
-@dataclass(frozen=True, slots=True)
-class KnownServer:
+class KnownServer(NamedTuple):
     """A server that an earlier run has seen. ``ended`` is set if it was deleted by then.
 
     ``suspended`` is what `caso.sources.suspension` has added to its description, as JSON.
@@ -234,10 +232,11 @@ class ServerMemory:
         return self._numbers[text]
 
     def _read_flavors(self, connection: sqlite3.Connection, wanted: set[int]) -> None:
-        for number in wanted - self._flavors.keys():
-            found = connection.execute("SELECT text FROM flavors WHERE id = ?", (number,))
-            if row := found.fetchone():
-                self._flavors[number] = json.loads(row[0])
+        found = connection.execute(
+            "SELECT id, text FROM flavors WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps([*wanted - self._flavors.keys()]),),
+        )
+        self._flavors.update((number, json.loads(text)) for number, text in found)
 
 
 def _note(connection: sqlite3.Connection, project: tuple[int, str, str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from caso.ledger.deliveries import PAGE
 from caso.ledger.ledger import Ledger
 from caso.ledger.model import (
+    Charged,
     LedgerRow,
     Month,
     Origin,
@@ -149,6 +150,32 @@ def test_the_guard_names_what_would_shrink(ledger: Ledger) -> None:
     further = [(VM, OCTOBER, 100, 100), (VM, NOVEMBER, 201, 201)]
     assert ledger.deliveries.shrinking(CLOUD, further) == []
     assert ledger.deliveries.shrinking(CLOUD, []) == []
+
+
+@pytest.mark.parametrize(
+    ("delivered", "month"),
+    [(202611, 202611), (202610, 202611), (202512, 202601), (202601, 202602)],
+)
+def test_cpu_time_is_compared_with_the_last_of_this_month_and_the_one_before(
+    delivered: int, month: int, ledger: Ledger
+) -> None:
+    deliver(ledger, row(month=Month(delivered), amount=100, cpu=800))
+
+    def charged(key: str, amount: int, cpu: int | None) -> object:
+        asked = [(key, Month(month), amount, amount, cpu)]
+        return ledger.deliveries.compared(CLOUD, asked).charged
+
+    known = {(VM, Month(month)): Charged(100, 800)}
+    assert charged(VM, 110, 220) == known
+    assert charged(VM, 400, 800) == known  # as much in all, and less a second
+    assert charged(VM, 110, 880) == charged(VM, 110, None) == {}
+    assert charged(str(uuid.uuid4()), 110, 220) == {}
+
+
+def test_cpu_time_of_two_months_ago_does_not_count(ledger: Ledger) -> None:
+    deliver(ledger, row(month=OCTOBER, amount=100, cpu=800))
+    asked = [(VM, Month(202612), 110, 110, 220)]
+    assert ledger.deliveries.compared(CLOUD, asked).charged == {}
 
 
 def test_the_guard_is_for_a_kind_and_a_destination(ledger: Ledger) -> None:
