@@ -81,6 +81,8 @@ def parse(text: str) -> datetime:
     else:
         is_named = text.endswith(("UTC", "GMT"))
         moment = datetime.fromisoformat(_NAMED_UTC.sub("+00:00", text) if is_named else text)
+    if moment.tzinfo is UTC:
+        return moment
     try:
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except OverflowError as error:  # a zone may move the first or last day out of the calendar

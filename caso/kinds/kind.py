@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 
 class UsageRecord(Protocol):
@@ -43,8 +43,7 @@ class UsageRecord(Protocol):
 R = TypeVar("R", bound=UsageRecord)
 
 
-@dataclass(frozen=True, slots=True)
-class Checked(Generic[R]):
+class Checked(NamedTuple, Generic[R]):
     """A record as it may be sent, and what is wrong with the record that was checked."""
 
     record: R

@@ -7,7 +7,6 @@ an empty text. A kind decides whether that is a fault of the record or a field t
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -30,25 +29,21 @@ THOUSANDTH = Decimal("0.001")
 MISSING = ("", "none", "null")
 """Texts that the repository takes for no value, in any case of the letters."""
 
-_PRINTABLE = re.compile(r"[ -~]*")
-
 _KEPT = 4096
-"""Results that are kept: most values of a project's records are the same."""
+"""Results that are kept: most servers have one of few numbers of cores."""
 
 R = TypeVar("R")
 
 
-@functools.lru_cache(_KEPT)
 def text(name: str, value: str, *, longest: int = LONGEST) -> str:
     """Return what is wrong with a text that may be empty."""
     if len(value) > longest:
         return f"{name} is longer than {longest} characters"
-    if not _PRINTABLE.fullmatch(value) or "%%" in value:
+    if not (value.isascii() and value.isprintable()) or "%%" in value:
         return f"{name} has %% or other than printable ASCII"
     return ""
 
 
-@functools.lru_cache(_KEPT)
 def required(name: str, value: str) -> str:
     """Return what is wrong with a text that the repository refuses to miss."""
     return f"{name} is missing" if value.strip().lower() in MISSING else text(name, value)

@@ -15,13 +15,17 @@ several months needs a record for each of them, cumulative since the server's cr
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 SECOND = timedelta(seconds=1)
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 """The start of the first window of a project, unless ``--since`` sets a later one."""
+_KEPT = 256
+"""Months whose following one is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,7 @@ class ExtractionWindow:
         return replace(self, start=min(month, self.resumes or month))
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(NamedTuple):
     """The end of one month's record. ``month`` is the first moment of that month."""
 
     month: datetime
@@ -67,15 +70,13 @@ def cuts(born: datetime, died: datetime | None, window: ExtractionWindow) -> Ite
     window, like a living one: the next run reports its end. A month in which a living server has
     less than a second is left out. All results are whole seconds.
     """
-    born = born.replace(microsecond=0)
+    born = _whole(born)
     if born > window.end or (died is not None and died < window.start):
         return
     # A death after the window is not reported yet: cASO's `extract_to` may be in the past, and the
     # record must not show what happened later.
     has_ended = died is not None and died <= window.end
-    last = max(
-        born, (died if died is not None and has_ended else window.end).replace(microsecond=0)
-    )
+    last = max(born, _whole(died if died is not None and has_ended else window.end))
     month = first_moment(min(max(born, window.start), last))
     while month <= last:
         following = next_month(month)
@@ -91,10 +92,16 @@ def cuts(born: datetime, died: datetime | None, window: ExtractionWindow) -> Ite
 
 def first_moment(moment: datetime) -> datetime:
     """Return the first moment of a month."""
-    return moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    # `replace` takes three times as long, and a run does this several times for each record.
+    return datetime(moment.year, moment.month, 1, tzinfo=moment.tzinfo)
 
 
+@functools.lru_cache(_KEPT)
 def next_month(month: datetime) -> datetime:
     """Return the first moment of the month after."""
     # 32 days after the first of a month is always in the next one.
     return first_moment(month + timedelta(days=32))
+
+
+def _whole(moment: datetime) -> datetime:
+    return moment.replace(microsecond=0) if moment.microsecond else moment

@@ -16,8 +16,8 @@ The steps of each resized server are kept in the ledger.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from appliance.core import clock
 from appliance.core.cloud.compute import Server, Servers
@@ -35,8 +35,7 @@ _CHANGES = ("resize", "revertResize")
 _NONE = timedelta(0)
 
 
-@dataclass(frozen=True, slots=True)
-class CoreStep:
+class CoreStep(NamedTuple):
     """The cores that a server had from a moment on."""
 
     since: datetime
@@ -118,7 +117,10 @@ def started_at_latest(after: datetime, window: ExtractionWindow) -> datetime:
 
 def cores_at(steps: Sequence[CoreStep], moment: datetime) -> int:
     """Return the cores that a server had at a moment."""
-    return next((one.cores for one in reversed(steps) if one.since <= moment), steps[0].cores)
+    for one in reversed(steps):
+        if one.since <= moment:
+            return one.cores
+    return steps[0].cores
 
 
 def charged(

@@ -29,9 +29,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from appliance.core import causes, clock
 from caso.kinds.cloud import Benchmark, CloudRecord, ServerStatus
@@ -133,8 +132,7 @@ class reading:  # noqa: N801  a context manager; one of contextlib costs each re
             ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Life:
+class Life(NamedTuple):
     """When a server was created, ended and launched last."""
 
     born: datetime
