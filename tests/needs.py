@@ -217,9 +217,7 @@ def pytest_terminal_summary(
 ) -> None:
     """Say in one line how many tests are left out, and why."""
     if count := config.stash[_of_root]:
-        terminalreporter.write_line(
-            f"Left to root: {count} tests; run this command as root for them."
-        )
+        terminalreporter.write_line(f"Left to root: {count} tests; for them, run this as root.")
     if config.getoption("quick"):
         terminalreporter.write_line(
             f"Left to scripts/test: {config.stash[_left]} tests of these folders, which need root, "

@@ -331,6 +331,7 @@ def litter(path: Path) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.root
 def test_what_others_left_is_skipped_and_named_with_the_command_that_helps() -> None:
     """F-H1, F-S4: everything else goes on."""
     with foreign.open_to_all() as root:

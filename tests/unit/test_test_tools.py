@@ -77,6 +77,16 @@ def test_a_short_run_leaves_long_tests_to_the_full_one(checkout: Path) -> None:
     assert "1 passed, 5 deselected" in shown
 
 
+def test_who_is_not_root_runs_no_test_that_needs_it(checkout: Path) -> None:
+    (checkout / "tests/unit/test_cases.py").write_text(
+        "import pytest\n@pytest.mark.root\ndef test_root(): assert False\ndef test_any(): pass\n"
+    )
+    (checkout / "conftest.py").write_text("import os\nos.geteuid = lambda: 65534\n")
+    status, shown = run(checkout, "-p", "tests.needs", "--prepare", "tests/unit")
+    assert (status, "1 passed, 1 deselected" in shown) == (0, True), shown
+    assert "Left to root: 1 tests; for them, run this as root." in shown
+
+
 @pytest.mark.long
 def test_a_run_goes_on_where_the_last_one_ended(checkout: Path, tmp_path: Path) -> None:
     words = ("-p", "tests.resume", "--passed", str(tmp_path / "passed"), "-k", "good or bad")
