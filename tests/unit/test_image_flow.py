@@ -39,6 +39,7 @@ def test_what_the_file_says_counts(tmp_path: Path, text: str, is_on: bool) -> No
     assert image_flow.with_line(tmp_path) == ""
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("text", ["", "# images: on, said once\nprofile: egi\n"])
 def test_without_the_line_what_is_used_stays_on(tmp_path: Path, text: str) -> None:
     """Releases before 1.0 took it as on, so the unit, a table, a timer or an old line shows it."""

@@ -134,6 +134,7 @@ def test_a_name_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "sitebdi: there is no such service; did you mean sitebdii?" in capsys.readouterr().err
 
 
+@pytest.mark.root
 @pytest.mark.usefixtures("engine")
 def test_the_engine_is_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "etc/fedcloud/appliance.yaml").write_text("engine:\n  socket: /nonexistent\n")

@@ -114,6 +114,7 @@ def test_a_file_that_only_the_host_has(tmp_path: Path) -> None:
     assert second == f"{conf}:3: [a] key: file /etc/caso/caso.conf does not exist"
 
 
+@pytest.mark.root
 def test_a_secret_outside_the_mounts_has_a_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

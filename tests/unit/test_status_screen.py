@@ -104,6 +104,7 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.root
 def test_a_healthy_site_is_green(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = screen(site, capsys, status=0)
     assert lines[0].endswith("all is well")
@@ -139,6 +140,7 @@ def test_each_fault_has_its_reason_beside_its_row(
     assert lines[2] == "BAD   accounting"
 
 
+@pytest.mark.root
 def test_a_state_that_is_lost_has_a_row(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """R19: the volume is not mounted, also if nothing else is left; then it is another host's."""
     layout = Layout(site)
@@ -163,6 +165,7 @@ def test_a_state_that_is_lost_has_a_row(site: Path, capsys: pytest.CaptureFixtur
     ]
 
 
+@pytest.mark.root
 def test_an_upgrade_that_did_not_end_has_a_row(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +204,7 @@ def test_a_job_that_nothing_starts_any_more_is_amber(
     assert "! it last began 3 h ago, and is due every 60 min" in "\n".join(lines)
 
 
+@pytest.mark.root
 @pytest.mark.programs("openssl")
 @pytest.mark.parametrize(
     ("days", "status", "words"), [(400, 0, "399 days left"), (20, 1, "19 days left")]
@@ -215,6 +219,7 @@ def test_the_days_of_the_host_certificate(
     assert row.endswith(words)
 
 
+@pytest.mark.root
 def test_the_end_of_an_application_credential(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,6 +233,7 @@ def test_the_end_of_an_application_credential(
     screen(site, capsys, status=0)
 
 
+@pytest.mark.root
 @pytest.mark.programs("openssl")
 def test_revocation_lists(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """openssl makes one that ended an hour ago; the newest file is five days old."""
@@ -283,6 +289,7 @@ def test_an_encoding_without_the_characters_keeps_the_width(
     assert len(lines) <= 30
 
 
+@pytest.mark.root
 def test_as_json_each_row_has_stable_names(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The names of docs/formats/status.md."""
     assert main(["status", "--json", "--root", str(site)]) == 0
