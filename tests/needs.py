@@ -47,6 +47,7 @@ _DEBIAN_PROGRAMS = frozenset(
 """Programs of the packages that scripts/test installs."""
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+"""Where programs are found; Debian's users have no sbin in theirs."""
 
 _left = pytest.StashKey[int]()
 _of_root = pytest.StashKey[int]()
@@ -66,8 +67,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch which programs quick tests start; an audit hook cannot be removed again."""
+    """Find the programs of root, and watch which ones quick tests start.
+
+    The audit hook cannot be removed again.
+    """
     config.stash[_left] = config.stash[_of_root] = 0
+    os.environ["PATH"] = _PATH
     if config.getoption("quick"):
         sys.addaudithook(_refuse_debian_programs)
 
