@@ -600,6 +600,19 @@ def test_a_reload_that_does_not_come_up_gives_the_copy_back(
     assert "runs with the configuration that passed on" in last_status(unit_status)
 
 
+def test_a_reload_to_a_version_that_does_not_start_tries_it_once(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The copy would be the same configuration: clients would only wait longer."""
+    site.come_up("cloudkeeper-os")
+    site.engine.images = dict.fromkeys(site.engine.images, "sha256:2")
+    (site.place / "behave").write_text("exit 1\n")
+    assert site.step("reload", "cloudkeeper-os") == 3
+    assert "its new container cannot be started" in capsys.readouterr().err
+    again = "up -d --no-deps --no-build --force-recreate cloudkeeper-os"
+    assert site.calls() == [again]
+
+
 def test_a_configuration_with_links_and_odd_files_is_kept_as_the_container_sees_it(
     site: Site,
 ) -> None:

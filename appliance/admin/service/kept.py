@@ -126,6 +126,24 @@ def current(service: str, layout: Layout) -> Path | None:
     return None
 
 
+def is_same(service: str, copy: Path, host: Host, layout: Layout) -> bool:
+    """Return whether a copy has the present configuration, whatever the image and the settings."""
+    try:
+        found = dict(
+            one
+            for number in range(len(PLACES[service]))
+            for one in _walk(copy / str(number), str(number))
+        )
+        present = dict(
+            one
+            for number, (source, _) in enumerate(sources(service, host, layout))
+            for one in _walk(source, str(number))
+        )
+    except (OSError, ValueError):
+        return False
+    return found == present
+
+
 def is_kept(snapshot: Snapshot, service: str, layout: Layout) -> bool:
     """Return whether the current copy equals the snapshot."""
     copy = current(service, layout)

@@ -282,8 +282,15 @@ def _recreate(host: Host, layout: Layout, decision: Decision, services: Sequence
 def _give_back(
     host: Host, layout: Layout, decision: Decision, services: Sequence[str], *, reason: str
 ) -> None:
-    """Replace services that did not start by their copies, if they have one."""
-    copies = {service: copy for service in services if (copy := kept.current(service, layout))}
+    """Replace services that did not start by their copies, if they have another one.
+
+    A new version that does not start with the present configuration does not with a copy of it.
+    """
+    copies = {
+        service: copy
+        for service in services
+        if (copy := kept.current(service, layout)) and not kept.is_same(service, copy, host, layout)
+    }
     if not copies:
         return
     chosen = {
