@@ -134,6 +134,9 @@ _SIMULATED = {
 
 def main(arguments: Sequence[str]) -> None:
     """Start the cloud if need be, and measure."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__, "Cases:", ", ".join(_SIMULATED))
+        return
     if arguments[:1] == ["simulated"]:
         for name in arguments[1:] or ("10k", "50"):
             shape, peer = _SIMULATED[name]
