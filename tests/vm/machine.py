@@ -143,6 +143,11 @@ class VirtualMachine:
         assert expect in (None, done.returncode), shown
         return done
 
+    def failed_units(self) -> set[str]:
+        """Return the units of systemd that have failed."""
+        listed = self.run("systemctl --failed --no-legend --plain").stdout
+        return {line.split()[0] for line in listed.splitlines()}
+
     def press(self, keys: bytes) -> None:
         """Type at the serial console."""
         with socket.socket(socket.AF_UNIX) as typed:

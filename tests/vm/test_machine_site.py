@@ -226,6 +226,7 @@ def test_a_reboot_brings_everything_back(site: FederatedMachine) -> None:
     assert until(lambda: site.shares() == shares, seconds=900), machine.console[-4000:]
     machine.await_text("at an earlier boot")
     assert "OTHER-SITE" in machine.run("grep ^site_name /etc/caso/caso.conf").stdout
-    assert machine.run("systemctl --failed --no-legend --plain").stdout == ""
+    # The lists of the authorities that the image has are on the internet.
+    assert machine.failed_units() <= {"fedcloud-job@fetch-crl.service"}
     said = machine.run("appliance check --offline --only C02", expect=None).stdout
     assert "the volume that was mounted here is missing" in said
