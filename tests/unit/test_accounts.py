@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,26 @@ def test_the_commands_of_all_flows(site: Site, capsys: pytest.CaptureFixture[str
         line = next(number for number, text in enumerate(lines, 1) if text.startswith(begin))
         expected = expected.replace(f"{word}:LINE", f"{site.root / name}:{line}")
     assert out == expected
+
+
+def test_placeholders_are_no_projects(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """A site as it is shipped; what is missing has its file, and the exit status says so."""
+    site.edit(CASO, ("projects = project", "projects = PROJECT-NAMES"))
+    site.edit(CASO, ("username = accounting", "#username = accounting"))
+    site.edit(SHARES, (ZEROS, "PROJECT-ID"))
+    (site.root / VOS).write_text("{}\n")
+    out, err = ran(site, capsys, expect=1)
+    assert "PROJECT" not in out
+    assert out.count("openstack role add") == 1, "that on the system"
+    conf, shares = site.root / CASO, site.root / SHARES
+    line = conf.read_text().splitlines().index("projects = PROJECT-NAMES") + 1
+    assert f"accounting: {conf}: names no account; write 'accounting' or a name of your own" in err
+    fault = "is still the placeholder 'PROJECT-NAMES'; appliance configure"
+    assert f"accounting: {conf}:{line}: projects: {fault}\n" in err
+    assert re.search(rf"information: {shares}:\d+: .*project_id: is still .*'PROJECT-ID'", err)
+    assert "images: no project of a VO is configured; appliance configure\n" in err
+    made = json.loads(ran(site, capsys, "--json", expect=1)[0])["accounts"]
+    assert [len(one["unset"]) for one in made] == [2, 1, 1]
 
 
 def test_names_are_quoted_for_a_shell(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,6 +135,7 @@ def test_what_the_file_leaves_out_stays(root: Path) -> None:
     assert answered(root) == 1
     before = content(root)
     assert answered(root, "site: SITE-1\n") == 0
+    assert answered(root, "site: SITE-1\nregion: ''\n") == 0
     assert content(root) == before
 
 
@@ -194,6 +195,19 @@ def test_a_region_leaves_the_lines_of_the_manual(root: Path) -> None:
         ("keystone: https", "keystone: ftp", 4, "write https://HOST:5000/v3"),
         ("hostkey.pem", "nokey.pem", 12, "nokey.pem': there is no such file"),
         ("  vo.one.test: 4c9e1f", "\tvo.one.test: 4c9e1f", 6, "is not YAML"),
+        (
+            "flows: [accounting, information]",
+            "flows: []",
+            2,
+            "flows: is empty; write an answer, or",
+        ),
+        ("flows: [accounting, information]", "flows:", 2, "flows: is empty; write an answer, or"),
+        ("[accounting, information]", "' ,'", 2, "flows: ',': write one or more of accounting, "),
+        ("site: SITE-1", "site: ''", 3, "site: is empty; write an answer, or leave out the line"),
+        ("key: HERE/hostkey.pem", "key: ~", 12, "key: is empty; write an answer, or leave out"),
+        (VOS, "vos: {}\n", 5, "vos: is empty; write an answer, or leave out the line"),
+        ("{name: look, password: correct-horse-9}", "{}", 10, "accounts.information: is empty; "),
+        ("name: look", "name: ''", 10, "accounts.information.name: is empty; write an answer"),
         (VOS, "vos: [vo.one.test]\n", 5, "vos: must be a table, with lines of the form VO: ID"),
         (
             "accounting: {name: accounting, password: correct-horse-9}",

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         return _check(accounts, host, layout, as_json=arguments.json)
     _refuse_credentials(accounts, arguments.form)
     _print(accounts, form=arguments.form, group=arguments.group, as_json=arguments.json)
-    return ExitStatus.DONE
+    return _unset(accounts)
 
 
 def _wanted(words: Sequence[str], host: Host, layout: Layout) -> list[AccountNeed]:
@@ -148,6 +148,14 @@ def _print(accounts: Sequence[FlowAccount], *, form: str, group: str, as_json: b
             output.line(line)
 
 
+def _unset(accounts: Sequence[FlowAccount]) -> ExitStatus:
+    """Report what the site has not set yet, so that commands are missing or have a usual name."""
+    for one in accounts:
+        for fault in one.unset:
+            output.remark(f"accounts: {one.need.flow}: {fault}")
+    return ExitStatus.PARTLY if any(one.unset for one in accounts) else ExitStatus.DONE
+
+
 def _as_json(account: FlowAccount, lines: Sequence[str]) -> dict[str, object]:
     return {
         "flow": account.need.flow,
@@ -156,6 +164,7 @@ def _as_json(account: FlowAccount, lines: Sequence[str]) -> dict[str, object]:
         "role": account.need.role,
         "system_role": account.need.system_role or None,
         "projects": [{"project": one.project, "vo": one.vo or None} for one in account.projects],
+        "unset": list(account.unset),
         "commands": [line for line in lines if not line.startswith("#")],
     }
 

@@ -35,6 +35,8 @@ class AccountNeed:
     """The same on a host where no installer has run."""
     file: str
     """The file that the program has there, if the site runs the flow."""
+    login: str
+    """The file of the appliance that holds the account."""
     program: str
     section: str
     role: str
@@ -50,6 +52,7 @@ NEEDS: Sequence[AccountNeed] = (
         job="caso",
         beside="caso",
         file="/etc/caso/caso.conf",
+        login="/etc/caso/caso.conf",
         program="caso-extract",
         section="keystone_auth",
         role=READER,
@@ -61,6 +64,7 @@ NEEDS: Sequence[AccountNeed] = (
         job="cloudbdii",
         beside="cloud-info",
         file="/etc/cloud-info-provider/openstack.yaml",
+        login="/etc/cloud-info-provider/openstack.rc",
         program="cloud-info-provider-service",
         section="OS",
         role=READER,
@@ -72,6 +76,7 @@ NEEDS: Sequence[AccountNeed] = (
         job="cloudkeeper-os",
         beside="cloudkeeper-os",
         file="/etc/cloudkeeper-os/cloudkeeper-os.conf",
+        login="/etc/cloudkeeper/cloudkeeper-os.conf",
         program="cloudkeeper-os",
         section="keystone_authtoken",
         role=MEMBER,
@@ -112,6 +117,8 @@ class FlowAccount:
     """The tag of further projects, which only Keystone knows."""
     publishes: bool = False
     """Whether images are visible to all projects, which Glance allows administrators only."""
+    unset: tuple[str, ...] = ()
+    """What the site has not set yet, each with its file, and the remedy."""
 
     @property
     def user(self) -> str:
@@ -134,6 +141,8 @@ _OPTIONS = (
     *("client_id", "trust_id"),
 )
 _PLACED = ("username", "user_id", "application_credential_id", "client_id")
+_PLACEHOLDERS = frozenset({"PROJECT-NAMES", "PROJECT-ID"})
+"""Projects in the shipped files, which a site replaces."""
 _SHARE = re.compile(r"(?:compute\.shares\.(?P<vo>.+)|(?P<item>vos\[\d+\]))\.auth")
 
 
@@ -154,14 +163,35 @@ def read(need: AccountNeed, settings: ProgramSettings, host: Host, layout: Layou
         role=need.role,
     )
     placed = (one for name in _PLACED if (one := found[name]) and one.line)
+    projects = tuple(dict.fromkeys(_projects(need, settings, host, layout)))
+    tag = settings.get("DEFAULT", "caso_tag") if need.flow is Flow.ACCOUNTING else ""
+    unset = [*_unset_account(need, access, layout), *_placeholders(settings)]
+    if not (projects or tag or unset):
+        unset.append("no project of a VO is configured; appliance configure")
     return FlowAccount(
         need,
         access,
         next((one.place for one in placed), ""),
-        tuple(dict.fromkeys(_projects(need, settings, host, layout))),
-        tag=settings.get("DEFAULT", "caso_tag") if need.flow is Flow.ACCOUNTING else "",
+        tuple(one for one in projects if one.project not in _PLACEHOLDERS),
+        tag=tag,
         publishes=settings.get("DEFAULT", "image_visibility") == "public",
+        unset=tuple(unset),
     )
+
+
+def _unset_account(need: AccountNeed, access: Access, layout: Layout) -> Iterator[str]:
+    """Yield that a user's name is missing; the commands show the flow's name instead."""
+    if access.auth_type == "v3password" and not access.options.keys() & {"username", "user_id"}:
+        place = layout.path(need.login)
+        yield f"{place}: names no account; write {need.flow.value!r} or a name of your own"
+
+
+def _placeholders(settings: ProgramSettings) -> Iterator[str]:
+    """Yield each project that is still the one of the shipped file."""
+    for value in settings.values:
+        if value.text in _PLACEHOLDERS:
+            fault = f"is still the placeholder {value.text!r}; appliance configure"
+            yield f"{value.place}: {value.named}: {fault}"
 
 
 def _projects(

@@ -93,12 +93,13 @@ def profile(text: str) -> str:
 
 def flows(text: str) -> str:
     """Check the names of flows."""
+    known = ", ".join(Flow)
+    if not split(text):
+        return f"{text!r}: write one or more of {known}"
     unknown = set(split(text)) - {flow.value for flow in Flow}
-    return (
-        f"{', '.join(sorted(unknown))}: no such flow; write one or more of {', '.join(Flow)}"
-        if unknown
-        else ""
-    )
+    if not unknown:
+        return ""
+    return f"{', '.join(sorted(unknown))}: no such flow; write one or more of {known}"
 
 
 def keystone(text: str) -> str:

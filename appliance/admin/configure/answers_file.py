@@ -9,8 +9,9 @@
     accounts:
       accounting: {name: accounting, password_file: /etc/fedcloud/secrets/accounting}
 
-A key that is missing keeps the value in the files of the site. All wrong answers are reported, each
-with its line.
+A key that is missing keeps the value in the files of the site. One that is there and empty is
+wrong: whoever writes ``flows: []`` wants something else than the flows of before. All wrong answers
+are reported, each with its line.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ _SIMPLE = (
 )
 _ACCOUNTS = "accounts"
 _VOS = "vos"
+_MAY_BE_EMPTY = frozenset({"region"})
+"""An empty answer of these is one: the first region of the catalog."""
+_EMPTY = "is empty; write an answer, or leave out the line to keep what the site has"
 
 
 class AnswersFile:
@@ -49,7 +53,7 @@ class AnswersFile:
 
         """
         self._path = path
-        read = document.read([path], yaml_file.parse)
+        read = yaml_file.parse(path, document.read_text(path))
         settings = Settings(read)
         self._lines: dict[str, int] = {}
         self._problems: list[Problem] = []
@@ -60,6 +64,7 @@ class AnswersFile:
         settings.accept(_VOS, vos)
         settings.accept(_ACCOUNTS, ())
         self._refuse_single_values(read, settings)
+        self._refuse_empty_tables(read)
         self._found["projects"] = " ".join(
             f"{vo}={project}" for vo, entry in vos.items() for project in entry.text.split(",")
         )
@@ -67,6 +72,15 @@ class AnswersFile:
         self._vos = {vo: entry.line for vo, entry in vos.items()}
         # What is unknown is an answer that would have no effect.
         self._problems += settings.finish()
+
+    def _refuse_empty_tables(self, read: yaml_file.Tree) -> None:
+        """Note each table without a line."""
+        outermost, accounts = read.children.get("", {}), read.children.get(_ACCOUNTS, {})
+        tables = {name: outermost[name] for name in (_VOS, _ACCOUNTS) if name in outermost}
+        tables |= {f"{_ACCOUNTS}.{name}": entry for name, entry in accounts.items()}
+        for name, entry in tables.items():
+            if not read.sections.get(name) and not read.children.get(name):
+                self._problems.append(Problem(self._path, entry.line, name, _EMPTY))
 
     def _refuse_single_values(self, read: document.Document, settings: Settings) -> None:
         """Note each table that the file has as a text or a list."""
@@ -109,6 +123,9 @@ class AnswersFile:
     def _text(self, settings: Settings, section: str, option: str, key: str) -> str:
         text = settings.text(section, option).strip()
         entry = settings.where(section, option)
+        if entry and not text and option not in _MAY_BE_EMPTY:
+            name = option if section == _OUTERMOST else f"{section}.{option}"
+            self._problems.append(Problem(self._path, entry.line, name, _EMPTY))
         self._lines[key] = entry.line if entry else self._lines.get(key, 0)
         return text
 
