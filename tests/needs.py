@@ -209,6 +209,8 @@ def _needs(item: pytest.Item) -> Iterator[str]:
         yield "peer-information"
     if item.path.stem == "test_configure_ansible":
         yield "ansible"
+    if item.path.stem == "test_vo_ansible":
+        yield "ansible-openstack"
     if "container" in markers:
         yield "container"
     if item.path.is_relative_to(_TESTS / "isolation"):

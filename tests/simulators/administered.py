@@ -20,6 +20,7 @@ OTHER = {
     "remote": [{"type": "SAML-uid"}, {"type": "SAML-idp", "any_one_of": ["https://idp.example"]}],
 }
 """The rule of another identity provider."""
+_MISSING = Answer(404, {"error": {"code": 404, "message": "Could not find it."}})
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Administered:
             (r"/v3/OS-FEDERATION/(.+)", self._federation),
             (r"/v3/projects(?:/(\w[\w.-]*))?", self._projects),
             (r"/v3/groups(?:/(\w[\w.-]*))?", self._groups),
+            (r"/v3/(domain|role|user)s/(\w[\w.-]*)", self._one),
             (r"/v3/projects/([\w.-]+)/(?:users|groups)/([\w.-]+)/roles/(\w+)", self._grant),
             (r"/(?:compute/v2.1|volume/v3/\w+)/os-quota-sets/([\w.-]+)", self._quota),
         ):
@@ -92,7 +94,8 @@ class Administered:
             }
             for project, who, role in sorted(self.grants)
             if query.get("scope.project.id", project) == project
-            and query.get("group.id", who) == who
+            and query.get("group.id", who) == query.get("user.id", who) == who
+            and query.get("role.id", role) == role
         ]
 
     def _federation(self, request: Request, path: str) -> Answer:
@@ -104,7 +107,7 @@ class Administered:
             return Answer(body={"protocol": {"id": "openid", "mapping_id": "egi-mapping"}})
         if path == "identity_providers":
             return Answer(body={"identity_providers": [{"id": "egi.eu"}, {"id": "campus"}]})
-        return Answer(404, {"error": {"code": 404, "message": "Could not find it."}})
+        return _MISSING
 
     def _projects(self, request: Request, identifier: str | None) -> Answer:
         return self._things(self.projects, "project", request, identifier)
@@ -125,11 +128,21 @@ class Administered:
                 del known[str(identifier)]
                 self.grants = {one for one in self.grants if identifier not in one}
                 return Answer(204)
+            case "GET" if identifier:
+                found = known.get(identifier)
+                return Answer(body={kind: found}) if found else _MISSING
             case _:
                 name = request.query.get("name")
                 listed = [one for one in known.values() if name in (None, one["name"])]
                 return Answer(body={f"{kind}s": listed})
         return Answer(201, {kind: known[str(identifier)]})
+
+    def _one(self, _: Request, kind: str, identifier: str) -> Answer:
+        known = {"domain": {"Default": "default"}, "role": ROLES, "user": self.users}[kind]
+        for name, number in known.items():
+            if number == identifier:
+                return Answer(body={kind: {"id": number, "name": name, "domain_id": "default"}})
+        return _MISSING
 
     def _grant(self, request: Request, project: str, who: str, role: str) -> Answer:
         change = self.grants.add if request.method == "PUT" else self.grants.discard

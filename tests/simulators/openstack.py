@@ -222,6 +222,16 @@ class Cloud:
             return self._federate(request)
         if request.path == "/v3/auth/tokens" and request.body:
             return self._token(request)
+        if request.path in ("/v3", "/v3/"):
+            return Answer(
+                body={
+                    "version": {
+                        "id": "v3.14",
+                        "status": "stable",
+                        "links": [{"rel": "self", "href": f"{self.url}/v3/"}],
+                    }
+                }
+            )
         scope = self._scope(request.token)
         if scope is None:
             return Answer(
@@ -310,7 +320,9 @@ class Cloud:
     def _token(self, request: Request) -> Answer:
         scope = request.body["auth"].get("scope", {})
         scope = {} if scope == "unscoped" else scope
-        project = scope["project"]["id"] if "project" in scope else "system" if scope else "none"
+        project = "system" if scope else "none"
+        if named := scope.get("project"):  # here names are ids
+            project = named.get("id") or named["name"]
         if refusal := self._refusal(request, project):
             return refusal
         identity = request.body["auth"]["identity"]

@@ -26,6 +26,7 @@ from tests.unit.checked_site import CASO, SHARES, VOS, Site
 pytestmark = pytest.mark.root
 
 VO = "vo.example.org"
+MADE = "{{ made.project.id }}"
 CLOUDS = """\
 clouds:
   site:
@@ -72,8 +73,9 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-@pytest.fixture
-def vo_site(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VoSite]:
+@contextlib.contextmanager
+def simulated(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VoSite]:
+    """Yield a site whose cloud is simulated."""
     state = Administered(users={"accounting": "u-a", "reader": "u-i", "cloudkeeper": "u-k"})
     cloud = Cloud(projects=("one",), fault=state.answer)
     with checked_site.healthy(shipped, monkeypatch) as site, openstack.serving(cloud) as served:
@@ -82,6 +84,12 @@ def vo_site(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         clouds.write_text(CLOUDS.format(url=served.url))
         clouds.chmod(0o600)
         yield VoSite(site, served, state, clouds)
+
+
+@pytest.fixture
+def vo_site(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[VoSite]:
+    with simulated(shipped, tmp_path, monkeypatch) as made:
+        yield made
 
 
 def planned(vo_site: VoSite, *words: str) -> str:
@@ -270,7 +278,7 @@ def test_a_playbook_and_a_patch(vo_site: VoSite) -> None:
     tasks = {next(key for key in task if "." in key): task for task in play["tasks"]}
     project = tasks["openstack.cloud.project"]["openstack.cloud.project"]
     assert project["extra_specs"] == {"egi.VO": VO}
-    assert tasks["openstack.cloud.quota"]["openstack.cloud.quota"] == {"name": VO, "cores": 8}
+    assert tasks["openstack.cloud.quota"]["openstack.cloud.quota"] == {"name": MADE, "cores": 8}
     rules = tasks["openstack.cloud.federation_mapping"]["openstack.cloud.federation_mapping"]
     assert rules["rules"][0] == OTHER
     content = tasks["ansible.builtin.copy"]["ansible.builtin.copy"]["content"]

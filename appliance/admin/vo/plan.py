@@ -54,6 +54,8 @@ class VoPlan:
     project: str
     """The id of the project; empty if a step makes it."""
     group: str
+    domain: str
+    """The id of the domain of project and group."""
     steps: tuple[CloudStep, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -89,6 +91,7 @@ def make(wanted: VoWish, state: VoState, *, keystone: str) -> VoPlan:
         None if rules else rule,
         state.project,
         state.group,
+        state.domain,
         tuple(_steps(wanted, state)),
         tuple(_notes(wanted, state, rules)),
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from appliance.admin.migrate import difference
 from appliance.admin.migrate.plan import Write
 from appliance.admin.vo.plan import GROUP, NEW_PROJECT, VoPlan, filled
+from appliance.admin.vo.state import PROPERTY
 
 FORMATS = ("person", "ansible", "patch")
 _WHOLE = 10**6
@@ -71,11 +74,14 @@ def _relabelled(lines: Sequence[str], name: str) -> list[str]:
     return [f"--- a{name}", f"+++ b{name}", *lines[2:]] if lines else []
 
 
-def ansible(plan: VoPlan, described: str) -> str:
-    """Return a playbook with the modules of openstack.cloud; the catch-all's file is imported."""
+def ansible(plan: VoPlan, described: str, directory: Path) -> str:
+    """Return a playbook with the modules of openstack.cloud; the catch-all's file is imported.
+
+    ``directory`` gets that file on the host.
+    """
     import yaml  # noqa: PLC0415  start-up is a cost
 
-    tasks = [*_tasks(plan), *_host_tasks(plan, described)]
+    tasks = [*_tasks(plan), *_mapping_tasks(plan), *_host_tasks(plan, described, directory)]
     play = {
         "name": f"VO {plan.wish.vo}",
         "hosts": "localhost",
@@ -87,29 +93,69 @@ def ansible(plan: VoPlan, described: str) -> str:
 
 
 def _tasks(plan: VoPlan) -> Iterator[dict[str, Any]]:
+    """Yield the tasks for project, quotas, group and roles; they change only what differs.
+
+    The modules find a thing by its id or its name; only a project's takes a domain by name.
+    """
     wish = plan.wish
     project = plan.project or wish.project
-    described = {"name": wish.project, "domain": wish.domain, "extra_specs": {"egi.VO": wish.vo}}
+    described = {"name": project, "domain": plan.domain, "extra_specs": {PROPERTY: wish.vo}}
     project_task = {"state": "present", **described}
     yield {"name": "project", "openstack.cloud.project": project_task, "register": "made"}
+    made = "{{ made.project.id }}"
     if wish.quotas:
-        limits: Mapping[str, object] = {"name": project, **wish.quotas}
+        limits: Mapping[str, object] = {"name": made, **wish.quotas}
         yield {"name": "quota", "openstack.cloud.quota": dict(limits)}
-    group = {"state": "present", "name": wish.group, "domain_id": wish.domain}
-    yield {"name": "group", "openstack.cloud.identity_group": group}
+    if not plan.group:
+        group = {"state": "present", "name": wish.group, "domain_id": plan.domain}
+        yield {"name": "group", "openstack.cloud.identity_group": group}
     for step in plan.steps:
-        words = step.command.split()
+        words = shlex.split(step.command)
         if words[:3] == ["openstack", "role", "add"]:
             kind, who, role = words[3].lstrip("-"), words[4], words[-1]
-            grant = {kind: who.replace(GROUP, wish.group), "project": project, "role": role}
+            grant = {kind: who, "project": made, "role": role}
+            if who == GROUP:
+                known = plan.group or wish.group
+                grant = {kind: known, "group_domain": plan.domain, "project": made, "role": role}
             yield {"name": f"role {role}", "openstack.cloud.role_assignment": grant}
-    rules = {"state": "present", "name": plan.before.id, "rules": json.loads(plan.after)}
+
+
+def _mapping_tasks(plan: VoPlan) -> Iterator[dict[str, Any]]:
+    """Yield the tasks that write the mapping, unless it is neither that of before nor the new one.
+
+    The module replaces all rules, also those that another administrator has added since.
+    """
+    if plan.rule is None:
+        return
+    name = plan.before.id
+    known = [json.loads(plan.before.text), json.loads(plan.after)]
+    asked = {"name": name}
+    yield {
+        "name": "mapping now",
+        "openstack.cloud.federation_mapping_info": asked,
+        "register": "now",
+    }
+    yield {
+        "name": "nobody has changed the mapping since the plan",
+        "vars": {"known": known},
+        "ansible.builtin.assert": {
+            "that": ["now.mappings | map(attribute='rules') | first in known"],
+            "fail_msg": f"the mapping {name} has changed since the plan; make a new one",
+        },
+    }
+    rules = {"state": "present", "name": name, "rules": json.loads(plan.after)}
     yield {"name": "mapping", "openstack.cloud.federation_mapping": rules}
 
 
-def _host_tasks(plan: VoPlan, described: str) -> Iterator[dict[str, Any]]:
-    path = f"/var/lib/fedcloud/{plan.wish.vo}.yaml"
+def _host_tasks(plan: VoPlan, described: str, directory: Path) -> Iterator[dict[str, Any]]:
+    path = str(directory / f"{plan.wish.vo}.yaml")
     content = described.replace(NEW_PROJECT, "'{{ made.project.id }}'")
-    yield {"name": "site's file", "ansible.builtin.copy": {"dest": path, "content": content}}
+    copied = {"dest": path, "content": content, "mode": "0644"}
+    yield {"name": "site's file", "ansible.builtin.copy": copied}
     command = f"appliance import-site-yaml {path} --apply"
-    yield {"name": "tables of the host", "ansible.builtin.command": command}
+    yield {
+        "name": "tables of the host",
+        "ansible.builtin.command": command,
+        "register": "tables",
+        "changed_when": "'Nothing is left to change.' not in tables.stdout",
+    }

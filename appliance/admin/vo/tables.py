@@ -31,3 +31,9 @@ def described(
     site = export.of_host(host, layout, reading)
     projects = {**site.projects, vo: project or NEW_PROJECT}
     return site.gocdb, schema.text(site), schema.text(replace(site, projects=projects))
+
+
+def described_alone(vo: str, project: str, host: Host, layout: Layout, reading: Reading) -> str:
+    """Return the catch-all's file with no other VO, for an import that adds this one only."""
+    site = export.of_host(host, layout, reading)
+    return schema.text(replace(site, projects={vo: project or NEW_PROJECT}))

@@ -155,7 +155,8 @@ def _plan(
     before, after = described
     match arguments.format:
         case "ansible":
-            print(shown.ansible(made, after), end="")
+            alone = tables.described_alone(wish.vo, made.project, host, layout, reading)
+            print(shown.ansible(made, alone, layout.path("/var/lib/fedcloud")), end="")
         case "patch":
             print(shown.patch(made, writes, (before, after), site), end="")
         case _:
