@@ -112,6 +112,14 @@ def test_each_line_of_a_program_is_a_finding_with_the_host_s_file_and_line() -> 
     [
         (4, ["caso-extract: bug in this program"], "the check is broken: caso-extract: bug"),
         (137, [], "status 137"),
+        (
+            32,
+            [
+                "mount: /etc: special device /srv/etc does not exist.",
+                "       dmesg(1) may have more information after failed mount system call.",
+            ],
+            "status 32: mount: /etc: special device /srv/etc does not exist.",
+        ),
     ],
 )
 def test_a_program_that_fails_without_a_word_is_a_finding(

@@ -70,6 +70,8 @@ for program in "$@"; do
   echo "{_ENDED} $?" >&2
 done
 """
+_HINT = "dmesg(1) may have more information"
+"""Begins the line that mount(8) prints after its reason."""
 _WHERE = re.compile(r"(?P<path>/[^\s:]+)(?::(?P<line>\d+))?: (?P<text>.*)", re.DOTALL)
 
 
@@ -339,6 +341,7 @@ def _finding(name: str, entry: Mapping[str, Any]) -> Finding | None:
 
 def _unexplained(name: str, status: str, lines: Sequence[str]) -> Finding:
     """Return the finding for a program that failed without reporting one."""
-    words = next((line.strip() for line in reversed(lines) if line.strip() and line[0] != "{"), "")
+    said = (line.strip() for line in reversed(lines) if line.strip() and line[0] != "{")
+    words = next((line for line in said if not line.startswith(_HINT)), "")
     kind = "is broken" if status == str(int(ExitStatus.BUG)) else f"ended with exit status {status}"
     return Finding("", 0, "", f"the check {kind}{f': {words}' if words else ''}", "C21", name)
