@@ -318,16 +318,18 @@ def test_held_records_keep_the_exit_status_at_1_f_a2(cloud: Cloud, tmp_path: Pat
     cloud.more = {"one": [odd]}
     quarantine = tmp_path / "var/spool/caso/quarantine"
     with serving(cloud):
-        earlier = (cloud.now - timedelta(hours=2)).isoformat()
-        shown = run(cloud, tmp_path, "--extract-to", earlier, expect=1, projects="one,two")
-        assert len(list(quarantine.iterdir())) == 2, "two months"
-        assert len(reported(shown)) == 2
+        earlier, born = cloud.now - timedelta(hours=2), datetime.fromisoformat(good["created"])
+        months = (earlier.year - born.year) * 12 + earlier.month - born.month + 1
+        until = earlier.isoformat()
+        shown = run(cloud, tmp_path, "--extract-to", until, expect=1, projects="one,two")
+        assert len(list(quarantine.iterdir())) == months
+        assert len(reported(shown)) == months
         # It is not in any listing any more, and nothing else is wrong: the hours are held.
         cloud.more = {}
         cloud.now -= timedelta(hours=1)
         shown = run(cloud, tmp_path, expect=1, projects="one,two")
         (line,) = reported(shown)
-        assert "records in the quarantine are not sent: 2 of servers (" in line
+        assert f"records in the quarantine are not sent: {months} of servers (" in line
         assert "caso quarantine list" in line
         # It is understood now, and its hours are sent.
         cloud.more = {"one": [{**odd, "flavor": good["flavor"]}]}
