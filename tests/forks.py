@@ -11,6 +11,7 @@ and the tests that it leaves have failed.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -189,6 +190,7 @@ class _Fork:
 
     def run(self) -> NoReturn:
         """Run tests until none is left; the session is ended by the parent alone."""
+        atexit._clear()  # what the parent made is removed by the parent
         try:
             self._change_plugins()
             self._run_tests()
@@ -197,6 +199,7 @@ class _Fork:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._session._setupstate.teardown_exact(None)
         finally:
+            atexit._run_exitfuncs()
             os._exit(0)
 
     def _change_plugins(self) -> None:

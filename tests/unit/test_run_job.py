@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -805,8 +806,6 @@ def test_without_an_engine_a_signal_still_ends_the_job(site: Site) -> None:
 
 
 def test_a_signal_before_the_job_begins_is_recorded(site: Site) -> None:
-    import socket
-
     with tempfile.TemporaryDirectory(prefix="e") as short, socket.socket(socket.AF_UNIX) as silent:
         silent.bind(f"{short}/s")
         silent.listen()
@@ -945,9 +944,7 @@ def test_without_an_engine_there_is_one_line(site: Site) -> None:
 
 
 def test_an_engine_that_does_not_listen_is_one_line(site: Site) -> None:
-    dead = Path(tempfile.mkdtemp(prefix="e")) / "s"
-    import socket
-
+    dead = Path(site.place) / "dead"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(dead))
     config = site.root / "etc/fedcloud/appliance.yaml"
