@@ -361,16 +361,19 @@ def test_the_message_is_short(machine: NewMachine) -> None:
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize(("need", "is_small"), [("_MEMORY", True), ("_DISK", True), ("", False)])
-def test_a_machine_that_is_too_small_is_reported(
-    machine: NewMachine, monkeypatch: pytest.MonkeyPatch, need: str, is_small: bool
+@pytest.mark.parametrize(
+    "needs", [{}, {"_MEMORY": "GB of memory; give it 2 GB"}, {"_DISK": "GB of disk; give it 20 GB"}]
+)
+def test_what_a_machine_has_too_little_of_is_reported(
+    machine: NewMachine, monkeypatch: pytest.MonkeyPatch, needs: dict[str, str]
 ) -> None:
     """The machine of this test is one of some GB, so the need is made larger or smaller."""
     for name in ("_MEMORY", "_DISK"):
-        monkeypatch.setattr(motd, name, 0)
-    if is_small:
-        monkeypatch.setattr(motd, need, 2**60)
-    assert ("give it 2 GB and 20 GB" in machine.message()) == is_small
+        monkeypatch.setattr(motd, name, 2**60 if name in needs else 0)
+    lines = [line for line in machine.message().splitlines() if "This machine has" in line]
+    assert len(lines) == len(needs)
+    for line, need in zip(lines, needs.values(), strict=True):
+        assert line.endswith(need)
 
 
 def test_the_document_of_the_page_is_complete(machine: NewMachine) -> None:

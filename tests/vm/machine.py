@@ -148,11 +148,15 @@ class VirtualMachine:
         listed = self.run("systemctl --failed --no-legend --plain").stdout
         return {line.split()[0] for line in listed.splitlines()}
 
-    def press(self, keys: bytes) -> None:
-        """Type at the serial console."""
+    def press(self, keys: bytes, *, until: str) -> None:
+        """Type at the serial console, and stay there until this boot has written a text.
+
+        QEMU forgets what the machine has not read when who typed goes.
+        """
         with socket.socket(socket.AF_UNIX) as typed:
             typed.connect(str(self.directory / "serial"))
             typed.sendall(keys)
+            self.await_text(until)
 
     def cut_power(self) -> None:
         """End it as a power failure does."""

@@ -65,7 +65,7 @@ def test_a_mistake_is_on_the_console_with_its_line(mistaken: VirtualMachine) -> 
 
 def test_a_small_machine_boots_and_says_so(mistaken: VirtualMachine) -> None:
     """1 GB of memory, and the 8 GB of disk that the image has."""
-    assert "GB of disk; give it 2 GB and 20 GB" in mistaken.run("cat /run/motd.d/fedcloud").stdout
+    assert "GB of memory; give it 2 GB" in mistaken.run("cat /run/motd.d/fedcloud").stdout
     wanted = {"fedcloud-first-boot.service", "fedcloud-job@fetch-crl.service"}
     assert mistaken.failed_units() <= wanted
 

@@ -97,13 +97,14 @@ def _state(layout: Layout) -> Iterator[str]:
 
 
 def _small(layout: Layout) -> Iterator[str]:
-    """Yield a line if the machine has less than the appliance needs."""
+    """Yield a line for memory and one for the disk, if it is less than the appliance needs."""
     found = os.statvfs(layout.root)
     disk = found.f_frsize * found.f_blocks
     memory = Machine().memory
-    if 0 < memory < _MEMORY * _NEARLY or disk < _DISK * _NEARLY:
-        has = f"{memory / 2**30:.1f} GB of memory, {disk / 10**9:.0f} GB of disk"
-        yield f"! This machine has {has}; give it 2 GB and 20 GB"
+    if 0 < memory < _MEMORY * _NEARLY:
+        yield f"! This machine has {memory / 2**30:.1f} GB of memory; give it 2 GB"
+    if disk < _DISK * _NEARLY:
+        yield f"! This machine has {disk / 10**9:.0f} GB of disk; give it 20 GB"
 
 
 def _few(found: Sequence[str], more: str = "") -> Iterator[str]:
