@@ -122,6 +122,7 @@ def foreign(site: ShadowedSite) -> dict[str, bytes]:
     return {name: text for name, text in site.files().items() if "fedcloud/caso/shadow" not in name}
 
 
+@pytest.mark.matrix
 def test_every_hour_of_a_shadow_is_explained(site: ShadowedSite) -> None:
     """CASO and a sender run as they do; the shadow sees each message, and changes nothing."""
     now = moment()
