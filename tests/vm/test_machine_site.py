@@ -168,8 +168,8 @@ def test_cron_delivers_records(site: FederatedMachine, tmp_path: Path) -> None:
         "sed -i -E 's/^[0-9]+ [^ ]+ \\* \\* \\* root/* * * * * root/' /etc/cron.d/{caso,ssmsend}"
     )
     repository = site.repository(tmp_path)
-    receiver = repository.start("ssmreceive", "--count", "1")
-    assert receiver.wait(timeout=1500) == 0
+    with repository.start("ssmreceive", "--count", "1") as receiver:
+        assert receiver.wait(timeout=1500) == 0
     assert "APEL-cloud-message" in repository.elements()[0]["body"]
     commands = machine.run("journalctl --no-pager -o cat -t CRON").stdout
     for script, log in (("caso-extract", "caso"), ("ssm-send", "ssm")):
@@ -210,9 +210,12 @@ def test_images_arrive_in_glance(site: FederatedMachine, tmp_path: Path) -> None
     assert made["os_hash_value"] == sha512(content)
 
 
-def test_the_check_finds_no_error(site: FederatedMachine) -> None:
-    """R03: warnings remain: of the volume, of revocation lists, of the schedule."""
-    said = site.machine.run("appliance check --offline", expect=None).stdout
+@pytest.mark.parametrize(
+    "program", ["caso", "ssmsend", "cloudbdii", "sitebdii", "cloudkeeper", "cloudkeeper-os"]
+)
+def test_the_check_finds_no_error(site: FederatedMachine, program: str) -> None:
+    """R03: one at a time, since an emulated processor starts six in more than a check waits."""
+    said = site.machine.run(f"appliance check --offline {program}", expect=None).stdout
     errors = [line for line in said.splitlines() if re.match(r"C\d\d\S* +error ", line)]
     assert [line for line in errors if not line.startswith("C08")] == [], said
 
