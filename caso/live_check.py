@@ -362,8 +362,8 @@ def _deleted(scope: Scope, subject: str) -> Iterator[Result]:
     if unseen:
         words = (
             f"listings of Nova lack {len(unseen)} of {len(ended)} servers that were deleted since"
-            f" {begin:%Y-%m-%d %H:%MZ}, such as {min(unseen)}, so their records lack details; let"
-            " the account have reader in the project, and a proxy pass on changes-since"
+            f" {begin:%Y-%m-%d %H:%MZ}, such as {min(unseen)}, so their records lack details; give"
+            " the account the role reader in the project, and let a proxy pass on changes-since"
         )
         yield Result("deleted", "warning", subject, words)
 

@@ -92,8 +92,8 @@ def _hole(one: Selected, stream: Stream, span: Span) -> str:
 def _behind(stream: Stream, end: datetime) -> str:
     return (
         f"{stream.destination} has delivered {stream.kind} records until {_time(end)} only, others"
-        " are a day further, so each run extracts that time again; repair what it sends to, or"
-        " remove it from this option"
+        " are a day further, so each run extracts that time again; repair the service of this"
+        " messenger, or remove the messenger from this option"
     )
 
 

@@ -45,14 +45,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric",
         choices=METRICS,
         default="wall_hours",
-        help="what a table has that has a column for each month (default: wall_hours)",
+        help="metric of a table that has a column for each month (default: wall_hours)",
     )
     parser.add_argument(
         "--tolerance",
         type=_percent,
         default=TOLERANCE,
         metavar="PERCENT",
-        help="largest difference that is not reported (default: 1)",
+        help="largest difference that is not reported, in percent (default: 1)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

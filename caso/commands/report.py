@@ -37,8 +37,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_columns,
         default=_columns(_USUAL),
         metavar="LIST",
-        help=f"what a line is for: {', '.join(_BY)}; addresses are of the day of their last count"
-        f" (default: {_USUAL})",
+        help=f"columns that group the lines: {', '.join(_BY)}; addresses are on the day of their"
+        f" last count (default: {_USUAL})",
     )
     parser.add_argument("--users", action="store_true", help="a line for each user, by id")
     parser.add_argument(

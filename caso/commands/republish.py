@@ -40,7 +40,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-decrease",
         action="store_true",
-        help="send the month, also what is less than before; without it nothing is written",
+        help="send the month, even records with less use than before (default: only print changes)",
     )
     parser.add_argument(
         "--reason", default=_NO_REASON, metavar="TEXT", help="why; the ledger keeps it"

@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--output",
         metavar="PATH",
-        help="file to write, all publishers but stdout; an object store gets its content"
+        help="file to write, for every publisher but stdout; an object store gets its content"
         f" (default: path in publish.yaml, else {OUTPUT})",
     )
     made.add_argument(

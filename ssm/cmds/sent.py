@@ -26,7 +26,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--since",
         type=_moment,
         metavar="TIME",
-        help="list only what was sent since then: 2026-11-30 or 2026-11-30T12:00, UTC",
+        help="list only what was sent since this time, UTC: 2026-11-30 or 2026-11-30T12:00",
     )
     parser.add_argument(
         "--month",

@@ -365,7 +365,7 @@ def fault(rules: schema.Schema, **attributes: str | tuple[str, ...]) -> str:
         ({}, ""),
         ({"Mark": ()}, ""),
         ({"AID": "x", "SIZE": "7", "Note": "n", "Other": "o"}, ""),
-        ({"AID": "y"}, "GLUE2AID: has not the value 'x', which names the entry"),
+        ({"AID": "y"}, "GLUE2AID: lacks the value 'x', which is in the name of the entry"),
         ({"Size": "07"}, "GLUE2Size: '07' is not a whole number"),
         ({"Size": "+1"}, "GLUE2Size: '+1' is not a whole number"),
         ({"Note": ""}, "GLUE2Note: is empty"),

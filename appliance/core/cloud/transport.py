@@ -202,7 +202,8 @@ class Transport(session.Session):
                 hosts.of_url(self._access.auth_url),
                 f"gives the account {self._access.account!r} no new token: answers"
                 f" {error.http_status}",
-                "check that account and project exist, are enabled, and that it has a role there",
+                "check that account and project exist and are enabled, and that the account has a"
+                " role in the project",
             ) from error
         except exceptions.CatalogException as error:
             wanted = kwargs.get("endpoint_filter") or {}

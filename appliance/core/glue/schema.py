@@ -137,7 +137,7 @@ def _faults(entry: Entry, schema: Schema) -> Iterator[tuple[str, str]]:
     for name, value in named.items():
         if name in given and value not in given[name]:
             spelled = schema.spellings.get(name, name)
-            yield spelled, f"has not the value {value!r}, which names the entry"
+            yield spelled, f"lacks the value {value!r}, which is in the name of the entry"
 
 
 def is_repeated(values: Sequence[str]) -> bool:
